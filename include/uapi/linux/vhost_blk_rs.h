@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+#ifndef _UAPI_LINUX_VHOST_BLK_RS_H
+#define _UAPI_LINUX_VHOST_BLK_RS_H
+/*
+ * Userspace interface of /dev/vhost-blk-rs, a virtio-blk device in the kernel.
+ *
+ * An open file is one device. It is set up with the ioctls of <linux/vhost.h> as every vhost
+ * device is (VHOST_SET_OWNER, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE, and for each queue
+ * VHOST_SET_VRING_NUM, _ADDR, _BASE, _KICK, _CALL, _ERR), then VHOST_BLK_SET_BACKEND attaches the
+ * disk and starts it. Commands other than VHOST_SET_OWNER and those marked below need the caller
+ * to be the owner and fail with EPERM otherwise.
+ */
+
+#include <linux/types.h>
+#include <linux/ioctl.h>
+#include <linux/vhost.h>
+
+/*
+ * Attach the disk, or detach it. index must be 0: the disk serves all queues that were set up.
+ *
+ * fd is an open block device; how it was opened decides whether the disk is read-only. With
+ * VHOST_FILE_UNBIND the disk is detached: the call waits for requests in flight, and after it
+ * everything may be set up anew. The number is the one that deployed QEMU patches use.
+ *
+ * EBUSY: a disk is attached. EBADF: fd is not open for reading. ENOTBLK: fd is not a block device.
+ * EFAULT: no memory table, or a ring does not lie in writable memory. EINVAL: no queue is set up.
+ * ENOBUFS: index is not 0. ENOMEM: over RLIMIT_MEMLOCK.
+ */
+#define VHOST_BLK_SET_BACKEND _IOW(VHOST_VIRTIO, 0xFF, struct vhost_vring_file)
+
+/* Counters since VHOST_SET_OWNER, each the sum over all queues. They wrap at 2^64. */
+struct vhost_blk_stats {
+	/* Times that a kick eventfd woke the worker. */
+	__u64 kicks;
+	/* Requests given back to the guest, good or bad. */
+	__u64 requests;
+	/* Bytes that successful reads moved from the disk to the guest. */
+	__u64 bytes_read;
+	/* Bytes that successful writes moved from the guest to the disk. */
+	__u64 bytes_written;
+	/* Flushes that succeeded. */
+	__u64 flushes;
+	/* Times that a call eventfd was signalled. */
+	__u64 interrupts;
+	/* Requests that the disk failed. */
+	__u64 io_errors;
+	/* Chains and entries of a ring that held no well-formed request. */
+	__u64 malformed;
+};
+
+/* Read the counters. */
+#define VHOST_BLK_GET_STATS _IOR(VHOST_VIRTIO, 0xE0, struct vhost_blk_stats)
+
+/* Bytes of a serial number; shorter ones are padded with zeroes, and none need end with one. */
+#define VHOST_BLK_SERIAL_BYTES 20
+
+/*
+ * Set what the guest gets for VIRTIO_BLK_T_GET_ID, at any time. Until then it is
+ * "vhost-blk-<major>:<minor>" of the attached disk.
+ */
+#define VHOST_BLK_SET_SERIAL _IOW(VHOST_VIRTIO, 0xE1, __u8[VHOST_BLK_SERIAL_BYTES])
+
+/* What the loaded module is and how much it takes. */
+struct vhost_blk_info {
+	/* Version of this interface; grows with each addition. */
+	__u32 version;
+	/* Queues that a device has: valid indices are smaller. */
+	__u32 max_queues;
+	/* Most entries of a ring. */
+	__u32 max_queue_size;
+	/* Most regions of a memory table. */
+	__u32 max_mem_regions;
+};
+
+/* Read the limits of the module. Needs no owner, as VHOST_GET_FEATURES. */
+#define VHOST_BLK_GET_INFO _IOR(VHOST_VIRTIO, 0xE2, struct vhost_blk_info)
+
+#endif

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Walking a descriptor chain into a list of buffers.
+//!
+//! Each descriptor is read once, and what was read is what is used: the guest may change them at
+//! any time. The walk ends after at most as many descriptors as the queue is long
+//! (virtio 1.2, 2.7.5.3.1: "A driver MUST NOT create a descriptor chain longer than the Queue Size
+//! of the device"), which also ends every loop.
+
+use crate::{
+    addr::GuestAddr,
+    memory::{
+        CopyIn,
+        SharedMemory, //
+    },
+    split::{
+        Descriptor,
+        Head,
+        SplitRing, //
+    },
+    table::{
+        MemoryTable,
+        Region, //
+    },
+};
+use core::ops::DerefMut;
+
+/// A buffer of a chain. Its address is not checked against the memory table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Guest-physical address.
+    pub addr: GuestAddr,
+    /// Length in bytes.
+    pub len: u32,
+    /// Whether the device may write to it, and only that; otherwise it may only read it.
+    pub writable: bool,
+}
+
+/// Why a chain can't be walked to its end, so that its buffers are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainError {
+    /// More descriptors than the queue has entries: a loop, or too long a chain.
+    TooLong,
+    /// `next` points outside its table.
+    NextOutOfRange,
+    /// An indirect descriptor although the feature was not negotiated.
+    IndirectNotNegotiated,
+    /// An indirect descriptor with a successor (virtio 1.2, 2.7.5.3.1).
+    IndirectWithNext,
+    /// An indirect descriptor inside an indirect table (virtio 1.2, 2.7.5.3.1).
+    NestedIndirect,
+    /// An indirect table of no entries, or of a part of one.
+    IndirectSize,
+    /// An indirect table outside the memory table.
+    IndirectFault,
+    /// Buffers of 2^32 bytes or more in all (virtio 1.2, 2.7.5.3.1 forbids more than 2^32).
+    TooManyBytes,
+}
+
+/// The buffers of a chain, in order. Empty ones are left out.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a> {
+    segments: &'a [Segment],
+    /// How many of them come before the first writable one.
+    first_writable: usize,
+    readable_bytes: u32,
+    writable_bytes: u32,
+    /// Whether all readable ones come before all writable ones (virtio 1.2, 2.7.4.2).
+    ordered: bool,
+}
+
+impl<'a> Chain<'a> {
+    /// The buffers that the device reads, if the chain is ordered.
+    pub fn readable(&self) -> &'a [Segment] {
+        self.segments.get(..self.first_writable).unwrap_or(&[])
+    }
+
+    /// The buffers that the device writes, if the chain is ordered.
+    pub fn writable(&self) -> &'a [Segment] {
+        self.segments.get(self.first_writable..).unwrap_or(&[])
+    }
+
+    /// Bytes in the readable buffers.
+    pub fn readable_bytes(&self) -> u32 {
+        self.readable_bytes
+    }
+
+    /// Bytes in the writable buffers.
+    pub fn writable_bytes(&self) -> u32 {
+        self.writable_bytes
+    }
+
+    /// Whether all readable buffers come before all writable ones, as they must.
+    pub fn ordered(&self) -> bool {
+        self.ordered
+    }
+
+    /// The length for the used entry when nothing but the last byte was written: 1 if there is no
+    /// gap before it, else 0 (see [`crate::request::Request::used_len`]).
+    pub fn status_len(&self) -> u32 {
+        u32::from(self.ordered && self.writable_bytes == 1)
+    }
+
+    /// The chain's last byte, when the device may write it.
+    pub fn last_writable_byte(&self) -> Option<GuestAddr> {
+        let last = self.segments.last().filter(|last| last.writable)?;
+        last.addr.checked_add(u64::from(last.len.checked_sub(1)?))
+    }
+}
+
+/// Collects segments within the bounds of one chain.
+struct Walk<'s> {
+    segments: &'s mut [Segment],
+    filled: usize,
+    first_writable: Option<usize>,
+    readable_bytes: u32,
+    writable_bytes: u32,
+    ordered: bool,
+    /// Descriptors that may still be read: the bound of every loop here.
+    budget: u16,
+}
+
+impl<'s> Walk<'s> {
+    fn spend(&mut self) -> Result<(), ChainError> {
+        self.budget = self.budget.checked_sub(1).ok_or(ChainError::TooLong)?;
+        Ok(())
+    }
+
+    fn take(&mut self, desc: &Descriptor) -> Result<(), ChainError> {
+        if desc.len == 0 {
+            return Ok(());
+        }
+        let writable = desc.flags & Descriptor::F_WRITE != 0;
+        let sum = if writable {
+            self.first_writable.get_or_insert(self.filled);
+            &mut self.writable_bytes
+        } else {
+            self.ordered &= self.first_writable.is_none();
+            &mut self.readable_bytes
+        };
+        *sum = sum.checked_add(desc.len).ok_or(ChainError::TooManyBytes)?;
+        let slot = self
+            .segments
+            .get_mut(self.filled)
+            .ok_or(ChainError::TooLong)?;
+        *slot = Segment {
+            addr: GuestAddr(desc.addr),
+            len: desc.len,
+            writable,
+        };
+        self.filled += 1;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Chain<'s>, ChainError> {
+        // The length in a used entry has 32 bits.
+        self.readable_bytes
+            .checked_add(self.writable_bytes)
+            .ok_or(ChainError::TooManyBytes)?;
+        let segments: &'s [Segment] = self.segments;
+        Ok(Chain {
+            segments: segments.get(..self.filled).unwrap_or(&[]),
+            first_writable: self.first_writable.unwrap_or(self.filled),
+            readable_bytes: self.readable_bytes,
+            writable_bytes: self.writable_bytes,
+            ordered: self.ordered,
+        })
+    }
+}
+
+/// Entries of an indirect table that are read at once.
+const WINDOW: usize = 8;
+
+/// An indirect table, read a few entries at a time.
+struct IndirectTable<'a, R, C> {
+    table: &'a MemoryTable<R>,
+    memory: &'a C,
+    start: GuestAddr,
+    entries: u32,
+    window: [[u8; Descriptor::BYTES]; WINDOW],
+    /// The entries that `window` holds: this one and `filled - 1` more.
+    first: u32,
+    filled: u32,
+}
+
+impl<R: DerefMut<Target = [Region]>, C: CopyIn> IndirectTable<'_, R, C> {
+    fn get(&mut self, index: u16) -> Result<Descriptor, ChainError> {
+        let index = u32::from(index);
+        if index >= self.entries {
+            return Err(ChainError::NextOutOfRange);
+        }
+        if index.wrapping_sub(self.first) >= self.filled {
+            self.refill(index)?;
+        }
+        let slot = index.wrapping_sub(self.first) as usize;
+        let bytes = self.window.get(slot).ok_or(ChainError::NextOutOfRange)?;
+        Ok(Descriptor::from_bytes(bytes))
+    }
+
+    fn refill(&mut self, index: u32) -> Result<(), ChainError> {
+        let count = (self.entries - index).min(WINDOW as u32);
+        let offset = u64::from(index) * Descriptor::BYTES as u64;
+        let from = self
+            .start
+            .checked_add(offset)
+            .ok_or(ChainError::IndirectFault)?;
+        let to = self
+            .window
+            .get_mut(..count as usize)
+            .ok_or(ChainError::IndirectFault)?
+            .as_flattened_mut();
+        self.table
+            .read(self.memory, from, to)
+            .map_err(|_| ChainError::IndirectFault)?;
+        self.first = index;
+        self.filled = count;
+        Ok(())
+    }
+}
+
+/// Reads the chain at `head` into `segments`, which must have room for as many entries as the
+/// queue has.
+///
+/// `indirect` says whether VIRTIO_F_INDIRECT_DESC was negotiated; indirect tables are found
+/// through `table` and read through `memory`.
+///
+/// # Errors
+///
+/// See [`ChainError`]. The buffers found until then mean nothing.
+pub fn walk<'s, M, R, C>(
+    ring: &SplitRing<M>,
+    head: Head,
+    indirect: bool,
+    table: &MemoryTable<R>,
+    memory: &C,
+    segments: &'s mut [Segment],
+) -> Result<Chain<'s>, ChainError>
+where
+    M: SharedMemory,
+    R: DerefMut<Target = [Region]>,
+    C: CopyIn,
+{
+    let mut walk = Walk {
+        segments,
+        filled: 0,
+        first_writable: None,
+        readable_bytes: 0,
+        writable_bytes: 0,
+        ordered: true,
+        budget: ring.size().get(),
+    };
+    let mut index = head.index();
+    loop {
+        walk.spend()?;
+        let desc = ring.descriptor(index).ok_or(ChainError::NextOutOfRange)?;
+        if desc.flags & Descriptor::F_INDIRECT != 0 {
+            if !indirect {
+                return Err(ChainError::IndirectNotNegotiated);
+            }
+            walk_indirect(&mut walk, &desc, table, memory)?;
+            break;
+        }
+        walk.take(&desc)?;
+        if desc.flags & Descriptor::F_NEXT == 0 {
+            break;
+        }
+        index = desc.next;
+    }
+    walk.finish()
+}
+
+fn walk_indirect<R, C>(
+    walk: &mut Walk<'_>,
+    outer: &Descriptor,
+    table: &MemoryTable<R>,
+    memory: &C,
+) -> Result<(), ChainError>
+where
+    R: DerefMut<Target = [Region]>,
+    C: CopyIn,
+{
+    if outer.flags & Descriptor::F_NEXT != 0 {
+        return Err(ChainError::IndirectWithNext);
+    }
+    if outer.len == 0 || outer.len % Descriptor::BYTES as u32 != 0 {
+        return Err(ChainError::IndirectSize);
+    }
+    let mut entries = IndirectTable {
+        table,
+        memory,
+        start: GuestAddr(outer.addr),
+        entries: outer.len / Descriptor::BYTES as u32,
+        window: [[0; Descriptor::BYTES]; WINDOW],
+        first: 0,
+        filled: 0,
+    };
+    // The descriptor that refers to the table holds no buffer: a table as long as the queue is fine.
+    walk.budget = walk.budget.saturating_add(1);
+    let mut index = 0;
+    loop {
+        walk.spend()?;
+        let desc = entries.get(index)?;
+        if desc.flags & Descriptor::F_INDIRECT != 0 {
+            return Err(ChainError::NestedIndirect);
+        }
+        walk.take(&desc)?;
+        if desc.flags & Descriptor::F_NEXT == 0 {
+            return Ok(());
+        }
+        index = desc.next;
+    }
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Feature bits: what a device may offer and what was agreed on.
+
+/// Bit numbers, from virtio 1.2 and `<linux/virtio_*.h>`.
+pub mod bit {
+    /// The device can handle a largest segment count, `seg_max` (virtio 1.2, 5.2.3).
+    pub const BLK_SEG_MAX: u32 = 2;
+    /// The disk is read-only.
+    pub const BLK_RO: u32 = 5;
+    /// `blk_size` in the configuration space is valid.
+    pub const BLK_SIZE: u32 = 6;
+    /// The device has a volatile cache and a command to empty it.
+    pub const BLK_FLUSH: u32 = 9;
+    /// The device has several queues.
+    pub const BLK_MQ: u32 = 12;
+    /// A descriptor may refer to a table of descriptors.
+    pub const RING_INDIRECT_DESC: u32 = 28;
+    /// Both sides say at which index they want to be notified.
+    pub const RING_EVENT_IDX: u32 = 29;
+    /// The device follows virtio 1.0 or later.
+    pub const VERSION_1: u32 = 32;
+}
+
+/// A set of feature bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u64);
+
+impl Features {
+    /// What the rules in this crate implement. A device on top of it may offer less.
+    pub const SUPPORTED: Self = Self(
+        1 << bit::BLK_FLUSH
+            | 1 << bit::BLK_MQ
+            | 1 << bit::RING_INDIRECT_DESC
+            | 1 << bit::RING_EVENT_IDX
+            | 1 << bit::VERSION_1,
+    );
+
+    /// Whether the bit with this number is in the set.
+    pub const fn has(self, bit: u32) -> bool {
+        bit < 64 && self.0 >> bit & 1 != 0
+    }
+
+    /// Whether every bit of this set is also in `other`.
+    pub const fn within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+}

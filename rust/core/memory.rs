@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How this crate reaches memory that it shares with a guest.
+//!
+//! Two rules justify the shape of these traits. Shared memory changes at any moment, so every
+//! value is loaded exactly once and judged on that copy. And shared memory is never handed out as
+//! a Rust reference, so that no implementation needs to pretend that it holds still.
+
+use crate::addr::HostAddr;
+
+/// An access to guest memory failed: the owner has no usable page there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// One part of a ring (descriptors, available or used) as memory shared with the guest.
+///
+/// Offsets are in bytes and aligned to the size of the access. Values are in the byte order of
+/// the host; this crate converts. Each access is a single, untorn one. An access outside the part
+/// must be harmless: a load gives 0 and a store does nothing.
+pub trait SharedMemory {
+    /// Loads without ordering.
+    fn load_u16(&self, offset: usize) -> u16;
+    /// Loads without ordering.
+    fn load_u64(&self, offset: usize) -> u64;
+    /// Loads; no later access of this thread is seen before it.
+    fn load_acquire_u16(&self, offset: usize) -> u16;
+    /// Stores without ordering.
+    fn store_u16(&self, offset: usize, value: u16);
+    /// Stores without ordering.
+    fn store_u32(&self, offset: usize, value: u32);
+    /// Stores; no earlier access of this thread is seen after it.
+    fn store_release_u16(&self, offset: usize, value: u16);
+    /// Orders every earlier access of this thread before every later one.
+    fn full_barrier(&self);
+}
+
+/// Reads the owner's memory.
+pub trait CopyIn {
+    /// Fills `to` with the bytes from `from` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when any of them can't be read; `to` may be partly overwritten then.
+    fn copy_in(&self, from: HostAddr, to: &mut [u8]) -> Result<(), Fault>;
+}

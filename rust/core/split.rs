@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device's side of a split virtqueue (virtio 1.2, 2.7).
+//!
+//! A ring has two independent halves. [`Avail`] takes requests and belongs to whoever serves the
+//! queue; [`Used`] gives them back and belongs to whoever completes them. They touch different
+//! fields of the shared memory, so that each can live under a lock of its own.
+
+use crate::{
+    memory::SharedMemory,
+    notify::need_event, //
+};
+
+/// Largest queue (virtio 1.2, 2.7: "the maximum Queue Size value is 32768").
+pub const MAX_QUEUE_SIZE: u16 = 32768;
+
+/// Alignment of the descriptor table, in bytes (virtio 1.2, 2.7).
+pub const DESC_ALIGN: u64 = 16;
+/// Alignment of the available ring, in bytes.
+pub const AVAIL_ALIGN: u64 = 2;
+/// Alignment of the used ring, in bytes.
+pub const USED_ALIGN: u64 = 4;
+
+const DESC_BYTES: usize = 16;
+const USED_ELEM_BYTES: usize = 8;
+/// Both rings begin with 16 bits of flags and a 16 bit index.
+const RING_FLAGS: usize = 0;
+const RING_INDEX: usize = 2;
+const RING_ENTRIES: usize = 4;
+
+/// The driver does not want interrupts (virtio 1.2, 2.7.6, VIRTQ_AVAIL_F_NO_INTERRUPT).
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
+/// The device does not want kicks (virtio 1.2, 2.7.8, VIRTQ_USED_F_NO_NOTIFY).
+const USED_F_NO_NOTIFY: u16 = 1;
+
+/// Number of entries of a ring.
+///
+/// # Invariants
+///
+/// A power of two from 1 to [`MAX_QUEUE_SIZE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSize(u16);
+
+impl QueueSize {
+    /// Checks a size that was asked for; `None` unless it is a power of two in range.
+    pub fn new(size: u32) -> Option<Self> {
+        let size = u16::try_from(size).ok()?;
+        // INVARIANT: a u16 that is a power of two is at most 32768.
+        size.is_power_of_two().then_some(Self(size))
+    }
+
+    /// The number of entries.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// Where a free-running index points to.
+    const fn slot(self, index: u16) -> usize {
+        (index & (self.0 - 1)) as usize
+    }
+
+    /// Bytes of the descriptor table.
+    pub const fn desc_bytes(self) -> usize {
+        self.0 as usize * DESC_BYTES
+    }
+
+    /// Bytes of the available ring, with `used_event` behind it.
+    pub const fn avail_bytes(self) -> usize {
+        RING_ENTRIES + self.0 as usize * 2 + 2
+    }
+
+    /// Bytes of the used ring, with `avail_event` behind it.
+    pub const fn used_bytes(self) -> usize {
+        RING_ENTRIES + self.0 as usize * USED_ELEM_BYTES + 2
+    }
+
+    const fn used_event(self) -> usize {
+        RING_ENTRIES + self.0 as usize * 2
+    }
+
+    const fn avail_event(self) -> usize {
+        RING_ENTRIES + self.0 as usize * USED_ELEM_BYTES
+    }
+}
+
+/// A descriptor as it stood in guest memory when it was read, once (virtio 1.2, 2.7.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Guest-physical address, unchecked.
+    pub addr: u64,
+    /// Length in bytes, unchecked.
+    pub len: u32,
+    /// `VIRTQ_DESC_F_*`.
+    pub flags: u16,
+    /// Index of the next descriptor when [`Self::F_NEXT`] is set, unchecked.
+    pub next: u16,
+}
+
+impl Descriptor {
+    /// Bytes of a descriptor, in the table as in an indirect table.
+    pub const BYTES: usize = DESC_BYTES;
+    /// The chain goes on at `next`.
+    pub const F_NEXT: u16 = 1;
+    /// The device writes to the buffer, otherwise it reads it.
+    pub const F_WRITE: u16 = 2;
+    /// The buffer holds a table of descriptors.
+    pub const F_INDIRECT: u16 = 4;
+
+    /// From two little-endian words of 64 bits, as values of the host.
+    pub fn from_words(addr: u64, rest: u64) -> Self {
+        Self {
+            addr: u64::from_le(addr),
+            len: u64::from_le(rest) as u32,
+            flags: (u64::from_le(rest) >> 32) as u16,
+            next: (u64::from_le(rest) >> 48) as u16,
+        }
+    }
+
+    /// From the bytes of an indirect table.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = *bytes;
+        Self {
+            addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            flags: u16::from_le_bytes([f0, f1]),
+            next: u16::from_le_bytes([n0, n1]),
+        }
+    }
+}
+
+/// The three parts of a split ring, as shared memory.
+pub struct SplitRing<M> {
+    size: QueueSize,
+    desc: M,
+    avail: M,
+    used: M,
+}
+
+impl<M: SharedMemory> SplitRing<M> {
+    /// A ring of `size` entries over its three parts, which hold [`QueueSize::desc_bytes`],
+    /// [`QueueSize::avail_bytes`] and [`QueueSize::used_bytes`] bytes.
+    pub fn new(size: QueueSize, desc: M, avail: M, used: M) -> Self {
+        Self {
+            size,
+            desc,
+            avail,
+            used,
+        }
+    }
+
+    /// Number of entries.
+    pub fn size(&self) -> QueueSize {
+        self.size
+    }
+
+    /// The descriptor at `index`, or `None` when the table is not that long.
+    pub fn descriptor(&self, index: u16) -> Option<Descriptor> {
+        if index >= self.size.get() {
+            return None;
+        }
+        let at = usize::from(index) * DESC_BYTES;
+        Some(Descriptor::from_words(
+            self.desc.load_u64(at),
+            self.desc.load_u64(at + 8),
+        ))
+    }
+}
+
+/// The first descriptor of a chain that the driver made available. Giving it back to
+/// [`Used::push`] ends the device's ownership of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head(u16);
+
+impl Head {
+    /// Index into the descriptor table; less than the size of the queue it came from.
+    pub fn index(self) -> u16 {
+        self.0
+    }
+}
+
+/// What [`Avail::pop`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Popped {
+    /// Nothing new.
+    Empty,
+    /// A chain, now owned by the device.
+    Chain(Head),
+    /// An entry that names no descriptor. It is consumed; there is nothing to give back.
+    OutOfRange(u16),
+}
+
+/// The available index is further ahead of the device than the queue is long, which no driver can
+/// mean. Nothing in the ring can be trusted from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImpossibleIndex {
+    /// Where the device stands.
+    pub next: u16,
+    /// What the driver claims.
+    pub claimed: u16,
+}
+
+/// Takes chains from the available ring, and tells the driver when to kick.
+pub struct Avail {
+    /// Free-running index of the next entry to take.
+    next: u16,
+    /// The driver's index when it was last read: entries before it are there to take.
+    seen: u16,
+    event_idx: bool,
+    /// Whether the driver was last told to kick. What it was told before our time is not known.
+    notify: bool,
+}
+
+impl Avail {
+    /// Begins at the free-running index `next`: what VHOST_SET_VRING_BASE was given, or
+    /// [`Self::base`] returned when the ring was last served.
+    pub fn new(next: u16, event_idx: bool) -> Self {
+        Self {
+            next,
+            seen: next,
+            event_idx,
+            notify: false,
+        }
+    }
+
+    /// The position to go on from later, as in VHOST_GET_VRING_BASE.
+    pub fn base(&self) -> u16 {
+        self.next
+    }
+
+    /// How many more entries are known to be there, without looking.
+    pub fn known_left(&self) -> u16 {
+        self.seen.wrapping_sub(self.next)
+    }
+
+    /// Takes the next entry.
+    ///
+    /// # Errors
+    ///
+    /// [`ImpossibleIndex`]; nothing was taken then.
+    pub fn pop<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Result<Popped, ImpossibleIndex> {
+        if self.next == self.seen && !self.look(ring)? {
+            return Ok(Popped::Empty);
+        }
+        let at = RING_ENTRIES + ring.size.slot(self.next) * 2;
+        let head = u16::from_le(ring.avail.load_u16(at));
+        self.next = self.next.wrapping_add(1);
+        Ok(if head < ring.size.get() {
+            Popped::Chain(Head(head))
+        } else {
+            Popped::OutOfRange(head)
+        })
+    }
+
+    /// Reads the driver's index anew; whether there is something to take.
+    fn look<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Result<bool, ImpossibleIndex> {
+        // Pairs with the driver's barrier between writing the entries with their descriptors and
+        // moving the index (virtio 1.2, 2.7.13.3): what the index covers is visible from here on.
+        let claimed = u16::from_le(ring.avail.load_acquire_u16(RING_INDEX));
+        if claimed.wrapping_sub(self.next) > ring.size.get() {
+            return Err(ImpossibleIndex {
+                next: self.next,
+                claimed,
+            });
+        }
+        self.seen = claimed;
+        Ok(claimed != self.next)
+    }
+
+    /// Tells the driver not to kick, while the queue is being served anyway. It may still do so.
+    pub fn disable_notify<M: SharedMemory>(&mut self, ring: &SplitRing<M>) {
+        // With the event index, the index that was asked for last is passed and stays silent.
+        if self.notify && !self.event_idx {
+            ring.used.store_u16(RING_FLAGS, USED_F_NO_NOTIFY.to_le());
+        }
+        self.notify = false;
+    }
+
+    /// Asks the driver to kick for the next entry, then looks once more. Returns whether there is
+    /// something to take, in which case no kick may come.
+    ///
+    /// # Errors
+    ///
+    /// [`ImpossibleIndex`].
+    pub fn enable_notify<M: SharedMemory>(
+        &mut self,
+        ring: &SplitRing<M>,
+    ) -> Result<bool, ImpossibleIndex> {
+        if self.event_idx {
+            let at = ring.size.avail_event();
+            ring.used.store_u16(at, self.next.to_le());
+        } else if !self.notify {
+            ring.used.store_u16(RING_FLAGS, 0);
+        }
+        self.notify = true;
+        // Pairs with the driver's barrier between moving its index and reading our flag or event
+        // index (virtio 1.2, 2.7.13.4): either it sees that we want a kick, or we see the entry.
+        ring.used.full_barrier();
+        self.look(ring)
+    }
+}
+
+/// Gives chains back through the used ring, and decides on interrupts.
+pub struct Used {
+    /// Free-running index of the next entry to write.
+    next: u16,
+    /// `next` at the last decision, if that is known.
+    signalled: Option<u16>,
+    event_idx: bool,
+}
+
+impl Used {
+    /// Goes on where the used index in the ring stands, as C vhost does: the ring is the only
+    /// place that holds it.
+    pub fn new<M: SharedMemory>(ring: &SplitRing<M>, event_idx: bool) -> Self {
+        Self {
+            next: u16::from_le(ring.used.load_u16(RING_INDEX)),
+            signalled: None,
+            event_idx,
+        }
+    }
+
+    /// Gives `head` back with `len` bytes written to it, and makes that visible to the driver.
+    ///
+    /// `len` may be less than what was written, never more (virtio 1.2, 2.7.8.2).
+    pub fn push<M: SharedMemory>(&mut self, ring: &SplitRing<M>, head: Head, len: u32) {
+        let at = RING_ENTRIES + ring.size.slot(self.next) * USED_ELEM_BYTES;
+        ring.used.store_u32(at, u32::from(head.0).to_le());
+        ring.used.store_u32(at + 4, len.to_le());
+        self.next = self.next.wrapping_add(1);
+        if self.signalled == Some(self.next) {
+            // A whole turn of the index since then: no comparison of indices can tell any more.
+            self.signalled = None;
+        }
+        // Pairs with the driver's barrier between reading the index and reading the entry and the
+        // buffers (virtio 1.2, 2.7.14).
+        ring.used.store_release_u16(RING_INDEX, self.next.to_le());
+    }
+
+    /// Whether the driver wants an interrupt for what was pushed since the last call. Each call
+    /// that returns `true` must be followed by one.
+    pub fn should_interrupt<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> bool {
+        // Pairs with the driver's barrier between asking for an interrupt and looking at the used
+        // index once more: either we see that it asked, or it sees the entry.
+        ring.used.full_barrier();
+        if !self.event_idx {
+            let flags = u16::from_le(ring.avail.load_u16(RING_FLAGS));
+            return flags & AVAIL_F_NO_INTERRUPT == 0;
+        }
+        let event = u16::from_le(ring.avail.load_u16(ring.size.used_event()));
+        match self.signalled.replace(self.next) {
+            Some(old) => need_event(event, self.next, old),
+            None => true,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A model of a virtio driver, for unit tests, fuzzers and the harness.
+//!
+//! It is generic over how guest memory is reached ([`DriverMemory`]): [`Ram`] is a guest in a
+//! byte vector, on which a whole device can run within one thread; the harness implements it over
+//! pages that it shares with the kernel module.
+//!
+//! Two faces of the same [`Driver`]: the one that keeps the rules of virtio and checks that the
+//! device keeps its own, and raw operations that put anything anywhere.
+//!
+//! Mistakes of the test itself (an address that is no memory, too many descriptors) and of the
+//! device (giving back a chain that it does not have) panic: that is how a test fails.
+
+mod driver;
+mod layout;
+mod memory;
+mod ram;
+mod request;
+
+pub use driver::{
+    Driver,
+    UsedEntry, //
+};
+pub use layout::{
+    Buf,
+    Layout, //
+};
+pub use memory::DriverMemory;
+pub use ram::{
+    Ram,
+    RamPart, //
+};
+pub use request::{
+    cut,
+    join,
+    BlockRequest,
+    STATUS_UNWRITTEN, //
+};

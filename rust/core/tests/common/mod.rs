@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What several tests need: a guest with one ring, and chains walked in it.
+
+// Each test crate uses its own part of this.
+#![allow(dead_code)]
+
+use vblk_core::{
+    addr::GuestAddr,
+    chain::{
+        walk,
+        Chain,
+        ChainError,
+        Segment, //
+    },
+    split::{
+        Avail,
+        Descriptor,
+        Head,
+        Popped,
+        SplitRing, //
+    },
+    table::{
+        MemoryTable,
+        Region, //
+    },
+    testing::{
+        Driver,
+        Layout,
+        Ram,
+        RamPart, //
+    },
+};
+
+/// Where tests put the ring. The first bytes of memory stay free of it.
+pub const RING: GuestAddr = GuestAddr(0x1000);
+
+/// The device's half of a guest with one ring.
+pub struct Device<'a> {
+    pub ram: &'a Ram,
+    pub ring: SplitRing<RamPart<'a>>,
+    pub table: MemoryTable<Vec<Region>>,
+    pub avail: Avail,
+    pub indirect: bool,
+    segments: Vec<Segment>,
+}
+
+impl<'a> Device<'a> {
+    pub fn new(ram: &'a Ram, layout: &Layout) -> Self {
+        Self {
+            ram,
+            ring: ram.ring(layout),
+            table: ram.table(),
+            avail: Avail::new(0, false),
+            indirect: true,
+            segments: vec![Segment::default(); usize::from(layout.size.get())],
+        }
+    }
+
+    /// Takes a chain that must be there.
+    pub fn pop(&mut self) -> Head {
+        match self.avail.pop(&self.ring) {
+            Ok(Popped::Chain(head)) => head,
+            other => panic!("a chain should be there, not {other:?}"),
+        }
+    }
+
+    pub fn walk(&mut self, head: Head) -> Result<Chain<'_>, ChainError> {
+        walk(
+            &self.ring,
+            head,
+            self.indirect,
+            &self.table,
+            self.ram,
+            &mut self.segments,
+        )
+    }
+
+    /// Makes `head` available by the driver's raw operations and walks the chain.
+    pub fn walk_posted(
+        &mut self,
+        driver: &mut Driver<&Ram>,
+        head: u16,
+    ) -> Result<Chain<'_>, ChainError> {
+        driver.post(head);
+        driver.publish();
+        let head = self.pop();
+        self.walk(head)
+    }
+}
+
+/// A descriptor of a plain buffer.
+pub fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
+    Descriptor {
+        addr,
+        len,
+        flags,
+        next,
+    }
+}
+
+pub const NEXT: u16 = Descriptor::F_NEXT;
+pub const WRITE: u16 = Descriptor::F_WRITE;
+pub const INDIRECT: u16 = Descriptor::F_INDIRECT;
+
+/// A segment, shortly.
+pub fn seg(addr: u64, len: u32, writable: bool) -> Segment {
+    Segment {
+        addr: GuestAddr(addr),
+        len,
+        writable,
+    }
+}
