@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Queues: configured by ioctls, then served while a disk is attached.
+//!
+//! What would change the geometry of a ring is a field of [`RingSetup`], which nobody looks at
+//! while the queue is served. What may change meanwhile is a method of [`Attached`].
+
+use crate::{
+    completion::{
+        Completion,
+        Ring, //
+    },
+    executor::Executor,
+    memory::Table,
+    pool::{
+        Kick,
+        Pool, //
+    },
+    server::Server,
+    sys::{
+        block_file::BlockFile,
+        eventfd::{
+            EventFile,
+            EventSignal,
+            EventWatch,
+            Wake, //
+        },
+        mapped_range::{
+            Access,
+            MappedRange, //
+        },
+        thread::Worker, //
+    },
+    units::{
+        most_units,
+        Units, //
+    },
+};
+use kernel::{
+    mm::MmWithUser,
+    prelude::*,
+    str::CString,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+};
+use vblk_core::{
+    addr::HostAddr,
+    features::{
+        bit,
+        Features, //
+    },
+    request::ID_BYTES,
+    split::{
+        QueueSize,
+        AVAIL_ALIGN,
+        DESC_ALIGN,
+        USED_ALIGN, //
+    },
+    uapi::Stats, //
+};
+
+/// Where the parts of a ring lie in the owner. Aligned as virtio demands.
+#[derive(Clone, Copy)]
+pub(crate) struct RingAddresses {
+    desc: HostAddr,
+    avail: HostAddr,
+    used: HostAddr,
+}
+
+impl RingAddresses {
+    /// # Errors
+    ///
+    /// EINVAL when one is not aligned (virtio 1.2, 2.7).
+    pub(crate) fn new(desc: u64, avail: u64, used: u64) -> Result<Self> {
+        let aligned = desc % DESC_ALIGN == 0 && avail % AVAIL_ALIGN == 0 && used % USED_ALIGN == 0;
+        if !aligned {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            desc: HostAddr(desc),
+            avail: HostAddr(avail),
+            used: HostAddr(used),
+        })
+    }
+}
+
+/// What ioctls said about a queue.
+#[derive(Default)]
+pub(crate) struct RingSetup {
+    pub(crate) size: Option<QueueSize>,
+    pub(crate) addresses: Option<RingAddresses>,
+    /// Where to begin. Not kept up to date while the queue is served.
+    pub(crate) base: u16,
+    pub(crate) kick: Option<Arc<EventFile>>,
+    pub(crate) call: Option<Arc<EventSignal>>,
+    pub(crate) err: Option<Arc<EventSignal>>,
+}
+
+/// What the queues of a device have in common.
+pub(crate) struct Common<'a> {
+    pub(crate) worker: &'a Worker<Pool>,
+    pub(crate) mm: &'a ARef<MmWithUser>,
+    pub(crate) features: Features,
+    pub(crate) table: &'a Arc<Table>,
+    /// Instead of the disk's own.
+    pub(crate) serial: Option<[u8; ID_BYTES]>,
+}
+
+/// A queue that is served.
+struct Served {
+    index: usize,
+    completion: Arc<Completion>,
+    kick: Kick,
+    watch: Option<Pin<KBox<EventWatch<Kick>>>>,
+}
+
+/// The queues that are served, from [`Self::new`] to [`Self::detach`].
+pub(crate) struct Attached {
+    file: Arc<BlockFile>,
+    queues: KVec<Served>,
+}
+
+impl Attached {
+    /// Begins to serve all queues that were set up.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL when there is none; EFAULT when a ring is not accessible; ENOMEM. Nothing is served
+    /// then.
+    pub(crate) fn new(
+        common: &Common<'_>,
+        file: BlockFile,
+        rings: &mut [RingSetup],
+        stats: &mut Stats,
+    ) -> Result<Self> {
+        let mut attached = Self {
+            file: Arc::new(file, GFP_KERNEL_ACCOUNT)?,
+            queues: KVec::new(),
+        };
+        let mut started = Ok(());
+        for (index, ring) in rings.iter().enumerate() {
+            let (Some(size), Some(addresses)) = (ring.size, ring.addresses) else {
+                continue;
+            };
+            started = attached.start(common, index, ring, size, addresses);
+            if started.is_err() {
+                break;
+            }
+        }
+        if started.is_ok() && attached.queues.is_empty() {
+            started = Err(EINVAL);
+        }
+        match started {
+            Ok(()) => {
+                for queue in &attached.queues {
+                    // Requests may have come before anybody listened.
+                    queue.kick.wake();
+                }
+                Ok(attached)
+            }
+            Err(error) => {
+                attached.detach(common.worker, rings, stats);
+                Err(error)
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        common: &Common<'_>,
+        index: usize,
+        setup: &RingSetup,
+        size: QueueSize,
+        addresses: RingAddresses,
+    ) -> Result {
+        let map = |addr, len, align: u64, access| {
+            MappedRange::new(common.mm.clone(), addr, len, align as usize, access)
+        };
+        let ring = Ring::new(
+            size,
+            map(addresses.desc, size.desc_bytes(), DESC_ALIGN, Access::Read)?,
+            map(addresses.avail, size.avail_bytes(), AVAIL_ALIGN, Access::Read)?,
+            map(addresses.used, size.used_bytes(), USED_ALIGN, Access::Write)?,
+        );
+        let ring = Arc::new(ring, GFP_KERNEL_ACCOUNT)?;
+        let event_idx = common.features.has(bit::RING_EVENT_IDX);
+        let kick = Kick::new(
+            common.worker.work().clone(),
+            common.worker.task(),
+            index,
+        );
+        let completion = Completion::new(
+            kick.clone(),
+            ring.clone(),
+            event_idx,
+            setup.call.clone(),
+            most_units(size),
+        )?;
+        // From here on the completion refers to itself through the memory for its I/Os, and the
+        // list below sees to it that it is closed.
+        self.queues.push(
+            Served {
+                index,
+                completion: completion.clone(),
+                kick: kick.clone(),
+                watch: None,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let executor = Executor::new(
+            completion.clone(),
+            self.file.clone(),
+            common.table.clone(),
+            Units::new(size, completion, self.file.clone())?,
+            common.serial.unwrap_or_else(|| default_id(&self.file)),
+            // Without the feature the guest has no way to make writes durable, and counts on it
+            // that they are (virtio 1.2, 5.2.6.2).
+            !common.features.has(bit::BLK_FLUSH),
+        )?;
+        let server = Server::new(
+            ring,
+            setup.base,
+            event_idx,
+            common.features.has(bit::RING_INDIRECT_DESC),
+            executor,
+            setup.err.clone(),
+        )?;
+        common.worker.work().insert(index, server)?;
+        if let (Some(file), Some(queue)) = (&setup.kick, self.queues.last_mut()) {
+            queue.watch = Some(EventWatch::new(file.clone(), kick)?);
+        }
+        Ok(())
+    }
+
+    /// Ends the service, when all I/O that was submitted is done. `rings` learn where it ended, and
+    /// `stats` what was counted.
+    pub(crate) fn detach(
+        mut self,
+        worker: &Worker<Pool>,
+        rings: &mut [RingSetup],
+        stats: &mut Stats,
+    ) {
+        for queue in &mut self.queues {
+            queue.watch = None;
+        }
+        for queue in &self.queues {
+            // From here on nothing more is submitted for it.
+            let server = worker.work().remove(queue.index);
+            let submitted = server.as_ref().map_or(0, Server::submitted);
+            add(stats, &queue.completion.close(submitted));
+            if let Some(server) = server {
+                server.add_stats(stats);
+                if let Some(ring) = rings.get_mut(queue.index) {
+                    ring.base = server.base();
+                }
+            }
+        }
+    }
+
+    /// Where the device stands in a ring, if the queue is served.
+    pub(crate) fn base(&self, worker: &Worker<Pool>, index: usize) -> Option<u16> {
+        worker.work().with(index, |server| server.base())
+    }
+
+    /// Exchanges the memory table.
+    pub(crate) fn set_table(&self, worker: &Worker<Pool>, table: &Arc<Table>) {
+        for queue in &self.queues {
+            worker
+                .work()
+                .with(queue.index, |server| server.set_table(table.clone()));
+        }
+    }
+
+    /// Exchanges the serial number.
+    pub(crate) fn set_serial(&self, worker: &Worker<Pool>, serial: [u8; ID_BYTES]) {
+        for queue in &self.queues {
+            worker
+                .work()
+                .with(queue.index, |server| server.set_id(serial));
+        }
+    }
+
+    /// Exchanges the kick eventfd of a queue.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn set_kick(&mut self, index: usize, file: Option<&Arc<EventFile>>) -> Result {
+        let Some(queue) = self.queues.iter_mut().find(|queue| queue.index == index) else {
+            return Ok(());
+        };
+        queue.watch = match file {
+            Some(file) => Some(EventWatch::new(file.clone(), queue.kick.clone())?),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Exchanges the call eventfd of a queue.
+    pub(crate) fn set_call(&self, index: usize, call: Option<&Arc<EventSignal>>) {
+        if let Some(queue) = self.queues.iter().find(|queue| queue.index == index) {
+            queue.completion.set_call(call.cloned());
+        }
+    }
+
+    /// Exchanges the eventfd of a queue that tells of malformed requests.
+    pub(crate) fn set_err(
+        &self,
+        worker: &Worker<Pool>,
+        index: usize,
+        err: Option<&Arc<EventSignal>>,
+    ) {
+        worker
+            .work()
+            .with(index, |server| server.set_err(err.cloned()));
+    }
+
+    /// Adds what was counted so far.
+    pub(crate) fn add_stats(&self, worker: &Worker<Pool>, stats: &mut Stats) {
+        for queue in &self.queues {
+            add(stats, &queue.completion.stats());
+            worker
+                .work()
+                .with(queue.index, |server| server.add_stats(stats));
+        }
+    }
+}
+
+fn add(sum: &mut Stats, stats: &Stats) {
+    sum.requests += stats.requests;
+    sum.bytes_read += stats.bytes_read;
+    sum.bytes_written += stats.bytes_written;
+    sum.flushes += stats.flushes;
+    sum.interrupts += stats.interrupts;
+    sum.io_errors += stats.io_errors;
+    sum.kicks += stats.kicks;
+    sum.malformed += stats.malformed;
+}
+
+/// What GET_ID answers unless told otherwise: the same for a disk whenever it is attached.
+fn default_id(file: &BlockFile) -> [u8; ID_BYTES] {
+    let (major, minor) = file.number();
+    let mut id = [0; ID_BYTES];
+    // At most "vhost-blk-4095:1048575", cut after 20 bytes.
+    if let Ok(text) = CString::try_from_fmt(fmt!("vhost-blk-{major}:{minor}")) {
+        id.iter_mut()
+            .zip(text.to_bytes())
+            .for_each(|(to, from)| *to = *from);
+    }
+    id
+}

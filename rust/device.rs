@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An open file of `/dev/vhost-blk-rs`: who owns it, and what was set up.
+
+use crate::{
+    attached::{
+        Attached,
+        Common,
+        RingSetup, //
+    },
+    ioctl,
+    memory::Table,
+    pool::{
+        Pool,
+        MAX_QUEUES, //
+    },
+    sys::{
+        block_file::BlockFile,
+        char_device::CharDevice,
+        errno::enobufs,
+        thread::Worker, //
+    },
+};
+use core::pin::Pin;
+use kernel::{
+    mm::MmWithUser,
+    new_mutex,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc,
+        Mutex, //
+    },
+};
+use vblk_core::{
+    features::Features,
+    request::ID_BYTES,
+    uapi::Stats, //
+};
+
+/// An open file.
+#[pin_data]
+pub(crate) struct Device {
+    /// `None` while nobody owns it.
+    #[pin]
+    pub(crate) owned: Mutex<Option<Owned>>,
+}
+
+impl CharDevice for Device {
+    const NAME: &'static CStr = c"vhost-blk-rs";
+
+    fn open() -> Result<Pin<KBox<Self>>> {
+        KBox::pin_init(
+            pin_init!(Self {
+                owned <- new_mutex!(None, "Device::owned"),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    fn ioctl(&self, command: u32, arg: usize) -> Result<isize> {
+        ioctl::dispatch(self, command, arg)
+    }
+}
+
+/// A device with an owner. Dropping it stops everything.
+pub(crate) struct Owned {
+    /// `Some` while a disk is attached.
+    pub(crate) attached: Option<Attached>,
+    pub(crate) rings: KVec<RingSetup>,
+    pub(crate) features: Features,
+    pub(crate) table: Option<Arc<Table>>,
+    pub(crate) serial: Option<[u8; ID_BYTES]>,
+    /// What was counted by queues that are not served any more.
+    past: Stats,
+    worker: Worker<Pool>,
+    mm: ARef<MmWithUser>,
+}
+
+impl Owned {
+    /// Makes the current process the owner.
+    ///
+    /// # Errors
+    ///
+    /// EPERM when it has no address space; ENOMEM; EINTR when it is being killed.
+    pub(crate) fn new() -> Result<Self> {
+        let mm: ARef<MmWithUser> = kernel::current!().mm().ok_or(EPERM)?.into();
+        let pool = Arc::pin_init(Pool::new(), GFP_KERNEL_ACCOUNT)?;
+        Ok(Self {
+            attached: None,
+            rings: KVec::new(),
+            features: Features::default(),
+            table: None,
+            serial: None,
+            past: Stats::default(),
+            worker: Worker::spawn(pool, mm.clone())?,
+            mm,
+        })
+    }
+
+    /// Whether the current process is the owner: its address space is what counts, as in C vhost.
+    pub(crate) fn is_current(&self) -> bool {
+        kernel::current!()
+            .mm()
+            .is_some_and(|mm| core::ptr::eq(mm.as_raw(), self.mm.as_raw()))
+    }
+
+    /// The setup of a queue.
+    ///
+    /// # Errors
+    ///
+    /// ENOBUFS when there is no such queue; ENOMEM.
+    pub(crate) fn ring(&mut self, index: u32) -> Result<&mut RingSetup> {
+        let index = index as usize;
+        if index >= MAX_QUEUES {
+            return Err(enobufs());
+        }
+        while self.rings.len() <= index {
+            self.rings.push(RingSetup::default(), GFP_KERNEL_ACCOUNT)?;
+        }
+        self.rings.get_mut(index).ok_or_else(enobufs)
+    }
+
+    /// Refuses what would pull the ground from under a queue that is served.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY.
+    pub(crate) fn check_detached(&self) -> Result {
+        match self.attached {
+            Some(_) => Err(EBUSY),
+            None => Ok(()),
+        }
+    }
+
+    /// Attaches a disk and begins to serve.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT without a memory table; those of [`Attached::new`].
+    pub(crate) fn attach(&mut self, file: BlockFile) -> Result {
+        let common = Common {
+            worker: &self.worker,
+            mm: &self.mm,
+            features: self.features,
+            table: self.table.as_ref().ok_or(EFAULT)?,
+            serial: self.serial,
+        };
+        self.attached = Some(Attached::new(
+            &common,
+            file,
+            &mut self.rings,
+            &mut self.past,
+        )?);
+        Ok(())
+    }
+
+    /// Detaches the disk, if there is one.
+    pub(crate) fn detach(&mut self) {
+        if let Some(attached) = self.attached.take() {
+            attached.detach(&self.worker, &mut self.rings, &mut self.past);
+        }
+    }
+
+    /// The worker, and the queues that it serves.
+    pub(crate) fn serving(&mut self) -> Option<(&mut Attached, &Worker<Pool>)> {
+        Some((self.attached.as_mut()?, &self.worker))
+    }
+
+    /// What was counted since the device got its owner.
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = self.past;
+        if let Some(attached) = &self.attached {
+            attached.add_stats(&self.worker, &mut stats);
+        }
+        stats
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a worker thread serves: the queues, and which of them want to be served.
+
+use crate::{
+    server::Server,
+    sys::{
+        eventfd::Wake,
+        thread::Work, //
+    },
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
+        Arc,
+        Mutex, //
+    },
+    task::Task, //
+};
+
+/// Queues that a device can have.
+pub(crate) const MAX_QUEUES: usize = 256;
+
+const WORD_BITS: usize = u64::BITS as usize;
+
+/// The queues of a worker.
+#[pin_data]
+pub(crate) struct Pool {
+    /// A bit for each queue that wants a turn.
+    ready: [Atomic<u64>; MAX_QUEUES / WORD_BITS],
+    /// Held for as long as the worker serves. Whoever holds it knows that it does not.
+    #[pin]
+    servers: Mutex<KVec<Option<Server>>>,
+}
+
+impl Pool {
+    /// A pool without queues.
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            ready: [const { Atomic::new(0) }; MAX_QUEUES / WORD_BITS],
+            servers <- new_mutex!(KVec::new(), "Pool::servers"),
+        })
+    }
+
+    /// Makes it serve a queue. Returns what it served under that number before.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn insert(&self, index: usize, server: Server) -> Result<Option<Server>> {
+        let mut servers = self.servers.lock();
+        while servers.len() <= index {
+            servers.push(None, GFP_KERNEL_ACCOUNT)?;
+        }
+        let slot = servers.get_mut(index).ok_or(EINVAL)?;
+        Ok(slot.replace(server))
+    }
+
+    /// Ends the service of a queue: afterwards the worker does not touch it any more.
+    pub(crate) fn remove(&self, index: usize) -> Option<Server> {
+        self.servers.lock().get_mut(index)?.take()
+    }
+
+    /// Does something with a queue while the worker does not.
+    pub(crate) fn with<R>(&self, index: usize, f: impl FnOnce(&mut Server) -> R) -> Option<R> {
+        self.servers.lock().get_mut(index)?.as_mut().map(f)
+    }
+
+    /// Marks a queue, to be followed by a wake-up of the worker. Returns whether it was not marked.
+    fn mark(&self, index: usize) -> bool {
+        let Some(word) = self.ready.get(index / WORD_BITS) else {
+            return false;
+        };
+        let bit = 1 << (index % WORD_BITS);
+        let mut seen = word.load(Relaxed);
+        // Ends: each turn sees a change that another CPU made.
+        loop {
+            if seen & bit != 0 {
+                return false;
+            }
+            // Full: whatever made the queue ready is visible to who takes the mark.
+            match word.cmpxchg(seen, seen | bit, Full) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+impl Work for Pool {
+    fn pending(&self) -> bool {
+        self.ready.iter().any(|word| word.load(Relaxed) != 0)
+    }
+
+    fn run(&self) {
+        let mut servers = self.servers.lock();
+        for (number, word) in self.ready.iter().enumerate() {
+            if word.load(Relaxed) == 0 {
+                continue;
+            }
+            // Full: pairs with `mark`.
+            let mut bits = word.xchg(0, Full);
+            while bits != 0 {
+                let index = number * WORD_BITS + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                if let Some(Some(server)) = servers.get_mut(index) {
+                    if server.turn() {
+                        // It is this thread that looks for marks: nobody to wake.
+                        self.mark(index);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Gives a queue a turn.
+#[derive(Clone)]
+pub(crate) struct Kick {
+    pool: Arc<Pool>,
+    worker: ARef<Task>,
+    index: usize,
+}
+
+impl Kick {
+    /// For the queue `index` of `pool`, which `worker` works on.
+    pub(crate) fn new(pool: Arc<Pool>, worker: ARef<Task>, index: usize) -> Self {
+        Self {
+            pool,
+            worker,
+            index,
+        }
+    }
+
+    /// The worker.
+    pub(crate) fn worker(&self) -> &Task {
+        &self.worker
+    }
+}
+
+impl Wake for Kick {
+    fn wake(&self) {
+        if self.pool.mark(self.index) {
+            self.worker.wake_up();
+        }
+    }
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The worker's half of a queue: takes what the guest made available, and has it executed.
+
+use crate::{
+    completion::Ring,
+    executor::{
+        Executor,
+        Unanswerable, //
+    },
+    memory::{
+        CurrentProcess,
+        Table, //
+    },
+    sys::{
+        bio::plugged,
+        eventfd::EventSignal, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+use vblk_core::{
+    chain::{
+        walk,
+        Segment, //
+    },
+    request::{
+        Request,
+        Status,
+        ID_BYTES, //
+    },
+    split::{
+        Avail,
+        Head,
+        ImpossibleIndex,
+        Popped, //
+    },
+    uapi::Stats, //
+};
+
+/// Requests that a queue may take in one turn, before other queues of the worker get theirs.
+const TURN_REQUESTS: u32 = 256;
+
+/// Requests that are submitted together and announced together. The guest gets answers early, and
+/// few interrupts.
+const BATCH_REQUESTS: u32 = 64;
+
+/// Why a batch ended.
+enum Ended {
+    /// There was nothing more to take.
+    Empty,
+    /// It was long enough.
+    Full,
+}
+
+/// A queue that is being served.
+pub(crate) struct Server {
+    ring: Arc<Ring>,
+    avail: Avail,
+    indirect: bool,
+    /// As many as the ring has entries.
+    segments: KVec<Segment>,
+    executor: Executor,
+    err: Option<Arc<EventSignal>>,
+    /// The ring makes no sense any more: not looked at again.
+    broken: bool,
+    /// The next turn is not due to a kick.
+    own_turn: bool,
+    kicks: u64,
+    malformed: u64,
+}
+
+impl Server {
+    /// Serves `ring` from the free-running index `base` on. The first turn is not due to a kick.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn new(
+        ring: Arc<Ring>,
+        base: u16,
+        event_idx: bool,
+        indirect: bool,
+        executor: Executor,
+        err: Option<Arc<EventSignal>>,
+    ) -> Result<Self> {
+        let entries = usize::from(ring.size().get());
+        Ok(Self {
+            avail: Avail::new(base, event_idx),
+            indirect,
+            segments: KVec::from_elem(Segment::default(), entries, GFP_KERNEL_ACCOUNT)?,
+            executor,
+            err,
+            broken: false,
+            own_turn: true,
+            kicks: 0,
+            malformed: 0,
+            ring,
+        })
+    }
+
+    /// The index of the next entry that will be taken.
+    pub(crate) fn base(&self) -> u16 {
+        self.avail.base()
+    }
+
+    /// I/Os submitted so far.
+    pub(crate) fn submitted(&self) -> u64 {
+        self.executor.submitted()
+    }
+
+    /// Adds what this half counts.
+    pub(crate) fn add_stats(&self, stats: &mut Stats) {
+        stats.kicks += self.kicks;
+        stats.malformed += self.malformed;
+    }
+
+    /// Exchanges the memory table, between two requests.
+    pub(crate) fn set_table(&mut self, table: Arc<Table>) {
+        self.executor.table = table;
+    }
+
+    /// Exchanges the serial number.
+    pub(crate) fn set_id(&mut self, id: [u8; ID_BYTES]) {
+        self.executor.id = id;
+    }
+
+    /// Exchanges the eventfd that tells of malformed requests.
+    pub(crate) fn set_err(&mut self, err: Option<Arc<EventSignal>>) {
+        self.err = err;
+    }
+
+    /// Serves what is there, up to a bound. Returns whether more may be there.
+    pub(crate) fn turn(&mut self) -> bool {
+        if !core::mem::take(&mut self.own_turn) {
+            self.kicks += 1;
+        }
+        self.executor.begin_batch();
+        if self.broken {
+            return false;
+        }
+        let malformed = self.malformed;
+        let more = self.serve().unwrap_or_else(|ImpossibleIndex { .. }| {
+            self.broken = true;
+            self.malformed += 1;
+            false
+        });
+        // Once for all of a burst: whoever listens looks at the counters.
+        if self.malformed != malformed {
+            if let Some(err) = &self.err {
+                err.signal();
+            }
+        }
+        self.own_turn = more;
+        more
+    }
+
+    fn serve(&mut self) -> Result<bool, ImpossibleIndex> {
+        self.avail.disable_notify(&self.ring);
+        for _ in 0..TURN_REQUESTS / BATCH_REQUESTS {
+            let ended = plugged(|| self.batch());
+            self.executor.end_batch();
+            if let Ended::Empty = ended? {
+                if !self.avail.enable_notify(&self.ring)? {
+                    return Ok(false);
+                }
+                self.avail.disable_notify(&self.ring);
+            }
+        }
+        Ok(true)
+    }
+
+    fn batch(&mut self) -> Result<Ended, ImpossibleIndex> {
+        for _ in 0..BATCH_REQUESTS {
+            match self.avail.pop(&self.ring)? {
+                Popped::Empty => return Ok(Ended::Empty),
+                Popped::Chain(head) => self.one(head),
+                Popped::OutOfRange(_) => self.malformed += 1,
+            }
+        }
+        Ok(Ended::Full)
+    }
+
+    /// Has one chain answered.
+    fn one(&mut self, head: Head) {
+        let Self {
+            ring,
+            segments,
+            executor,
+            ..
+        } = self;
+        let walked = walk(
+            ring,
+            head,
+            self.indirect,
+            &executor.table,
+            &CurrentProcess,
+            segments,
+        );
+        let Ok(chain) = walked else {
+            self.malformed += 1;
+            return executor.give_back(head);
+        };
+        match Request::parse(&chain, &executor.table, &CurrentProcess) {
+            Ok(request) => {
+                let alone = self.avail.known_left() == 0;
+                if let Err(Unanswerable) = executor.execute(head, &request, alone) {
+                    self.malformed += 1;
+                }
+            }
+            Err(refused) => {
+                self.malformed += 1;
+                match refused.status {
+                    Some(at) => {
+                        // Counted already, if it can't be told.
+                        let _ = executor.answer(head, at, Status::IoError, chain.status_len());
+                    }
+                    None => executor.give_back(head),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! I/O between a block device and the memory of a process, from allocation to completion.
+//!
+//! The memory for an I/O is allocated once and used again and again. It goes through four stages,
+//! each a type of its own: [`Idle`], [`Filling`] while pages are pinned, then the block layer's
+//! until [`Done`], and [`Spent`] while pins may be left that only a thread can give up.
+
+use super::{
+    bindings as helpers,
+    block_file::BlockFile,
+    pin::{
+        mark_dirty,
+        pin_pages,
+        try_unpin_written,
+        unpin_written,
+        PinnedByte, //
+    },
+};
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    page::{
+        PAGE_MASK,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    sync::Arc,
+    types::Opaque, //
+};
+use vblk_core::addr::HostAddr;
+
+/// Pages that an ordinary I/O has room for.
+pub(crate) const SMALL_PAGES: usize = 8;
+/// Pages that a large I/O has room for: the most that a bio can have.
+pub(crate) const LARGE_PAGES: usize = bindings::BIO_MAX_VECS as usize;
+
+/// Who is told when an I/O is done.
+pub(crate) trait Completer: Send + Sync + Sized + 'static {
+    /// What the I/O was for.
+    type Job: Send;
+
+    /// An I/O is done. In any context: must not sleep.
+    fn complete(&self, done: Done<Self>);
+}
+
+/// What an I/O does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// From the device to memory.
+    Read,
+    /// From memory to the device.
+    Write,
+    /// The same, and done only when durable.
+    WriteDurable,
+    /// Makes all earlier writes durable. Has no pages.
+    Flush,
+}
+
+impl Op {
+    fn flags(self) -> u32 {
+        match self {
+            Self::Read => helpers::VBLK_OP_READ,
+            Self::Write => helpers::VBLK_OP_WRITE,
+            Self::WriteDurable => helpers::VBLK_OP_WRITE_FUA,
+            Self::Flush => helpers::VBLK_OP_FLUSH,
+        }
+    }
+}
+
+/// Room to collect pages in while they are pinned.
+pub(crate) struct PageScratch(KVec<*mut bindings::page>);
+
+// SAFETY: The pointers are leftovers that nobody follows.
+unsafe impl Send for PageScratch {}
+
+impl PageScratch {
+    /// Room for [`LARGE_PAGES`].
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn new() -> Result<Self> {
+        let pages = KVec::from_elem(core::ptr::null_mut(), LARGE_PAGES, GFP_KERNEL_ACCOUNT)?;
+        Ok(Self(pages))
+    }
+}
+
+/// The memory of one I/O.
+///
+/// # Invariants
+///
+/// The first `filled` vectors name pages with a pin of ours each, for writing and marked dirty if
+/// `op` is [`Op::Read`].
+struct Unit<C: Completer> {
+    bio: Opaque<bindings::bio>,
+    small: [bindings::bio_vec; SMALL_PAGES],
+    /// Empty unless this is for large I/O.
+    large: KVec<bindings::bio_vec>,
+    filled: usize,
+    bytes: u32,
+    sector: u64,
+    op: Op,
+    file: Arc<BlockFile>,
+    owner: Arc<C>,
+    job: Option<C::Job>,
+    /// A pin of the job's that could not be given up in interrupt context.
+    kept: Option<PinnedByte>,
+}
+
+// SAFETY: The bio is used by one owner at a time; pins may be used and dropped by any thread; the
+// rest is `Send`.
+unsafe impl<C: Completer> Send for Unit<C> {}
+
+impl<C: Completer> Unit<C> {
+    fn vectors(&mut self) -> &mut [bindings::bio_vec] {
+        if self.large.is_empty() {
+            &mut self.small
+        } else {
+            &mut self.large
+        }
+    }
+
+    /// Gives up all pins. May sleep.
+    fn release(&mut self) {
+        self.kept = None;
+        let written = self.op == Op::Read;
+        let filled = core::mem::take(&mut self.filled);
+        for vector in self.vectors().iter().take(filled) {
+            // SAFETY: Ours, by the type invariant, which `filled` no longer claims.
+            unsafe {
+                if written {
+                    unpin_written(vector.bv_page);
+                } else {
+                    bindings::unpin_user_page(vector.bv_page);
+                }
+            }
+        }
+    }
+
+    /// Gives up the pins that can be in any context; whether that was all of them.
+    fn try_release(&mut self) -> bool {
+        let written = self.op == Op::Read;
+        while let Some(last) = self.filled.checked_sub(1) {
+            let Some(vector) = self.vectors().get(last) else {
+                break;
+            };
+            // SAFETY: Ours, by the type invariant, and no longer claimed below when unpinned.
+            let released = unsafe {
+                if written {
+                    try_unpin_written(vector.bv_page)
+                } else {
+                    bindings::unpin_user_page(vector.bv_page);
+                    true
+                }
+            };
+            if !released {
+                return false;
+            }
+            // INVARIANT: the last pin is gone.
+            self.filled = last;
+        }
+        self.kept.is_none()
+    }
+}
+
+impl<C: Completer> Drop for Unit<C> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// An I/O that does nothing yet.
+pub(crate) struct Idle<C: Completer>(KBox<Unit<C>>);
+
+impl<C: Completer> Idle<C> {
+    /// Allocates one for the device of `file`, with room for [`SMALL_PAGES`], or [`LARGE_PAGES`]
+    /// if it is `large`. It keeps `owner` alive.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn new(file: Arc<BlockFile>, owner: Arc<C>, large: bool) -> Result<Self> {
+        let table = if large {
+            KVec::from_elem(bindings::bio_vec::default(), LARGE_PAGES, GFP_KERNEL_ACCOUNT)?
+        } else {
+            KVec::new()
+        };
+        // INVARIANT: no pages yet.
+        let unit = Unit {
+            bio: Opaque::uninit(),
+            small: [bindings::bio_vec::default(); SMALL_PAGES],
+            large: table,
+            filled: 0,
+            bytes: 0,
+            sector: 0,
+            op: Op::Flush,
+            file,
+            owner,
+            job: None,
+            kept: None,
+        };
+        Ok(Self(KBox::new(unit, GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// Whether it has room for [`LARGE_PAGES`].
+    pub(crate) fn is_large(&self) -> bool {
+        !self.0.large.is_empty()
+    }
+
+    /// Begins an I/O at `sector`, in units of 512 bytes.
+    pub(crate) fn begin(mut self, op: Op, sector: u64) -> Filling<C> {
+        // INVARIANT: idle I/Os have no pages, so `op` can change.
+        self.0.op = op;
+        self.0.sector = sector;
+        self.0.bytes = 0;
+        Filling(self.0)
+    }
+}
+
+/// An I/O that is being prepared.
+pub(crate) struct Filling<C: Completer>(KBox<Unit<C>>);
+
+impl<C: Completer> Filling<C> {
+    /// How many bytes from `addr` on there is room for.
+    pub(crate) fn room(&self, addr: HostAddr) -> usize {
+        let capacity = if self.0.large.is_empty() {
+            SMALL_PAGES
+        } else {
+            LARGE_PAGES
+        };
+        let offset = addr.0 as usize & !PAGE_MASK;
+        let pages = capacity.saturating_sub(self.0.filled);
+        (pages * PAGE_SIZE).saturating_sub(offset)
+    }
+
+    /// Bytes added so far.
+    pub(crate) fn bytes(&self) -> u32 {
+        self.0.bytes
+    }
+
+    /// Adds `len` bytes at `addr` of the current process, for which there must be [`Self::room`].
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT when the process has no such memory, or may not write what a read fills; EINVAL when
+    /// there is no room. Nothing was added then.
+    pub(crate) fn pin(
+        &mut self,
+        addr: HostAddr,
+        len: usize,
+        scratch: &mut PageScratch,
+    ) -> Result {
+        if len == 0 || len > self.room(addr) {
+            return Err(EINVAL);
+        }
+        let unit = &mut *self.0;
+        let to_memory = unit.op == Op::Read;
+        let addr = usize::try_from(addr.0).map_err(|_| EFAULT)?;
+        let mut offset = addr & !PAGE_MASK;
+        // At most LARGE_PAGES, or there would be no room: no overflow.
+        let count = (offset + len).div_ceil(PAGE_SIZE);
+        let pages = scratch.0.get_mut(..count).ok_or(EINVAL)?;
+        let flags = if to_memory { bindings::FOLL_WRITE } else { 0 };
+        pin_pages(addr, flags, pages)?;
+
+        let first = unit.filled;
+        let mut left = len;
+        for (vector, page) in unit.vectors().iter_mut().skip(first).zip(pages.iter()) {
+            let now = left.min(PAGE_SIZE - offset);
+            if to_memory {
+                // SAFETY: Pinned just now.
+                unsafe { mark_dirty(*page) };
+            }
+            *vector = bindings::bio_vec {
+                bv_page: *page,
+                bv_len: now as u32,
+                bv_offset: offset as u32,
+            };
+            left -= now;
+            offset = 0;
+        }
+        // INVARIANT: there was room, so each of the `count` pages went into a vector.
+        unit.filled += count;
+        unit.bytes += len as u32;
+        Ok(())
+    }
+
+    /// Gives the I/O to the device. [`Completer::complete`] gets it back with `job`, possibly
+    /// before this returns.
+    pub(crate) fn submit(mut self, job: C::Job) {
+        let unit = &mut *self.0;
+        unit.job = Some(job);
+        let device = unit.file.as_ptr();
+        let (op, sector, bytes) = (unit.op.flags(), unit.sector, unit.bytes);
+        let filled = unit.filled as u16;
+        let bio = unit.bio.get();
+        let vectors = unit.vectors();
+        let (table, capacity) = (vectors.as_mut_ptr(), vectors.len() as u16);
+        let unit = KBox::into_raw(self.0);
+        // SAFETY: `bio` and `table` lie in `*unit`, or belong to it, and stay until `end_io` takes
+        // it back; nobody else uses them. `unit.file` keeps the device open. The first `filled`
+        // vectors are pinned pages, `bytes` in all, by how `pin` counts.
+        unsafe {
+            bindings::bio_init(bio, device, table, capacity, op);
+            (*bio).bi_vcnt = filled;
+            (*bio).bi_iter.bi_sector = sector;
+            (*bio).bi_iter.bi_size = bytes;
+            (*bio).bi_end_io = Some(end_io::<C>);
+            (*bio).bi_private = unit.cast();
+            bindings::submit_bio(bio);
+        }
+    }
+
+    /// Gives up, and gives up the pins. May sleep.
+    pub(crate) fn abandon(mut self) -> Idle<C> {
+        self.0.release();
+        Idle(self.0)
+    }
+}
+
+/// Takes an I/O back from the block layer.
+///
+/// # Safety
+///
+/// Called by the block layer, once, for the bio of a unit that [`Filling::submit`] submitted.
+unsafe extern "C" fn end_io<C: Completer>(bio: *mut bindings::bio) {
+    // SAFETY: The bio is alive, and `submit` set its private data.
+    let (unit, status) = unsafe { ((*bio).bi_private.cast::<Unit<C>>(), (*bio).bi_status) };
+    // SAFETY: The block layer is done with it: it is ours again, from `into_raw` in `submit`.
+    let unit = unsafe {
+        bindings::bio_uninit(bio);
+        KBox::from_raw(unit)
+    };
+    // `complete` may give the unit away, and the owner be dropped by others at once.
+    let owner = unit.owner.clone();
+    owner.complete(Done { unit, status });
+}
+
+/// How the device answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It can't do this.
+    NotSupported,
+    /// Anything else.
+    Failed,
+}
+
+/// An I/O that the device answered.
+pub(crate) struct Done<C: Completer> {
+    unit: KBox<Unit<C>>,
+    status: bindings::blk_status_t,
+}
+
+impl<C: Completer> Done<C> {
+    /// What the device said.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(crate) fn result(&self) -> Result<(), Failure> {
+        match u32::from(self.status) {
+            0 => Ok(()),
+            helpers::VBLK_STATUS_NOT_SUPPORTED => Err(Failure::NotSupported),
+            _ => Err(Failure::Failed),
+        }
+    }
+
+    /// Takes out what it was for. `None` never happens: each submitted I/O has a job.
+    pub(crate) fn into_parts(mut self) -> (Option<C::Job>, Spent<C>) {
+        let job = self.unit.job.take();
+        (job, Spent(self.unit))
+    }
+}
+
+/// An I/O that is over, but for pins.
+pub(crate) struct Spent<C: Completer>(KBox<Unit<C>>);
+
+impl<C: Completer> Spent<C> {
+    /// Adds a pin to those that are left.
+    pub(crate) fn keep(&mut self, byte: PinnedByte) {
+        debug_assert!(self.0.kept.is_none());
+        self.0.kept = Some(byte);
+    }
+
+    /// Gives up the pins that can be in any context; whether that was all of them. If not, a
+    /// thread must take care of it soon.
+    pub(crate) fn try_release(&mut self) -> bool {
+        self.0.try_release()
+    }
+
+    /// Gives up what is left. May sleep.
+    pub(crate) fn into_idle(mut self) -> Idle<C> {
+        self.0.release();
+        Idle(self.0)
+    }
+}
+
+/// Calls `submit`, and gives the I/Os that it submits to the devices together, at the end of the
+/// call or when the thread sleeps.
+pub(crate) fn plugged<R>(submit: impl FnOnce() -> R) -> R {
+    let mut plug = bindings::blk_plug::default();
+    let plug = NonNull::from(&mut plug).as_ptr();
+    // SAFETY: `plug` outlives the call that ends it, and nothing unwinds in the kernel.
+    unsafe { bindings::blk_start_plug(plug) };
+    let result = submit();
+    // SAFETY: Started just above, by this thread.
+    unsafe { bindings::blk_finish_plug(plug) };
+    result
+}

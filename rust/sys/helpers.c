@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+/* See helpers.h. */
+
+#include <linux/cgroup.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+
+#include "helpers.h"
+
+static_assert((__force int)BLK_STS_NOTSUPP == VBLK_STATUS_NOT_SUPPORTED);
+
+unsigned long vblk_lock_irqsave(spinlock_t *lock)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
+}
+
+bool vblk_trylock_irqsave(spinlock_t *lock, unsigned long *flags)
+{
+	return spin_trylock_irqsave(lock, *flags);
+}
+
+void vblk_unlock_irqrestore(spinlock_t *lock, unsigned long flags)
+{
+	spin_unlock_irqrestore(lock, flags);
+}
+
+void *vblk_vmap(struct page **pages, unsigned int count)
+{
+	return vmap(pages, count, VM_MAP, PAGE_KERNEL);
+}
+
+void vblk_vunmap(void *addr)
+{
+	vunmap(addr);
+}
+
+void *vblk_page_address(struct page *page)
+{
+	return page_address(page);
+}
+
+bool vblk_page_is_dirty(struct page *page)
+{
+	return folio_test_dirty(page_folio(page));
+}
+
+int vblk_page_add_pin(struct page *page)
+{
+	return folio_add_pins(page_folio(page), 1);
+}
+
+bool vblk_access_ok(unsigned long addr, unsigned long size)
+{
+	return access_ok((void __user *)addr, size);
+}
+
+struct block_device *vblk_file_bdev(struct file *file)
+{
+	struct inode *inode = file->f_mapping->host;
+
+	return S_ISBLK(inode->i_mode) ? I_BDEV(inode) : NULL;
+}
+
+bool vblk_file_can_read(struct file *file)
+{
+	return file->f_mode & FMODE_READ;
+}
+
+bool vblk_file_can_write(struct file *file)
+{
+	return file->f_mode & FMODE_WRITE;
+}
+
+u64 vblk_bdev_sectors(struct block_device *bdev)
+{
+	return bdev_nr_sectors(bdev);
+}
+
+u32 vblk_bdev_block_size(struct block_device *bdev)
+{
+	return bdev_logical_block_size(bdev);
+}
+
+u32 vblk_bdev_dma_alignment(struct block_device *bdev)
+{
+	return bdev_dma_alignment(bdev);
+}
+
+bool vblk_bdev_read_only(struct block_device *bdev)
+{
+	return bdev_read_only(bdev);
+}
+
+u32 vblk_bdev_number(struct block_device *bdev)
+{
+	return bdev->bd_dev;
+}
+
+__poll_t vblk_poll(struct file *file, struct poll_table_struct *table)
+{
+	return vfs_poll(file, table);
+}
+
+void vblk_set_state(unsigned int state)
+{
+	set_current_state(state);
+}
+
+void vblk_cond_resched(void)
+{
+	cond_resched();
+}
+
+bool vblk_is_current_task(struct task_struct *task)
+{
+	return in_task() && current == task;
+}
+
+int vblk_join_cgroups(struct task_struct *from, struct task_struct *task)
+{
+	return cgroup_attach_task_all(from, task);
+}

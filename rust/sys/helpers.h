@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Macros and inline functions of the kernel that Rust can't call, as functions, and constants that
+ * bindgen can't read. Nothing here decides anything.
+ */
+#ifndef VBLK_HELPERS_H
+#define VBLK_HELPERS_H
+
+#include <linux/blkdev.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/poll.h>
+#include <linux/sched.h>
+#include <linux/spinlock.h>
+
+enum vblk_const {
+	VBLK_OP_READ = REQ_OP_READ,
+	/* As direct I/O writes: somebody waits for it, and no more is known to follow. */
+	VBLK_OP_WRITE = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE,
+	VBLK_OP_WRITE_FUA = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE | REQ_FUA,
+	VBLK_OP_FLUSH = REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH,
+	VBLK_STATUS_NOT_SUPPORTED = 1,
+	VBLK_POLLIN = EPOLLIN,
+};
+
+unsigned long vblk_lock_irqsave(spinlock_t *lock);
+bool vblk_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
+void vblk_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
+
+void *vblk_vmap(struct page **pages, unsigned int count);
+void vblk_vunmap(void *addr);
+void *vblk_page_address(struct page *page);
+bool vblk_page_is_dirty(struct page *page);
+int vblk_page_add_pin(struct page *page);
+bool vblk_access_ok(unsigned long addr, unsigned long size);
+
+struct block_device *vblk_file_bdev(struct file *file);
+bool vblk_file_can_read(struct file *file);
+bool vblk_file_can_write(struct file *file);
+u64 vblk_bdev_sectors(struct block_device *bdev);
+u32 vblk_bdev_block_size(struct block_device *bdev);
+u32 vblk_bdev_dma_alignment(struct block_device *bdev);
+bool vblk_bdev_read_only(struct block_device *bdev);
+u32 vblk_bdev_number(struct block_device *bdev);
+
+__poll_t vblk_poll(struct file *file, struct poll_table_struct *table);
+
+void vblk_set_state(unsigned int state);
+void vblk_cond_resched(void);
+bool vblk_is_current_task(struct task_struct *task);
+int vblk_join_cgroups(struct task_struct *from, struct task_struct *task);
+
+#endif

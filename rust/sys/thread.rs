@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel threads that work on behalf of a process: in its address space and its cgroups.
+
+use super::bindings as helpers;
+use kernel::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    ffi::{
+        c_int,
+        c_void, //
+    },
+    mm::MmWithUser,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+    task::Task, //
+};
+
+/// What a [`Worker`] does.
+pub(crate) trait Work: Send + Sync + 'static {
+    /// Whether there is something to do. Must not sleep.
+    ///
+    /// Whoever gives the worker something to do makes this true first and wakes the task then.
+    fn pending(&self) -> bool;
+
+    /// Does a bounded amount of it. May sleep, and may access the memory of the process.
+    fn run(&self);
+}
+
+/// What the thread uses.
+struct Context<W> {
+    work: Arc<W>,
+    mm: ARef<MmWithUser>,
+}
+
+/// A running kernel thread. It stops, after the current [`Work::run`], when this is dropped.
+///
+/// # Invariants
+///
+/// `task` runs [`main`] on `context` and is stopped by `drop` only.
+pub(crate) struct Worker<W: Work> {
+    task: ARef<Task>,
+    context: KBox<Context<W>>,
+}
+
+impl<W: Work> Worker<W> {
+    /// Starts a thread called `vhost-blk-<pid>` after the current task, in its cgroups and in its
+    /// address space `mm`.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM, EINTR when the current task is being killed, and those of joining a cgroup.
+    pub(crate) fn spawn(work: Arc<W>, mm: ARef<MmWithUser>) -> Result<Self> {
+        let context = KBox::new(Context { work, mm }, GFP_KERNEL)?;
+        let current = kernel::current!();
+        // SAFETY: `main::<W>` fits a pointer to a `Context<W>`, which outlives the thread: it is
+        // freed after `kthread_stop`, on each path below. The format takes one int.
+        let task = from_err_ptr(unsafe {
+            bindings::kthread_create_on_node(
+                Some(main::<W>),
+                (&raw const *context).cast_mut().cast(),
+                bindings::NUMA_NO_NODE,
+                c"vhost-blk-%d".as_char_ptr(),
+                current.pid(),
+            )
+        })?;
+        // SAFETY: A new kernel thread exists until it is stopped or leaves `main`, and it was not
+        // even started. `Task` is a transparent wrapper.
+        let task: ARef<Task> = unsafe { &*task.cast::<Task>() }.into();
+        // INVARIANT: this value's drop is the one place that stops it.
+        let worker = Self { task, context };
+        // SAFETY: Both tasks are alive.
+        to_result(unsafe { helpers::vblk_join_cgroups(current.as_ptr(), worker.task.as_ptr()) })?;
+        worker.task.wake_up();
+        Ok(worker)
+    }
+
+    /// The thread, to wake it.
+    pub(crate) fn task(&self) -> ARef<Task> {
+        self.task.clone()
+    }
+
+    /// What it works on.
+    pub(crate) fn work(&self) -> &Arc<W> {
+        &self.context.work
+    }
+}
+
+impl<W: Work> Drop for Worker<W> {
+    fn drop(&mut self) {
+        // SAFETY: `task` is a kernel thread that was not stopped before, by the type invariant,
+        // and we hold a reference. When this returns it has left `main` or never enters it.
+        unsafe { bindings::kthread_stop(self.task.as_ptr()) };
+    }
+}
+
+/// # Safety
+///
+/// `context` points to a [`Context<W>`] that lives until this returns, in a kernel thread.
+unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
+    // SAFETY: As the caller promised.
+    let context = unsafe { &*context.cast::<Context<W>>() };
+    let mm = context.mm.as_raw();
+    // SAFETY: This is a kernel thread that uses no mm yet; `context` keeps the mm in use.
+    unsafe { bindings::kthread_use_mm(mm) };
+    loop {
+        // The barrier in here pairs with those of `wake_up_process`: either we see the work below
+        // or the waker sees our state and undoes it.
+        set_state(bindings::TASK_IDLE);
+        // SAFETY: This is a kernel thread.
+        if unsafe { bindings::kthread_should_stop() } {
+            break;
+        }
+        if !context.work.pending() {
+            // SAFETY: May sleep: no lock is held.
+            unsafe { bindings::schedule() };
+            continue;
+        }
+        set_state(bindings::TASK_RUNNING);
+        context.work.run();
+        // SAFETY: May sleep: no lock is held.
+        unsafe { helpers::vblk_cond_resched() };
+    }
+    set_state(bindings::TASK_RUNNING);
+    // SAFETY: Pairs with `kthread_use_mm` above.
+    unsafe { bindings::kthread_unuse_mm(mm) };
+    0
+}
+
+fn set_state(state: u32) {
+    // SAFETY: The state is one of the current task's own to choose from.
+    unsafe { helpers::vblk_set_state(state) };
+}
+
+/// Sleeps until `ready` returns something.
+///
+/// `ready` must not sleep. Whoever makes it succeed wakes the task afterwards.
+pub(crate) fn sleep_until<R>(mut ready: impl FnMut() -> Option<R>) -> R {
+    loop {
+        // Pairs as in `main`.
+        set_state(bindings::TASK_UNINTERRUPTIBLE);
+        let result = ready();
+        if let Some(result) = result {
+            set_state(bindings::TASK_RUNNING);
+            return result;
+        }
+        // SAFETY: May sleep: `ready` returned, and callers of this function may sleep.
+        unsafe { bindings::schedule() };
+    }
+}
+
+/// The current task, to wake it later.
+pub(crate) fn current_task() -> ARef<Task> {
+    let task: &Task = kernel::current!();
+    task.into()
+}
+
+/// Whether this runs in that task, and in no interrupt on top of it.
+pub(crate) fn runs_in(task: &Task) -> bool {
+    // SAFETY: The task is alive; only its address is compared.
+    unsafe { helpers::vblk_is_current_task(task.as_ptr()) }
+}
