@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door: each target is a thin name for a script of scripts/, which
+# can be called alone too. rust/Makefile builds the module for whoever has a
+# prepared kernel.
+
+# release is for use and figures, debug has the kernel's own checkers.
+KERNEL ?= release
+# T: which tests, part of layer/name or a pattern with *.
+T ?=
+
+export KERNEL
+ifdef KDIR
+export KDIR
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: setup kernel module build demo test bench shell lint fmt clean help paths
+
+## setup: install what is missing, fetch and build the kernel (once)
+setup:
+	@scripts/setup
+
+## kernel: the kernel alone
+kernel:
+	@scripts/setup --tools
+	@scripts/kernel-build $(KERNEL)
+
+## module: the kernel module, into build/module-$(KERNEL)
+module: setup
+	@scripts/module $(KERNEL)
+
+## build: the module, the launcher and the test programs
+build: module
+	@scripts/build
+
+## demo: boot a guest whose disk the module serves, and watch it work
+demo: build
+	@scripts/demo
+
+## test: all tests, or those that match T=<part of layer/name>
+test: build
+	@scripts/test $(if $(T),'$(T)')
+
+## bench: figures, into build/bench/results.json
+bench: build
+	@scripts/bench $(if $(T),'$(T)')
+
+## shell: a shell in L1, the machine that has the module loaded
+shell: build
+	@scripts/l1 --tty --timeout 0 --kernel $(KERNEL) -- bash --norc -i
+
+## lint: formatting, clippy, shellcheck and the rules of this project
+lint:
+	@scripts/setup --tools
+	@scripts/lint
+
+## fmt: format all Rust code
+fmt:
+	@scripts/setup --tools
+	@scripts/lint --fix
+
+## clean: remove build/ (the cache with the kernels stays)
+clean:
+	@rm -rf build
+
+## paths: KERNEL=, KDIR=, MODULE= and VBLK= lines for other tools
+paths:
+	@scripts/paths $(KERNEL)
+
+## help: this list
+help:
+	@echo 'make TARGET [KERNEL=release|debug] [KDIR=<prepared kernel tree>]'
+	@echo
+	@sed -n 's/^## \([a-z]*\): \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@echo
+	@echo 'First time: make demo'

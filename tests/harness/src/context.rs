@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a test is, and what it gets.
+
+use crate::rng::Rng;
+use std::{error::Error, path::Path, time::Duration};
+
+/// Result of a test. Expectations panic; what merely must work uses `?`.
+pub type Outcome = Result<(), Box<dyn Error>>;
+
+/// A test.
+pub struct Test {
+    /// Layer and behaviour: `harness/…`.
+    pub name: &'static str,
+    /// Seconds that it may take on the release kernel.
+    pub limit: u64,
+    /// Performs it.
+    pub run: fn(&Context) -> Outcome,
+}
+
+/// What tests share.
+pub struct Context {
+    /// Where random numbers begin.
+    pub seed: u64,
+    /// How many times slower than the release kernel this one is.
+    pub slowness: u64,
+}
+
+/// The seed unless VBLK_SEED names another.
+const SEED: u64 = 0x7662_6c6b;
+
+/// KASAN and lockdep cost that much.
+const DEBUG_SLOWNESS: u64 = 8;
+
+impl Context {
+    /// From the environment.
+    pub fn new() -> Self {
+        let seed = std::env::var("VBLK_SEED").ok();
+        let debug = Path::new("/proc/lockdep_stats").exists();
+        Self {
+            seed: seed.and_then(|seed| seed.parse().ok()).unwrap_or(SEED),
+            slowness: if debug { DEBUG_SLOWNESS } else { 1 },
+        }
+    }
+
+    /// The random numbers of one test.
+    pub fn rng(&self) -> Rng {
+        Rng::new(self.seed)
+    }
+
+    /// How often to repeat what takes `count` times on the release kernel to show something.
+    pub fn times(&self, count: u64) -> u64 {
+        (count / self.slowness).max(1)
+    }
+
+    /// The time limit of a test here.
+    pub fn limit(&self, test: &Test) -> Duration {
+        Duration::from_secs(test.limit * self.slowness)
+    }
+}

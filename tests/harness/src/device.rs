@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/vhost-blk-rs` and its ioctls, one method each. No sequence is implied: tests call them
+//! in wrong orders too.
+
+use crate::sys::{
+    ioctl::{self, Plain},
+    poll::EventFd,
+    Errno,
+};
+use std::{
+    fs::{File, OpenOptions},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+use vblk_core::{
+    request::ID_BYTES,
+    uapi::{self, Info, MemoryHeader, MemoryRegion, Stats, VringAddr, VringFile, VringState},
+};
+
+/// The module's device node.
+pub const PATH: &str = "/dev/vhost-blk-rs";
+
+/// An open device.
+pub struct Device {
+    file: File,
+}
+
+impl Device {
+    /// Opens it, without becoming its owner.
+    pub fn open() -> Result<Self, Errno> {
+        let file = OpenOptions::new().read(true).write(true).open(PATH)?;
+        Ok(Self { file })
+    }
+
+    /// A device that was opened elsewhere.
+    pub fn from_file(file: File) -> Self {
+        Self { file }
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Any command with any argument of sufficient length.
+    pub fn call(&self, command: u32, argument: &mut [u8]) -> Result<i32, Errno> {
+        ioctl::with_bytes(self, command, argument)
+    }
+
+    fn set(&self, command: u32, argument: &[u8]) -> Result<(), Errno> {
+        self.call(command, &mut argument.to_vec()).map(drop)
+    }
+
+    /// VHOST_SET_OWNER.
+    pub fn set_owner(&self) -> Result<(), Errno> {
+        ioctl::plain(self, Plain::SetOwner, 0).map(drop)
+    }
+
+    /// VHOST_RESET_OWNER.
+    pub fn reset_owner(&self) -> Result<(), Errno> {
+        ioctl::plain(self, Plain::ResetOwner, 0).map(drop)
+    }
+
+    /// VHOST_GET_FEATURES.
+    pub fn features(&self) -> Result<u64, Errno> {
+        self.get_u64(uapi::VHOST_GET_FEATURES)
+    }
+
+    /// VHOST_SET_FEATURES.
+    pub fn set_features(&self, features: u64) -> Result<(), Errno> {
+        self.set(uapi::VHOST_SET_FEATURES, &features.to_ne_bytes())
+    }
+
+    /// VHOST_GET_BACKEND_FEATURES.
+    pub fn backend_features(&self) -> Result<u64, Errno> {
+        self.get_u64(uapi::VHOST_GET_BACKEND_FEATURES)
+    }
+
+    /// VHOST_SET_BACKEND_FEATURES.
+    pub fn set_backend_features(&self, features: u64) -> Result<(), Errno> {
+        self.set(uapi::VHOST_SET_BACKEND_FEATURES, &features.to_ne_bytes())
+    }
+
+    /// VHOST_SET_MEM_TABLE.
+    pub fn set_mem_table(&self, regions: &[MemoryRegion]) -> Result<(), Errno> {
+        self.set(uapi::VHOST_SET_MEM_TABLE, &mem_table(0, regions))
+    }
+
+    /// VHOST_SET_VRING_NUM.
+    pub fn set_vring_num(&self, index: u32, num: u32) -> Result<(), Errno> {
+        self.set(uapi::VHOST_SET_VRING_NUM, &VringState { index, num }.to_bytes())
+    }
+
+    /// VHOST_SET_VRING_BASE.
+    pub fn set_vring_base(&self, index: u32, num: u32) -> Result<(), Errno> {
+        self.set(uapi::VHOST_SET_VRING_BASE, &VringState { index, num }.to_bytes())
+    }
+
+    /// VHOST_GET_VRING_BASE.
+    pub fn vring_base(&self, index: u32) -> Result<u32, Errno> {
+        let mut bytes = VringState { index, num: 0 }.to_bytes();
+        self.call(uapi::VHOST_GET_VRING_BASE, &mut bytes)?;
+        Ok(VringState::from_bytes(&bytes).num)
+    }
+
+    /// VHOST_SET_VRING_ADDR.
+    pub fn set_vring_addr(&self, addr: &VringAddr) -> Result<(), Errno> {
+        self.set(uapi::VHOST_SET_VRING_ADDR, &addr.to_bytes())
+    }
+
+    /// VHOST_SET_VRING_KICK.
+    pub fn set_vring_kick(&self, index: u32, event: Option<&EventFd>) -> Result<(), Errno> {
+        self.set_file(uapi::VHOST_SET_VRING_KICK, index, event_fd(event))
+    }
+
+    /// VHOST_SET_VRING_CALL.
+    pub fn set_vring_call(&self, index: u32, event: Option<&EventFd>) -> Result<(), Errno> {
+        self.set_file(uapi::VHOST_SET_VRING_CALL, index, event_fd(event))
+    }
+
+    /// VHOST_SET_VRING_ERR.
+    pub fn set_vring_err(&self, index: u32, event: Option<&EventFd>) -> Result<(), Errno> {
+        self.set_file(uapi::VHOST_SET_VRING_ERR, index, event_fd(event))
+    }
+
+    /// VHOST_BLK_SET_BACKEND with a disk.
+    pub fn attach(&self, disk: &File) -> Result<(), Errno> {
+        self.set_file(uapi::VHOST_BLK_SET_BACKEND, 0, disk.as_raw_fd())
+    }
+
+    /// VHOST_BLK_SET_BACKEND without one.
+    pub fn detach(&self) -> Result<(), Errno> {
+        self.set_file(uapi::VHOST_BLK_SET_BACKEND, 0, uapi::FD_UNBIND)
+    }
+
+    /// Any command that takes a file.
+    pub fn set_file(&self, command: u32, index: u32, fd: i32) -> Result<(), Errno> {
+        self.set(command, &VringFile { index, fd }.to_bytes())
+    }
+
+    /// VHOST_BLK_SET_SERIAL.
+    pub fn set_serial(&self, serial: &[u8; ID_BYTES]) -> Result<(), Errno> {
+        self.set(uapi::VHOST_BLK_SET_SERIAL, serial)
+    }
+
+    /// VHOST_BLK_GET_STATS.
+    pub fn stats(&self) -> Result<Stats, Errno> {
+        let mut bytes = Stats::default().to_bytes();
+        self.call(uapi::VHOST_BLK_GET_STATS, &mut bytes)?;
+        Ok(Stats::from_bytes(&bytes))
+    }
+
+    /// VHOST_BLK_GET_INFO.
+    pub fn info(&self) -> Result<Info, Errno> {
+        let mut bytes = Info::default().to_bytes();
+        self.call(uapi::VHOST_BLK_GET_INFO, &mut bytes)?;
+        Ok(Info::from_bytes(&bytes))
+    }
+
+    fn get_u64(&self, command: u32) -> Result<u64, Errno> {
+        let mut bytes = [0; 8];
+        self.call(command, &mut bytes)?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// `struct vhost_memory` with its regions.
+pub fn mem_table(padding: u32, regions: &[MemoryRegion]) -> Vec<u8> {
+    let header = MemoryHeader {
+        nregions: regions.len() as u32,
+        padding,
+    };
+    let mut bytes = header.to_bytes().to_vec();
+    bytes.extend(regions.iter().flat_map(MemoryRegion::to_bytes));
+    bytes
+}
+
+fn event_fd(event: Option<&EventFd>) -> i32 {
+    event.map_or(uapi::FD_UNBIND, |event| event.as_fd().as_raw_fd())
+}

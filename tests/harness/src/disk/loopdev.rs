@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A loop device over a file in memory.
+
+use super::{open, wait_for, Mode};
+use crate::sys::{
+    ioctl::{self, Plain},
+    system, Errno,
+};
+use std::{
+    fs::File,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+/// A loop device that was bound.
+pub struct Instance {
+    number: i32,
+}
+
+impl Instance {
+    /// Takes a free one and binds it to a new file of that size.
+    pub fn new(bytes: u64) -> Result<Self, Errno> {
+        let control = File::open("/dev/loop-control")?;
+        let number = ioctl::plain(control, Plain::LoopGetFree, 0)?;
+        let instance = Self { number };
+        wait_for(&instance.node())?;
+        let backing = system::memory_file(c"disk", bytes)?;
+        let device = open(&instance.node(), Mode::ReadWrite, 0)?;
+        ioctl::plain(device, Plain::LoopSetFd, backing.as_raw_fd())?;
+        Ok(instance)
+    }
+
+    /// The device node.
+    pub fn node(&self) -> PathBuf {
+        Path::new("/dev").join(format!("loop{}", self.number))
+    }
+
+    /// Unbinds it, which also gives up the file.
+    pub fn remove(&mut self) {
+        if let Ok(device) = open(&self.node(), Mode::ReadWrite, 0) {
+            drop(ioctl::plain(device, Plain::LoopClearFd, 0));
+        }
+    }
+}

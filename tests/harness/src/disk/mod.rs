@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block devices to serve: made for a test, removed behind it.
+
+mod dm;
+mod loopdev;
+mod null;
+
+pub use null::NullBlk;
+
+use crate::sys::Errno;
+use std::{
+    fs::{File, OpenOptions},
+    io::{Seek, SeekFrom},
+    os::{
+        linux::fs::MetadataExt,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+/// The ramdisk that is always there.
+pub const RAM: &str = "/dev/ram0";
+
+/// How long a disk may still be held after its last user is gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Disks that were still held when their test ended, until the oracle asks.
+static HELD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// What goes away with the disk.
+enum Origin {
+    Permanent,
+    Null(null::Instance),
+    Loop(loopdev::Instance),
+    Mapped(dm::Instance),
+}
+
+/// A block device.
+pub struct Disk {
+    path: PathBuf,
+    origin: Origin,
+}
+
+/// How a disk is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Reading only.
+    ReadOnly,
+    /// Writing only.
+    WriteOnly,
+    /// Both.
+    ReadWrite,
+}
+
+impl Disk {
+    /// The ramdisk (brd): bio-based, completes within the submission.
+    pub fn ram() -> Self {
+        Self {
+            path: RAM.into(),
+            origin: Origin::Permanent,
+        }
+    }
+
+    /// A null_blk disk that keeps what is written: request-based, with a choice of completion.
+    pub fn null(options: &NullBlk) -> Result<Self, Errno> {
+        let instance = null::Instance::new(options)?;
+        let path = instance.node();
+        wait_for(&path)?;
+        let origin = Origin::Null(instance);
+        Ok(Self { path, origin })
+    }
+
+    /// A loop device over a file in memory: completes in a worker thread, and can really flush.
+    pub fn looped(bytes: u64) -> Result<Self, Errno> {
+        let instance = loopdev::Instance::new(bytes)?;
+        let path = instance.node();
+        let origin = Origin::Loop(instance);
+        Ok(Self { path, origin })
+    }
+
+    /// dm-delay over the ramdisk: each request completes some milliseconds later, in whatever
+    /// context the ramdisk completes it.
+    pub fn delayed(bytes: u64, millis: u32) -> Result<Self, Errno> {
+        let instance = dm::Instance::delay(RAM, bytes, millis)?;
+        let path = instance.node();
+        wait_for(&path)?;
+        let origin = Origin::Mapped(instance);
+        Ok(Self { path, origin })
+    }
+
+    /// The device node.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens it for a device to serve: exclusively, so that whoever keeps the file open longer
+    /// than it should is found out.
+    pub fn open(&self, mode: Mode) -> Result<File, Errno> {
+        open(&self.path, mode, libc::O_EXCL)
+    }
+
+    /// Opens it beside another user, past the page cache.
+    pub fn open_direct(&self) -> Result<File, Errno> {
+        open(&self.path, Mode::ReadWrite, libc::O_DIRECT)
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> Result<u64, Errno> {
+        let mut file = open(&self.path, Mode::ReadOnly, 0)?;
+        Ok(file.seek(SeekFrom::End(0))?)
+    }
+
+    /// Bytes of a logical block.
+    pub fn block_size(&self) -> Result<u64, Errno> {
+        let name = self.path.file_name().unwrap_or_default();
+        let path = Path::new("/sys/class/block").join(name).join("queue/logical_block_size");
+        std::fs::read_to_string(path)?.trim().parse().map_err(|_| Errno::EINVAL)
+    }
+
+    /// Its number as in the default serial.
+    pub fn major_minor(&self) -> Result<(u32, u32), Errno> {
+        let dev = std::fs::metadata(&self.path)?.st_rdev();
+        Ok((libc::major(dev), libc::minor(dev)))
+    }
+
+    /// What is on it from `offset` on, read past the page cache. Both in whole blocks.
+    pub fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
+        const ALIGN: usize = 4096;
+        let file = self.open_direct()?;
+        let mut buffer = vec![0; len + ALIGN];
+        let start = buffer.as_ptr().align_offset(ALIGN);
+        file.read_exact_at(&mut buffer[start..start + len], offset)?;
+        buffer.truncate(start + len);
+        Ok(buffer.split_off(start))
+    }
+
+    /// Writes past the page cache. Both in whole blocks.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        const ALIGN: usize = 4096;
+        let file = self.open_direct()?;
+        let mut buffer = vec![0; bytes.len() + ALIGN];
+        let start = buffer.as_ptr().align_offset(ALIGN);
+        let aligned = &mut buffer[start..start + bytes.len()];
+        aligned.copy_from_slice(bytes);
+        file.write_all_at(aligned, offset)?;
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Some(held) = still_held(&self.path) {
+            if let Ok(mut list) = HELD.lock() {
+                list.push(held);
+            }
+        }
+        match &mut self.origin {
+            Origin::Permanent => {}
+            Origin::Null(instance) => instance.remove(),
+            Origin::Loop(instance) => instance.remove(),
+            Origin::Mapped(instance) => instance.remove(),
+        }
+    }
+}
+
+/// Disks that someone holds although their test is over, once.
+pub fn held() -> Option<String> {
+    let mut held = HELD.lock().map(|mut list| std::mem::take(&mut *list)).unwrap_or_default();
+    held.extend(still_held(Path::new(RAM)));
+    (!held.is_empty()).then(|| held.join(", "))
+}
+
+/// Tries for a while to be the only user of a disk.
+fn still_held(path: &Path) -> Option<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match open(path, Mode::ReadOnly, libc::O_EXCL) {
+            Ok(_) => return None,
+            Err(Errno::EBUSY) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Some(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
+/// Opens a device node.
+pub fn open(path: &Path, mode: Mode, flags: i32) -> Result<File, Errno> {
+    let file = OpenOptions::new()
+        .read(mode != Mode::WriteOnly)
+        .write(mode != Mode::ReadOnly)
+        .custom_flags(flags)
+        .open(path)?;
+    Ok(file)
+}
+
+/// devtmpfs makes nodes in a thread of its own.
+fn wait_for(path: &Path) -> Result<(), Errno> {
+    let deadline = Instant::now() + PATIENCE;
+    while !path.exists() {
+        if Instant::now() > deadline {
+            return Err(Errno::ENODEV);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}

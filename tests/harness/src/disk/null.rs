@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! null_blk through configfs.
+
+use crate::sys::{system, Errno};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+
+const CONFIGFS: &str = "/sys/kernel/config";
+
+/// How a null_blk disk behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct NullBlk {
+    /// Size in MiB.
+    pub mib: u32,
+    /// Logical block size.
+    pub block_size: u32,
+    /// Time that each request takes, on a timer whose interrupt completes it.
+    pub delay: Option<Duration>,
+    /// Requests that it takes at once.
+    pub depth: u32,
+    /// Whether it keeps what is written. Otherwise reads leave the buffer as it is.
+    pub keeps_data: bool,
+    /// Size in MiB of a volatile write cache, 0 for none.
+    pub cache_mib: u32,
+}
+
+impl Default for NullBlk {
+    fn default() -> Self {
+        Self {
+            mib: 32,
+            block_size: 512,
+            delay: None,
+            depth: 256,
+            keeps_data: true,
+            cache_mib: 0,
+        }
+    }
+}
+
+/// A disk that was made.
+pub struct Instance {
+    name: String,
+    dir: PathBuf,
+}
+
+impl Instance {
+    /// Makes it and switches it on.
+    pub fn new(options: &NullBlk) -> Result<Self, Errno> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let nullb = Path::new(CONFIGFS).join("nullb");
+        if !nullb.exists() {
+            match system::mount(c"configfs", c"/sys/kernel/config") {
+                Ok(()) | Err(Errno::EBUSY) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Unique among processes too: children make disks of their own.
+        let name = format!("vh{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        let dir = nullb.join(&name);
+        fs::create_dir(&dir)?;
+        let mut instance = Self { name, dir };
+        if let Err(error) = instance.configure(options) {
+            instance.remove();
+            return Err(error);
+        }
+        Ok(instance)
+    }
+
+    fn configure(&self, options: &NullBlk) -> Result<(), Errno> {
+        /// Completes within the submission.
+        const IRQ_NONE: u32 = 0;
+        const IRQ_TIMER: u32 = 2;
+        let set = |attribute: &str, value: u128| {
+            fs::write(self.dir.join(attribute), value.to_string()).map_err(Errno::from)
+        };
+        set("size", options.mib.into())?;
+        set("blocksize", options.block_size.into())?;
+        set("memory_backed", options.keeps_data.into())?;
+        set("cache_size", options.cache_mib.into())?;
+        set("hw_queue_depth", options.depth.into())?;
+        match options.delay {
+            None => set("irqmode", IRQ_NONE.into())?,
+            Some(delay) => {
+                set("irqmode", IRQ_TIMER.into())?;
+                set("completion_nsec", delay.as_nanos())?;
+            }
+        }
+        set("power", 1)
+    }
+
+    /// The device node: the disk has the name of its directory.
+    pub fn node(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+
+    /// Removes it. Nothing can be done about a failure here; the next one to make disks will see.
+    pub fn remove(&mut self) {
+        drop(fs::write(self.dir.join("power"), "0"));
+        drop(fs::remove_dir(&self.dir));
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests and measures `/dev/vhost-blk-rs`. One process plays both sides: the VMM with its ioctls
+//! and the guest with its memory and rings. Needs root and the module loaded, and is meant for a
+//! machine that may crash: `scripts/l1 -- vblk-harness run`.
+//!
+//! ```text
+//! vblk-harness list                 names of all tests
+//! vblk-harness run [NAME…]          runs these, or all; exit status 1 if one fails
+//! ```
+//!
+//! Environment: MODULE is the module's file, for tests that load it; VBLK_SEED the seed of what
+//! is random.
+
+#![deny(unsafe_code)]
+
+mod area;
+mod child;
+mod context;
+mod device;
+mod disk;
+mod kmod;
+mod load;
+mod memory;
+mod oracle;
+mod rng;
+mod runner;
+mod sys;
+mod tests;
+mod vm;
+
+use context::Test;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["list"] => {
+            tests::all().for_each(|test| println!("{}", test.name));
+            ExitCode::SUCCESS
+        }
+        ["run", names @ ..] => run(names),
+        ["child", role, arguments @ ..] => child::main(role, arguments),
+        _ => {
+            eprintln!("usage: vblk-harness list | run [NAME…]");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(names: &[&str]) -> ExitCode {
+    let known = |name: &&&str| tests::all().any(|test| test.name == **name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        eprintln!("vblk-harness: no test is called {unknown}");
+        return ExitCode::from(2);
+    }
+    if kmod::users().is_none() {
+        if let Err(error) = kmod::load() {
+            eprintln!("vblk-harness: the module is not loaded, and loading MODULE fails: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let wanted = |test: &&Test| names.is_empty() || names.contains(&test.name);
+    let selected: Vec<&Test> = tests::all().filter(wanted).collect();
+    match runner::run(&selected) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}

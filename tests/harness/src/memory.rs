@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of the guest that the harness plays: regions at known guest addresses.
+
+use crate::sys::{map::Mapping, system, Errno};
+use std::{
+    os::fd::AsFd,
+    sync::atomic::{
+        fence,
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
+    },
+};
+use vblk_core::{addr::GuestAddr, testing::DriverMemory, uapi::MemoryRegion};
+
+/// How a region is made.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Anonymous and private, as a simple VMM has it.
+    Private,
+    /// A memory file mapped shared, as vhost-user VMMs have it.
+    Shared,
+}
+
+/// A region to make.
+#[derive(Clone, Copy, Debug)]
+pub struct RegionSpec {
+    /// Where it begins for the guest.
+    pub guest: u64,
+    /// Its length in bytes, a multiple of the page size.
+    pub bytes: usize,
+    /// How it is made.
+    pub kind: Kind,
+}
+
+/// Memory below the usual hole: rings, headers, status bytes, small data.
+pub const LOW: RegionSpec = RegionSpec {
+    guest: 0,
+    bytes: 4 << 20,
+    kind: Kind::Private,
+};
+
+/// Neighbour of [`LOW`] for the guest, but not in the harness: buffers can straddle the two.
+pub const MIDDLE: RegionSpec = RegionSpec {
+    guest: LOW.bytes as u64,
+    bytes: 32 << 20,
+    kind: Kind::Shared,
+};
+
+/// Above 4 GiB.
+pub const HIGH: RegionSpec = RegionSpec {
+    guest: 1 << 32,
+    bytes: 4 << 20,
+    kind: Kind::Private,
+};
+
+/// What most tests use.
+pub const REGIONS: [RegionSpec; 3] = [HIGH, LOW, MIDDLE];
+
+struct Region {
+    guest: u64,
+    map: Mapping,
+}
+
+/// All regions of a guest.
+pub struct GuestMemory {
+    regions: Vec<Region>,
+}
+
+impl GuestMemory {
+    /// Makes the regions, filled with zeroes.
+    pub fn new(specs: &[RegionSpec]) -> Result<Self, Errno> {
+        let region = |spec: &RegionSpec| {
+            let map = match spec.kind {
+                Kind::Private => Mapping::anonymous(spec.bytes)?,
+                Kind::Shared => {
+                    let file = system::memory_file(c"guest", spec.bytes as u64)?;
+                    Mapping::shared(file.as_fd(), spec.bytes)?
+                }
+            };
+            let guest = spec.guest;
+            Ok(Region { guest, map })
+        };
+        let regions = specs.iter().map(region).collect::<Result<_, Errno>>()?;
+        Ok(Self { regions })
+    }
+
+    /// The regions as VHOST_SET_MEM_TABLE wants them.
+    pub fn table(&self) -> Vec<MemoryRegion> {
+        let entry = |region: &Region| MemoryRegion {
+            guest_phys_addr: region.guest,
+            memory_size: region.map.len() as u64,
+            userspace_addr: region.map.addr(),
+            flags_padding: 0,
+        };
+        self.regions.iter().map(entry).collect()
+    }
+
+    /// The region that holds a guest address, and the offset in it.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    fn find(&self, addr: GuestAddr) -> (&Mapping, usize) {
+        let found = self.regions.iter().find_map(|region| {
+            let offset = addr.0.checked_sub(region.guest)?;
+            (offset < region.map.len() as u64).then_some((&region.map, offset as usize))
+        });
+        found.unwrap_or_else(|| panic!("no guest memory at {:#x}", addr.0))
+    }
+
+    /// Where a guest address lies in the harness.
+    pub fn host(&self, addr: GuestAddr) -> u64 {
+        let (map, offset) = self.find(addr);
+        map.addr() + offset as u64
+    }
+
+    /// The mapping behind a guest address, and the offset in it.
+    pub fn mapping(&self, addr: GuestAddr) -> (&Mapping, usize) {
+        self.find(addr)
+    }
+
+    /// Calls `piece` for each part of a range that lies in one region: mapping, offset there,
+    /// offset in the range, length.
+    fn pieces(&self, addr: GuestAddr, len: usize, mut piece: impl FnMut(&Mapping, usize, usize, usize)) {
+        let mut done = 0;
+        while done < len {
+            let (map, offset) = self.find(GuestAddr(addr.0 + done as u64));
+            let now = (len - done).min(map.len() - offset);
+            piece(map, offset, done, now);
+            done += now;
+        }
+    }
+}
+
+impl DriverMemory for GuestMemory {
+    fn read(&self, from: GuestAddr, to: &mut [u8]) {
+        let len = to.len();
+        self.pieces(from, len, |map, at, done, now| {
+            map.read(at, &mut to[done..done + now]);
+        });
+    }
+
+    fn write(&self, to: GuestAddr, bytes: &[u8]) {
+        self.pieces(to, bytes.len(), |map, at, done, now| {
+            map.write(at, &bytes[done..done + now]);
+        });
+    }
+
+    fn load_u16(&self, at: GuestAddr) -> u16 {
+        let (map, offset) = self.find(at);
+        map.u16(offset).load(Relaxed)
+    }
+
+    fn load_acquire_u16(&self, at: GuestAddr) -> u16 {
+        let (map, offset) = self.find(at);
+        map.u16(offset).load(Acquire)
+    }
+
+    fn store_u16(&self, at: GuestAddr, value: u16) {
+        let (map, offset) = self.find(at);
+        map.u16(offset).store(value, Relaxed);
+    }
+
+    fn store_release_u16(&self, at: GuestAddr, value: u16) {
+        let (map, offset) = self.find(at);
+        map.u16(offset).store(value, Release);
+    }
+
+    fn full_barrier(&self) {
+        fence(SeqCst);
+    }
+
+    fn fill(&self, to: GuestAddr, len: usize, value: u8) {
+        self.pieces(to, len, |map, at, _, now| map.fill(at, now, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_may_straddle_neighbours_that_are_none_in_the_harness() {
+        let memory = GuestMemory::new(&REGIONS).unwrap();
+        let at = GuestAddr(MIDDLE.guest - 3);
+        memory.write(at, b"abcdefg");
+        assert_eq!(memory.read_vec(at, 7), b"abcdefg");
+        assert_eq!(memory.read_u8(GuestAddr(MIDDLE.guest)), b'd');
+        assert_ne!(memory.host(GuestAddr(MIDDLE.guest)), memory.host(at) + 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "no guest memory")]
+    fn a_hole_is_a_mistake_of_the_test() {
+        let memory = GuestMemory::new(&REGIONS).unwrap();
+        memory.read_u8(GuestAddr(HIGH.guest - 1));
+    }
+}

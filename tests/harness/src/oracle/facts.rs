@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel tells about itself in files, parsed.
+
+use std::{collections::BTreeMap, fs};
+
+/// Taint bits that say nothing bad: out-of-tree and unsigned modules.
+const HARMLESS_TAINT: u64 = 1 << 12 | 1 << 13;
+
+/// The taint bits in the text of `/proc/sys/kernel/tainted` that must not be set. Text that is
+/// no number counts as all of them.
+pub fn bad_taint(tainted: &str) -> u64 {
+    tainted.trim().parse().unwrap_or(u64::MAX) & !HARMLESS_TAINT
+}
+
+/// Pins taken and not given back, from the text of `/proc/vmstat`. `None` when this kernel does
+/// not count them.
+pub fn pins(vmstat: &str) -> Option<i64> {
+    let value = |key: &str| {
+        let mut lines = vmstat.lines().filter_map(|line| line.split_once(' '));
+        lines.find(|(name, _)| *name == key)?.1.trim().parse::<i64>().ok()
+    };
+    Some(value("nr_foll_pin_acquired")? - value("nr_foll_pin_released")?)
+}
+
+/// Pins that are held now.
+pub fn pins_held() -> Option<i64> {
+    pins(&fs::read_to_string("/proc/vmstat").ok()?)
+}
+
+/// The open files of this process, by number.
+pub fn open_files() -> BTreeMap<i32, String> {
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        // The directory that is being read is gone when its own entry is looked up.
+        let target = fs::read_link(entry.path()).ok()?;
+        Some((number, target.to_string_lossy().into_owned()))
+    });
+    files.filter(|(_, target)| !target.ends_with("/fd")).collect()
+}
+
+/// How many users the module has; `None` when it is not loaded.
+pub fn module_users(module: &str) -> Option<i64> {
+    let text = fs::read_to_string(format!("/sys/module/{module}/refcnt")).ok()?;
+    text.trim().parse().ok()
+}
+
+/// A thread of some process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Its number.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// Threads whose name begins with `prefix`: threads of the kernel, and of any process.
+pub fn threads_named(prefix: &str) -> Vec<Thread> {
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let tasks = fs::read_dir(process.path().join("task"));
+        for task in tasks.into_iter().flatten().flatten() {
+            let pid = task.file_name().to_str().and_then(|pid| pid.parse().ok());
+            let name = fs::read_to_string(task.path().join("comm"));
+            if let (Some(pid), Ok(name)) = (pid, name) {
+                if name.starts_with(prefix) {
+                    let name = name.trim_end().to_owned();
+                    found.push(Thread { pid, name });
+                }
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_out_of_tree_and_unsigned_are_harmless() {
+        assert_eq!(bad_taint("0\n"), 0);
+        assert_eq!(bad_taint("4096\n"), 0);
+        assert_eq!(bad_taint("12288\n"), 0);
+        assert_eq!(bad_taint("512\n"), 512, "W: a warning");
+        assert_eq!(bad_taint("4224\n"), 128, "D: died recently");
+        assert_ne!(bad_taint("nonsense"), 0);
+    }
+
+    #[test]
+    fn pins_are_the_difference_of_two_counters() {
+        let vmstat = "nr_foll_pin_acquired 120\nnr_foll_pin_released 117\nnr_other 5\n";
+        assert_eq!(pins(vmstat), Some(3));
+        assert_eq!(pins("nr_foll_pin_acquired 120\n"), None);
+        assert_eq!(pins("xnr_foll_pin_acquired 1\nnr_foll_pin_released 1\n"), None);
+    }
+
+    #[test]
+    fn threads_of_this_process_are_found() {
+        let name = std::thread::Builder::new().name("finder-7".to_owned());
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let thread = name.spawn(move || receive.recv()).unwrap();
+        let found = loop {
+            let found = threads_named("finder-");
+            if !found.is_empty() {
+                break found;
+            }
+        };
+        assert_eq!(found[0].name, "finder-7");
+        drop(send);
+        assert!(thread.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn an_open_file_is_seen_with_its_name() {
+        let before = open_files();
+        let file = fs::File::open("/proc/self/status").unwrap();
+        let after = open_files();
+        let new: Vec<_> = after.iter().filter(|file| !before.contains_key(file.0)).collect();
+        // Other tests of this process may open files at the same time.
+        assert!(new.iter().any(|(_, name)| name.ends_with("/status")), "{new:?}");
+        drop(file);
+    }
+}

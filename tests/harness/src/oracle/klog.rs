@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel log: following it, and knowing what must never be in it.
+
+use crate::sys::Errno;
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
+};
+
+/// What a report of a broken rule looks like, by those who write such reports. Compared without
+/// regard to case.
+const ALARMS: &[&str] = &[
+    // kernel/panic.c, lib/bug.c, arch/x86/kernel/dumpstack.c
+    "warning: ",
+    "bug: ",
+    "kernel bug at",
+    "oops: ",
+    "kernel panic",
+    "general protection fault",
+    "unable to handle",
+    "call trace:",
+    // Rust panics and checks of the kernel's own data
+    "rust_kernel: panicked",
+    "vhost_blk_rs: panicked",
+    "kasan:",
+    "ubsan:",
+    "kfence:",
+    "list_add corruption",
+    "list_del corruption",
+    "refcount_t:",
+    "bad page state",
+    "object already free",
+    "redzone",
+    // Lockdep
+    "possible circular locking",
+    "possible recursive locking",
+    "possible irq lock inversion",
+    "possible deadlock",
+    "-safe -> ",
+    "inconsistent lock state",
+    "inconsistent {",
+    "bad unlock balance",
+    "held lock freed",
+    "lock held when returning to user space",
+    "suspicious rcu",
+    "invalid wait context",
+    "bad usage",
+    // Sleeping where one must not, and waiting for ever
+    "scheduling while atomic",
+    "sleeping function called from invalid context",
+    "blocked for more than",
+    "soft lockup",
+    "hard lockup",
+    "detected stalls on cpus",
+    "self-detected stall",
+    // Kmemleak
+    "unreferenced object",
+    "new suspected memory leaks",
+];
+
+/// What an alarm would match although nothing is wrong.
+const FALSE_ALARMS: &[&str] = &[
+    // Printed once by each kernel that has them.
+    "soft lockup detector",
+    // The harness loads the module many times; an unsigned one says so.
+    "module verification failed",
+    "loading out-of-tree module taints kernel",
+];
+
+/// Whether a line tells of a broken rule.
+pub fn alarming(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    ALARMS.iter().any(|alarm| has_words(&line, alarm))
+        && !FALSE_ALARMS.iter().any(|fine| line.contains(fine))
+}
+
+/// Whether `words` occur in `line`, and not from the middle of a word ("debug: ").
+fn has_words(line: &str, words: &str) -> bool {
+    line.match_indices(words).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(char::is_alphabetic) || !words.starts_with(char::is_alphabetic)
+    })
+}
+
+/// The text of a `/dev/kmsg` record: "priority,sequence,time,flags;text", then lines of key and
+/// value that begin with a space. `None` for what is no such record.
+fn text_of(record: &str) -> Option<&str> {
+    let (prefix, rest) = record.split_once(';')?;
+    prefix.starts_with(|first: char| first.is_ascii_digit()).then_some(())?;
+    rest.lines().next()
+}
+
+/// Reads the kernel log from some moment on.
+pub struct KernelLog {
+    file: File,
+}
+
+impl KernelLog {
+    /// Begins with the next line that is logged.
+    pub fn from_now() -> Result<Self, Errno> {
+        Self::from(SeekFrom::End(0))
+    }
+
+    fn from(place: SeekFrom) -> Result<Self, Errno> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg")?;
+        file.seek(place)?;
+        Ok(Self { file })
+    }
+
+    /// The lines since the last call. Lines that were overwritten before they were read are told
+    /// by a line of our own, which is an alarm: nobody may log that much.
+    pub fn take(&mut self) -> Result<Vec<String>, Errno> {
+        let mut lines = Vec::new();
+        let mut record = [0; 8192];
+        loop {
+            match self.file.read(&mut record).map_err(Errno::from) {
+                Ok(0) | Err(Errno::EAGAIN) => return Ok(lines),
+                Ok(len) => {
+                    let record = String::from_utf8_lossy(&record[..len]);
+                    lines.extend(text_of(&record).map(str::to_owned));
+                }
+                Err(Errno::EPIPE) => lines.push("BUG: kernel log overran".to_owned()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The whole log, as far as the kernel still has it.
+pub fn everything() -> Result<Vec<String>, Errno> {
+    KernelLog::from(SeekFrom::Start(0))?.take()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// First lines of real reports.
+    const REPORTS: &[&str] = &[
+        "WARNING: CPU: 0 PID: 71 at fs/eventfd.c:72 eventfd_signal_mask+0x5b/0x70",
+        "WARNING: fs/eventfd.c:72 at eventfd_signal_mask+0x5b/0x70, CPU#0: vhost-blk-71/72",
+        "WARNING: possible circular locking dependency detected",
+        "WARNING: possible recursive locking detected",
+        "WARNING: possible irq lock inversion dependency detected",
+        "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
+        "WARNING: inconsistent lock state",
+        "WARNING: suspicious RCU usage",
+        "[ BUG: Invalid wait context ]",
+        "BUG: scheduling while atomic: vhost-blk-71/72/0x00000002",
+        "BUG: sleeping function called from invalid context at mm/gup.c:1231",
+        "BUG: KASAN: slab-use-after-free in vhost_blk_rs_end_io+0x1f/0x40 [vhost_blk_rs]",
+        "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "BUG: unable to handle page fault for address: ffffc90000a3d000",
+        "Oops: Oops: 0002 [#1] SMP KASAN NOPTI",
+        "Oops: general protection fault, probably for non-canonical address 0xdead000000000122",
+        "kernel BUG at mm/slub.c:563!",
+        "watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [vhost-blk-71:72]",
+        "INFO: task vhost-blk-71:72 blocked for more than 90 seconds.",
+        "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        "rust_kernel: panicked at /root/vhost/rust/queue.rs:112:9:",
+        "refcount_t: underflow; use-after-free.",
+        "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+        "unreferenced object 0xffff888003a3a000 (size 192):",
+        "list_del corruption. prev->next should be ffff888, but was dead000",
+    ];
+
+    #[test]
+    fn reports_are_alarms() {
+        for report in REPORTS {
+            assert!(alarming(report), "{report}");
+        }
+    }
+
+    #[test]
+    fn everyday_lines_are_not() {
+        for line in [
+            "vhost_blk_rs: loading out-of-tree module taints kernel.",
+            "vhost_blk_rs: module verification failed: signature and/or required key missing",
+            "null_blk: disk nullb0 created",
+            "loop0: detected capacity change from 0 to 32768",
+            "vhost_blk_rs: version 1, at most 256 queues",
+            "random: crng init done",
+            "brd: module loaded",
+            "nvme debug: queue 1", // no "bug: " as a word of its own
+        ] {
+            assert!(!alarming(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_reduced_to_its_text() {
+        let record = "4,812,98123456,-,caller=T71;WARNING: inconsistent lock state\n SUBSYSTEM=block\n";
+        assert_eq!(text_of(record), Some("WARNING: inconsistent lock state"));
+        assert_eq!(text_of("6,1,2,-;a;b\n"), Some("a;b"));
+        assert_eq!(text_of(" SUBSYSTEM=x;y"), None);
+        assert_eq!(text_of("no record"), None);
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Random numbers that repeat: the same seed gives the same test on every machine.
+
+use std::ops::Range;
+
+/// The splitmix64 generator.
+#[derive(Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// From a seed; any will do.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A number in `range`, which must not be empty.
+    pub fn within(&mut self, range: Range<u64>) -> u64 {
+        range.start + self.bits() % (range.end - range.start)
+    }
+
+    /// As [`Self::within`], for sizes.
+    pub fn index(&mut self, range: Range<usize>) -> usize {
+        self.within(range.start as u64..range.end as u64) as usize
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.bits() % n == 0
+    }
+
+    /// One of them.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.index(0..from.len())]
+    }
+
+    /// Fills with random bytes.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.bits().to_le_bytes()[..chunk.len()]);
+        }
+    }
+
+    /// That many random bytes.
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.fill(&mut bytes);
+        bytes
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs tests one by one, each under a time limit and before the oracle.
+
+use crate::{
+    context::{Context, Test},
+    oracle::{facts, Oracle, WORKER},
+};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    cell::RefCell,
+    fs,
+    io::Write,
+    panic::{self, AssertUnwindSafe},
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread,
+    time::{Duration, Instant},
+};
+
+thread_local! {
+    /// Where and why this thread panicked last.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs the tests and prints a line for each. Returns whether all passed.
+pub fn run(tests: &[&Test]) -> bool {
+    let context = Context::new();
+    let mut oracle = match Oracle::new() {
+        Ok(oracle) => oracle,
+        Err(error) => {
+            eprintln!("vblk-harness: cannot observe the kernel: {error}");
+            return false;
+        }
+    };
+    panic::set_hook(Box::new(remember_panic));
+    let failures = tests.iter().filter(|test| !run_one(test, &context, &mut oracle));
+    failures.count() == 0
+}
+
+fn run_one(test: &Test, context: &Context, oracle: &mut Oracle) -> bool {
+    let start = Instant::now();
+    let watchdog = Watchdog::start(test.name, context.limit(test));
+    let mut complaints = match panic::catch_unwind(AssertUnwindSafe(|| (test.run)(context))) {
+        Ok(Ok(())) => Vec::new(),
+        Ok(Err(error)) => vec![error.to_string()],
+        Err(_) => PANIC.with_borrow(|text| text.lines().map(str::to_owned).collect()),
+    };
+    if !complaints.is_empty() {
+        complaints.push(format!("seed: VBLK_SEED={}", context.seed));
+    }
+    complaints.extend(oracle.complaints());
+    watchdog.stop();
+    report(test.name, start.elapsed(), &complaints);
+    complaints.is_empty()
+}
+
+fn report(name: &str, time: Duration, complaints: &[String]) {
+    let verdict = if complaints.is_empty() { "ok" } else { "not ok" };
+    // One write, so that a line of the kernel on the same console does not get into the middle.
+    let mut text = format!("{verdict} - {name} # time={:.1}s\n", time.as_secs_f32());
+    for line in complaints.iter().flat_map(|complaint| complaint.lines()) {
+        text.push_str(&format!("# {line}\n"));
+    }
+    let mut out = std::io::stdout().lock();
+    // Whoever reads this is gone if it fails; the exit status still tells.
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+fn remember_panic(info: &panic::PanicHookInfo<'_>) {
+    let mut text = info.to_string();
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        text.push_str(&format!("\n{backtrace}"));
+    }
+    PANIC.set(text);
+}
+
+/// Ends the process when a test takes too long, after saying where it hangs.
+struct Watchdog {
+    done: Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Watchdog {
+    fn start(name: &'static str, limit: Duration) -> Self {
+        let (done, wait) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                give_up(name, limit);
+            }
+        });
+        Self { done, thread }
+    }
+
+    fn stop(self) {
+        drop(self.done);
+        // It can't have panicked: it only waits.
+        drop(self.thread.join());
+    }
+}
+
+/// What is wrong can't be known or mended from here, so nothing more is run: this kernel needs a
+/// new start.
+fn give_up(name: &str, limit: Duration) {
+    let mut complaints = vec![format!("{name} timed out after {} s", limit.as_secs())];
+    let own = facts::threads_named("vblk-harness");
+    for thread in facts::threads_named(WORKER).into_iter().chain(own) {
+        complaints.push(describe(&thread));
+    }
+    complaints.extend(log_tail());
+    report(name, limit, &complaints);
+    std::process::exit(1);
+}
+
+fn describe(thread: &facts::Thread) -> String {
+    let read = |what| {
+        let path = format!("/proc/{}/{what}", thread.pid);
+        fs::read_to_string(path).unwrap_or_default().trim_end().to_owned()
+    };
+    let state = read("stat");
+    let state = state.rsplit_once(") ").map_or("?", |(_, rest)| &rest[..1]);
+    // An empty stack means that this kernel can't tell.
+    let (pid, name, place, stack) = (thread.pid, &thread.name, read("wchan"), read("stack"));
+    format!("{name} ({pid}) state {state} in {place}\n{stack}")
+}
+
+fn log_tail() -> Vec<String> {
+    const LINES: usize = 40;
+    let Ok(log) = crate::oracle::klog::everything() else {
+        return Vec::new();
+    };
+    let skip = log.len().saturating_sub(LINES);
+    log[skip..].iter().map(|line| format!("kernel log: {line}")).collect()
+}

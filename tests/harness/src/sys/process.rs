@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a process can do to itself: split, give up privileges, restrict its memory.
+
+use super::{check, Errno};
+
+/// Runs `f` in a forked child and returns its exit status (128 and more for a signal).
+///
+/// # Panics
+///
+/// When this process has more than one thread: the child could then inherit locked locks.
+pub fn in_fork(f: impl FnOnce() -> u8) -> Result<i32, Errno> {
+    let threads = std::fs::read_dir("/proc/self/task").map_err(Errno::from)?.count();
+    assert_eq!(threads, 1, "fork in a process of several threads");
+    // SAFETY: this is the only thread, so the child is a full copy in which everything works.
+    let pid = check(unsafe { libc::fork() }.into())? as i32;
+    if pid == 0 {
+        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(101);
+        // SAFETY: ends the process without running the parent's exit handlers twice.
+        unsafe { libc::_exit(status.into()) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the result.
+    check(unsafe { libc::waitpid(pid, &mut status, 0) }.into())?;
+    Ok(if libc::WIFEXITED(status) {
+        libc::WEXITSTATUS(status)
+    } else {
+        128 + libc::WTERMSIG(status)
+    })
+}
+
+/// Gives up root for good.
+pub fn become_user(id: u32) -> Result<(), Errno> {
+    // SAFETY: these take integers, and no groups at all.
+    unsafe {
+        check(libc::setgroups(0, std::ptr::null()).into())?;
+        check(libc::setresgid(id, id, id).into())?;
+        check(libc::setresuid(id, id, id).into())?;
+    }
+    Ok(())
+}
+
+/// Limits the memory that the process may lock, in bytes.
+pub fn limit_locked_memory(bytes: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: a valid structure, borrowed for the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) }.into()).map(drop)
+}
+
+/// Sends SIGKILL to a child of ours.
+pub fn kill(pid: u32) -> Result<(), Errno> {
+    // SAFETY: takes integers.
+    check(unsafe { libc::kill(pid as i32, libc::SIGKILL) }.into()).map(drop)
+}
+
+/// Keeps the calling thread on one CPU.
+pub fn pin_to_cpu(cpu: usize) -> Result<(), Errno> {
+    // SAFETY: a cpu_set_t is plain bits, for which zeroes are valid, and is borrowed for the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        check(libc::sched_setaffinity(0, size_of_val(&set), &set).into()).map(drop)
+    }
+}

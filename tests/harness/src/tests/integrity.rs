@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Data integrity: random reads and writes in random layouts, compared byte for byte with a model
+//! of the disk and with what is on it in the end.
+
+use crate::{
+    area::{Area, Kind, Placed},
+    context::{Context, Outcome, Test},
+    disk::{Disk, NullBlk},
+    memory::MIDDLE,
+    rng::Rng,
+    vm::{Answer, Setup, Vm, OK},
+};
+use std::{ops::Range, time::Duration};
+use vblk_core::{
+    addr::GuestAddr,
+    features::bit,
+    testing::{BlockRequest, DriverMemory},
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/integrity_on_ramdisk", limit: 60, run: on_ramdisk },
+    Test { name: "harness/integrity_on_null_blk", limit: 60, run: on_null_blk },
+    Test { name: "harness/integrity_on_null_blk_with_interrupts", limit: 60, run: on_interrupting },
+    Test { name: "harness/integrity_on_4k_blocks", limit: 60, run: on_4k_blocks },
+    Test { name: "harness/integrity_on_loop", limit: 60, run: on_loop },
+    Test { name: "harness/integrity_on_dm_delay", limit: 60, run: on_dm_delay },
+    Test { name: "harness/integrity_without_event_idx_and_indirect", limit: 60, run: plain_ring },
+    Test { name: "harness/integrity_on_several_queues", limit: 60, run: on_several_queues },
+    Test { name: "harness/integrity_of_requests_larger_than_a_bio", limit: 60, run: large_requests },
+];
+
+/// The part of the disk that is used, from its beginning.
+const WINDOW: usize = 16 << 20;
+const LONGEST: u64 = 48 << 10;
+const SEGMENTS: usize = 128;
+const MAX_DEPTH: usize = 256;
+const REQUESTS: u64 = 3000;
+
+/// A request that the device has.
+struct InFlight {
+    head: u16,
+    placed: Placed,
+    kind: Kind,
+    range: Range<usize>,
+    area: Area,
+}
+
+/// One driver that keeps the disk busy, and the model of what must be on it.
+struct Exerciser<'a> {
+    rng: Rng,
+    vm: &'a mut Vm,
+    disk: &'a Disk,
+    block: usize,
+    indirect: bool,
+    model: Vec<u8>,
+    areas: Vec<Area>,
+    /// For each queue, what is there.
+    in_flight: Vec<Vec<InFlight>>,
+    left: u64,
+}
+
+impl<'a> Exerciser<'a> {
+    fn new(context: &Context, vm: &'a mut Vm, disk: &'a Disk, indirect: bool) -> Result<Self, Box<dyn std::error::Error>> {
+        let memory = (GuestAddr(MIDDLE.guest), MIDDLE.bytes as u64);
+        let window = WINDOW.min(disk.bytes()? as usize);
+        Ok(Self {
+            rng: context.rng(),
+            disk,
+            block: disk.block_size()? as usize,
+            indirect,
+            model: disk.read(0, window)?,
+            areas: Area::split(memory.0, memory.1, MAX_DEPTH),
+            in_flight: vm.queues.iter().map(|_| Vec::new()).collect(),
+            left: context.times(REQUESTS),
+            vm,
+        })
+    }
+
+    /// Performs all requests and compares the disk with the model.
+    fn run(mut self) -> Outcome {
+        while self.left > 0 {
+            let depth = match self.rng.bits() % 3 {
+                0 => 1,
+                1 => self.rng.index(1..33),
+                _ => self.rng.index(1..MAX_DEPTH + 1),
+            };
+            // Some rounds at each depth, so that it is reached and kept.
+            for _ in 0..self.rng.index(1..64) {
+                self.fill_up(depth);
+                self.reap_some();
+            }
+        }
+        while self.in_flight.iter().any(|queue| !queue.is_empty()) {
+            self.reap_some();
+        }
+        let stats = self.vm.device.stats()?;
+        assert_eq!((stats.malformed, stats.io_errors), (0, 0));
+        let bytes = self.disk.read(0, self.model.len())?;
+        assert_same(&bytes, &self.model, "the disk in the end", 0);
+        Ok(())
+    }
+
+    fn fill_up(&mut self, depth: usize) {
+        let queue = self.rng.index(0..self.vm.queues.len());
+        while self.left > 0 && self.in_flight.iter().map(Vec::len).sum::<usize>() < depth {
+            if !self.start(queue) {
+                break;
+            }
+            self.left -= 1;
+        }
+        self.vm.queues[queue].notify();
+    }
+
+    /// Adds one request. `false` when there is no room, or what was thought of would meet a
+    /// request that is under way, with an outcome that nobody can know.
+    fn start(&mut self, queue: usize) -> bool {
+        let blocks = self.rng.index(1..LONGEST as usize / self.block + 1);
+        let len = if self.rng.one_in(2) { self.block } else { blocks * self.block };
+        let first = self.rng.index(0..(self.model.len() - len) / self.block + 1) * self.block;
+        let range = first..first + len;
+        let kind = if self.rng.one_in(2) { Kind::Read } else { Kind::Write };
+        let mut others = self.in_flight.iter().flatten();
+        if others.any(|other| {
+            let meets = other.range.start < range.end && range.start < other.range.end;
+            meets && (kind == Kind::Write || other.kind == Kind::Write)
+        }) {
+            return false;
+        }
+        let Some(area) = self.areas.pop() else {
+            return false;
+        };
+        let sector = (first / 512) as u64;
+        let placed = area.place(&mut self.rng, kind, sector, len as u32, SEGMENTS);
+        let data = self.rng.bytes(len);
+        placed.scatter(&*self.vm.memory, &data);
+        let indirect = self.indirect && self.rng.one_in(2);
+        let Some(head) = placed.add(&mut self.rng, &mut self.vm.queues[queue], indirect) else {
+            self.areas.push(area);
+            return false;
+        };
+        if kind == Kind::Write {
+            self.model[range.clone()].copy_from_slice(&data);
+        }
+        self.in_flight[queue].push(InFlight { head, placed, kind, range, area });
+        true
+    }
+
+    /// Waits for one answer on each queue that has requests, and takes what else is there.
+    fn reap_some(&mut self) {
+        for queue in 0..self.in_flight.len() {
+            if self.in_flight[queue].is_empty() {
+                continue;
+            }
+            let mut used = Some(self.vm.queues[queue].next_used());
+            while let Some(entry) = used {
+                let mut flying = self.in_flight[queue].iter();
+                let at = flying.position(|one| u32::from(one.head) == entry.id);
+                let done = self.in_flight[queue].swap_remove(at.expect("a request of ours"));
+                self.check(&done, entry.len);
+                self.areas.push(done.area);
+                used = self.vm.queues[queue].driver.poll_used();
+            }
+        }
+    }
+
+    fn check(&self, done: &InFlight, len: u32) {
+        let status = self.vm.memory.read_u8(done.placed.request.status);
+        let written = match done.kind {
+            Kind::Read => done.range.len() as u32 + 1,
+            Kind::Write => 1,
+        };
+        assert_eq!(Answer::new(status, len), Answer::new(OK, written), "{:?}", done.placed);
+        if done.kind == Kind::Read {
+            let data = done.placed.gather(&*self.vm.memory);
+            assert_same(&data, &self.model[done.range.clone()], "a read", done.range.start);
+        }
+    }
+}
+
+/// Compares without printing megabytes.
+fn assert_same(got: &[u8], expected: &[u8], what: &str, start: usize) {
+    assert_eq!(got.len(), expected.len(), "{what}: length");
+    if let Some(at) = (0..got.len()).find(|at| got[*at] != expected[*at]) {
+        let end = (at + 16).min(got.len());
+        let wrong = got.iter().zip(expected).filter(|(a, b)| a != b).count();
+        panic!(
+            "{what}: {wrong} of {} bytes differ, the first at {at:#x} ({:#x} on the disk): \
+             {:02x?} instead of {:02x?}",
+            got.len(),
+            start + at,
+            &got[at..end],
+            &expected[at..end],
+        );
+    }
+}
+
+fn exercise(context: &Context, disk: &Disk, setup: &Setup) -> Outcome {
+    let mut vm = Vm::with_disk(setup, disk)?;
+    let indirect = setup.features >> bit::RING_INDIRECT_DESC & 1 != 0;
+    Exerciser::new(context, &mut vm, disk, indirect)?.run()
+}
+
+fn on_ramdisk(context: &Context) -> Outcome {
+    exercise(context, &Disk::ram(), &Setup::size(1024))
+}
+
+fn on_null_blk(context: &Context) -> Outcome {
+    exercise(context, &Disk::null(&NullBlk::default())?, &Setup::size(1024))
+}
+
+fn on_interrupting(context: &Context) -> Outcome {
+    let delay = Some(Duration::from_micros(100));
+    let disk = Disk::null(&NullBlk { delay, ..NullBlk::default() })?;
+    exercise(context, &disk, &Setup::size(1024))
+}
+
+fn on_4k_blocks(context: &Context) -> Outcome {
+    let disk = Disk::null(&NullBlk { block_size: 4096, ..NullBlk::default() })?;
+    exercise(context, &disk, &Setup::size(256))
+}
+
+fn on_loop(context: &Context) -> Outcome {
+    exercise(context, &Disk::looped(WINDOW as u64)?, &Setup::size(256))
+}
+
+fn on_dm_delay(context: &Context) -> Outcome {
+    exercise(context, &Disk::delayed(WINDOW as u64, 2)?, &Setup::size(1024))
+}
+
+fn plain_ring(context: &Context) -> Outcome {
+    let setup = Setup::size(512).without(bit::RING_EVENT_IDX).without(bit::RING_INDIRECT_DESC);
+    // Also across the wrap of both indices.
+    let setup = Setup { base: 65000, ..setup };
+    exercise(context, &Disk::null(&NullBlk::default())?, &setup)
+}
+
+fn on_several_queues(context: &Context) -> Outcome {
+    let setup = Setup { queues: 8, ..Setup::size(256) };
+    exercise(context, &Disk::null(&NullBlk::default())?, &setup)
+}
+
+/// Some MiB in one request: in one buffer, in buffers of a page, and in odd pieces.
+fn large_requests(context: &Context) -> Outcome {
+    let mut rng = context.rng();
+    for disk in [Disk::ram(), Disk::null(&NullBlk::default())?] {
+        let mut vm = Vm::with_disk(&Setup::size(2048), &disk)?;
+        let header = vm.free();
+        let status = GuestAddr(header.0 + 16);
+        for (bytes, offset, piece) in [
+            (257 << 12, 0, u32::MAX),
+            (8 << 20, 0, u32::MAX),
+            (8 << 20, 1, u32::MAX),
+            (6 << 20, 2048, 4096),
+            (5 << 20, 0, 4096),
+            ((3 << 20) + 512, 777, 1631),
+            (1 << 20, 3, 513),
+        ] {
+            let start = MIDDLE.guest + offset;
+            let data = rng.bytes(bytes as usize);
+            let mut write = BlockRequest::write(16, header, status);
+            let mut read = BlockRequest::read(16, header, status);
+            for done in (0..bytes).step_by(piece.min(bytes) as usize) {
+                let len = (bytes - done).min(piece);
+                write = write.data(GuestAddr(start + u64::from(done)), len);
+                read = read.data(GuestAddr(start + u64::from(done)), len);
+            }
+            let what = format!("{bytes} bytes at +{offset} in pieces of {piece}");
+            vm.memory.write(GuestAddr(start), &data);
+            assert_eq!(vm.queue().request(&write), Answer::new(OK, 1), "write of {what}");
+            assert_same(&disk.read(8192, bytes as usize)?, &data, &what, 8192);
+            vm.memory.fill(GuestAddr(start), bytes as usize, 0);
+            assert_eq!(vm.queue().request(&read), Answer::new(OK, bytes + 1), "read of {what}");
+            let back = vm.memory.read_vec(GuestAddr(start), bytes as usize);
+            assert_same(&back, &data, &what, 8192);
+        }
+    }
+    Ok(())
+}

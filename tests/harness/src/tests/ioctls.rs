@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The control interface: what holds for every command alike.
+
+use crate::{
+    context::{Context, Outcome, Test},
+    device::Device,
+    disk::{Disk, Mode},
+    sys::{
+        ioctl::{self, BadPointer},
+        map::{Access, Mapping},
+        Errno,
+    },
+    vm::{Setup, Vm},
+};
+use std::{
+    fmt::Debug,
+    io::{Read, Write},
+};
+use vblk_core::{
+    features::Features,
+    split::MAX_QUEUE_SIZE,
+    table::MAX_REGIONS,
+    uapi::{self, VringFile},
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/what_the_device_offers", limit: 20, run: offers },
+    Test { name: "harness/without_an_owner_nothing_is_permitted", limit: 20, run: no_owner },
+    Test { name: "harness/bad_pointers_fault", limit: 20, run: bad_pointers },
+    Test { name: "harness/arguments_cut_off_by_a_hole_fault", limit: 20, run: cut_off_arguments },
+    Test { name: "harness/queue_numbers_are_checked_first", limit: 20, run: queue_numbers },
+    Test { name: "harness/unknown_commands_are_refused", limit: 20, run: unknown_commands },
+    Test { name: "harness/one_owner_at_a_time", limit: 20, run: one_owner },
+    Test { name: "harness/reset_owner_forgets_everything", limit: 20, run: reset_owner },
+    Test { name: "harness/geometry_is_frozen_while_attached", limit: 20, run: frozen_geometry },
+    Test { name: "harness/stopped_queue_keeps_what_may_change", limit: 20, run: always_allowed },
+];
+
+/// Commands that take a pointer and need an owner.
+pub const OWNERS_COMMANDS: &[(&str, u32)] = &[
+    ("SET_FEATURES", uapi::VHOST_SET_FEATURES),
+    ("SET_BACKEND_FEATURES", uapi::VHOST_SET_BACKEND_FEATURES),
+    ("SET_MEM_TABLE", uapi::VHOST_SET_MEM_TABLE),
+    ("SET_VRING_NUM", uapi::VHOST_SET_VRING_NUM),
+    ("SET_VRING_ADDR", uapi::VHOST_SET_VRING_ADDR),
+    ("SET_VRING_BASE", uapi::VHOST_SET_VRING_BASE),
+    ("GET_VRING_BASE", uapi::VHOST_GET_VRING_BASE),
+    ("SET_VRING_KICK", uapi::VHOST_SET_VRING_KICK),
+    ("SET_VRING_CALL", uapi::VHOST_SET_VRING_CALL),
+    ("SET_VRING_ERR", uapi::VHOST_SET_VRING_ERR),
+    ("SET_BACKEND", uapi::VHOST_BLK_SET_BACKEND),
+    ("SET_SERIAL", uapi::VHOST_BLK_SET_SERIAL),
+    ("GET_STATS", uapi::VHOST_BLK_GET_STATS),
+];
+
+/// Those of them whose argument begins with the number of a queue.
+const QUEUE_COMMANDS: &[(&str, u32)] = &[
+    ("SET_VRING_NUM", uapi::VHOST_SET_VRING_NUM),
+    ("SET_VRING_ADDR", uapi::VHOST_SET_VRING_ADDR),
+    ("SET_VRING_BASE", uapi::VHOST_SET_VRING_BASE),
+    ("GET_VRING_BASE", uapi::VHOST_GET_VRING_BASE),
+    ("SET_VRING_KICK", uapi::VHOST_SET_VRING_KICK),
+    ("SET_VRING_CALL", uapi::VHOST_SET_VRING_CALL),
+    ("SET_VRING_ERR", uapi::VHOST_SET_VRING_ERR),
+];
+
+/// Commands that anyone may use who has the file.
+const ANYONES_COMMANDS: &[(&str, u32)] = &[
+    ("GET_FEATURES", uapi::VHOST_GET_FEATURES),
+    ("GET_BACKEND_FEATURES", uapi::VHOST_GET_BACKEND_FEATURES),
+    ("GET_INFO", uapi::VHOST_BLK_GET_INFO),
+];
+
+/// Checks that a call fails in exactly one way.
+#[track_caller]
+pub fn assert_errno<T: Debug + PartialEq>(what: &str, result: Result<T, Errno>, errno: Errno) {
+    assert_eq!(result, Err(errno), "{what}");
+}
+
+/// Checks that all that needs the owner is refused, whatever the argument is.
+pub fn assert_not_permitted(device: &Device) {
+    for (name, command) in OWNERS_COMMANDS {
+        let zeroes = device.call(*command, &mut [0; 64]);
+        assert_errno(name, zeroes, Errno::EPERM);
+        let bad = ioctl::with_bad_pointer(device, *command, BadPointer::Null);
+        assert_errno(&format!("{name} with a bad pointer"), bad, Errno::EPERM);
+    }
+    assert_errno("RESET_OWNER", device.reset_owner(), Errno::EPERM);
+}
+
+fn offers(_: &Context) -> Outcome {
+    let device = Device::open()?;
+    assert_eq!(Features(device.features()?), Features::SUPPORTED);
+    assert_eq!(device.backend_features()?, 0);
+    let info = device.info()?;
+    assert!(info.version >= 1);
+    assert_eq!(info.max_queues, 256);
+    assert_eq!(info.max_queue_size, u32::from(MAX_QUEUE_SIZE));
+    assert_eq!(info.max_mem_regions, MAX_REGIONS as u32);
+    Ok(())
+}
+
+fn no_owner(_: &Context) -> Outcome {
+    let device = Device::open()?;
+    assert_not_permitted(&device);
+    device.set_owner()?;
+    device.reset_owner()?;
+    assert_not_permitted(&device);
+    Ok(())
+}
+
+fn bad_pointers(_: &Context) -> Outcome {
+    let vm = Vm::new(&Setup::default())?;
+    let commands = OWNERS_COMMANDS.iter().chain(ANYONES_COMMANDS);
+    for (name, command) in commands {
+        for bad in BadPointer::ALL {
+            let result = ioctl::with_bad_pointer(&vm.device, *command, bad);
+            assert_errno(&format!("{name} at {bad:?}"), result, Errno::EFAULT);
+        }
+    }
+    Ok(())
+}
+
+fn cut_off_arguments(_: &Context) -> Outcome {
+    const PAGE: usize = 4096;
+    let vm = Vm::new(&Setup::default())?;
+    let map = Mapping::anonymous(2 * PAGE)?;
+    map.protect(PAGE, PAGE, Access::None)?;
+    let commands = OWNERS_COMMANDS.iter().chain(ANYONES_COMMANDS);
+    // Four bytes are there, in which a queue's number is 0 and a table has one region.
+    map.u32(PAGE - 4).store(0, std::sync::atomic::Ordering::Relaxed);
+    for (name, command) in commands {
+        let result = ioctl::with_mapping(&vm.device, *command, &map, PAGE - 4);
+        assert_errno(name, result, Errno::EFAULT);
+    }
+    // A table whose header is there, but not all of its regions.
+    map.write(PAGE - 8, &crate::device::mem_table(0, &[Default::default()])[..8]);
+    let table = ioctl::with_mapping(&vm.device, uapi::VHOST_SET_MEM_TABLE, &map, PAGE - 8);
+    assert_errno("SET_MEM_TABLE", table, Errno::EFAULT);
+    // Results go to writable memory only.
+    map.protect(0, PAGE, Access::Read)?;
+    for (name, command) in [
+        ("GET_FEATURES", uapi::VHOST_GET_FEATURES),
+        ("GET_VRING_BASE", uapi::VHOST_GET_VRING_BASE),
+        ("GET_STATS", uapi::VHOST_BLK_GET_STATS),
+        ("GET_INFO", uapi::VHOST_BLK_GET_INFO),
+    ] {
+        let result = ioctl::with_mapping(&vm.device, command, &map, 0);
+        assert_errno(name, result, Errno::EFAULT);
+    }
+    Ok(())
+}
+
+fn queue_numbers(_: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let vm = Vm::new(&Setup::default())?;
+    for attached in [false, true] {
+        if attached {
+            vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        }
+        for (name, command) in QUEUE_COMMANDS {
+            for index in [256, 257, 0x1_0000, i32::MAX as u32, u32::MAX] {
+                // The rest of the argument is wrong too.
+                let mut argument = [0xff; 64];
+                argument[..4].copy_from_slice(&index.to_ne_bytes());
+                let result = vm.device.call(*command, &mut argument);
+                assert_errno(&format!("{name} of queue {index}"), result, Errno::ENOBUFS);
+            }
+        }
+    }
+    for index in [1, 255, 256, u32::MAX] {
+        let mut argument = VringFile { index, fd: -1 }.to_bytes();
+        let result = vm.device.call(uapi::VHOST_BLK_SET_BACKEND, &mut argument);
+        assert_errno(&format!("SET_BACKEND of {index}"), result, Errno::ENOBUFS);
+    }
+    // The last queue there is.
+    vm.device.set_vring_num(255, 128)?;
+    assert_eq!(vm.device.vring_base(255)?, 0);
+    Ok(())
+}
+
+fn unknown_commands(_: &Context) -> Outcome {
+    let vm = Vm::new(&Setup::default())?;
+    const IOW: u32 = 1 << 30;
+    const IOR: u32 = 2 << 30;
+    let vhost = |number: u32, size: u32| size << 16 | 0xAF << 8 | number;
+    for (name, command) in [
+        ("SET_LOG_BASE", IOW | vhost(0x04, 8)),
+        ("SET_LOG_FD", IOW | vhost(0x07, 4)),
+        ("NEW_WORKER", IOR | vhost(0x08, 4)),
+        ("FREE_WORKER", IOW | vhost(0x09, 4)),
+        ("SET_VRING_ENDIAN", IOW | vhost(0x13, 8)),
+        ("GET_VRING_ENDIAN", IOW | vhost(0x14, 8)),
+        ("ATTACH_VRING_WORKER", IOW | vhost(0x15, 8)),
+        ("SET_VRING_BUSYLOOP_TIMEOUT", IOW | vhost(0x23, 8)),
+        ("NET_SET_BACKEND", IOW | vhost(0x30, 8)),
+        ("SCSI_SET_ENDPOINT", IOW | vhost(0x40, 240)),
+        ("nothing", 0),
+        ("everything", u32::MAX),
+        ("TCGETS", 0x5401),
+        ("SET_OWNER of another type", 0xAE << 8 | 1),
+        ("SET_OWNER with a size", uapi::VHOST_SET_OWNER | 4 << 16),
+        ("SET_FEATURES of 4 bytes", IOW | vhost(0x00, 4)),
+        ("SET_FEATURES without direction", vhost(0x00, 8)),
+        ("SET_VRING_NUM both ways", uapi::VHOST_SET_VRING_NUM | IOR),
+        ("SET_BACKEND of 4 bytes", IOW | vhost(0xFF, 4)),
+        ("SET_MEM_TABLE with a region", IOW | vhost(0x03, 40)),
+    ] {
+        let result = ioctl::with_bad_pointer(&vm.device, command, BadPointer::Null);
+        assert_errno(name, result, Errno::ENOTTY);
+    }
+    let mut file = vm.device.file();
+    assert_errno("read", file.read(&mut [0; 8]).map_err(Errno::from), Errno::EINVAL);
+    assert_errno("write", file.write(&[0; 8]).map_err(Errno::from), Errno::EINVAL);
+    Ok(())
+}
+
+fn one_owner(_: &Context) -> Outcome {
+    let device = Device::open()?;
+    device.set_owner()?;
+    assert_errno("again", device.set_owner(), Errno::EBUSY);
+    // Another open file is another device.
+    let other = Device::open()?;
+    other.set_owner()?;
+    device.reset_owner()?;
+    device.set_owner()?;
+    assert_errno("again", device.set_owner(), Errno::EBUSY);
+    Ok(())
+}
+
+fn reset_owner(_: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let vm = Vm::with_disk(&Setup { base: 7, ..Setup::default() }, &disk)?;
+    assert_eq!(vm.device.vring_base(0)?, 7);
+    vm.device.reset_owner()?;
+    // The disk is let go of at once.
+    drop(disk.open(Mode::ReadWrite)?);
+    vm.device.set_owner()?;
+    assert_eq!(vm.device.vring_base(0)?, 0);
+    assert_eq!(vm.device.stats()?, Default::default());
+    let attach = |expected| {
+        let result = disk.open(Mode::ReadWrite).and_then(|disk| vm.device.attach(&disk));
+        assert_errno("attach", result, expected);
+    };
+    attach(Errno::EFAULT);
+    vm.device.set_mem_table(&vm.memory.table())?;
+    attach(Errno::EINVAL);
+    vm.queues[0].tell_geometry(&vm.device, 0)?;
+    // Nothing is left of the features either, and nothing of the kick and call eventfds.
+    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    assert_eq!(vm.device.stats()?.requests, 0);
+    Ok(())
+}
+
+fn frozen_geometry(_: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let file = disk.open(Mode::ReadWrite)?;
+    let vm = Vm::new(&Setup::default())?;
+    vm.device.attach(&file)?;
+    let busy = |what: &str, result: Result<(), Errno>| assert_errno(what, result, Errno::EBUSY);
+    let device = &vm.device;
+    busy("SET_OWNER", device.set_owner());
+    busy("SET_FEATURES", device.set_features(0));
+    busy("SET_FEATURES, the same", device.set_features(Features::SUPPORTED.0));
+    busy("SET_BACKEND_FEATURES", device.set_backend_features(0));
+    for index in [0, 1, 255] {
+        busy("SET_VRING_NUM", device.set_vring_num(index, 256));
+        busy("SET_VRING_NUM, impossible", device.set_vring_num(index, 3));
+        busy("SET_VRING_BASE", device.set_vring_base(index, 0));
+        let addr = uapi::VringAddr { index, ..vm.queues[0].addr() };
+        busy("SET_VRING_ADDR", device.set_vring_addr(&addr));
+    }
+    busy("SET_BACKEND", device.attach(&file));
+    // Afterwards everything may be changed again.
+    device.detach()?;
+    device.detach()?;
+    device.set_features(0)?;
+    vm.queues[0].tell_geometry(device, 0)?;
+    device.attach(&file)?;
+    Ok(())
+}
+
+fn always_allowed(_: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let vm = Vm::new(&Setup::default())?;
+    for attached in [false, true, false] {
+        match attached {
+            true => vm.device.attach(&disk.open(Mode::ReadWrite)?)?,
+            false => vm.device.detach()?,
+        }
+        vm.device.set_mem_table(&vm.memory.table())?;
+        vm.device.set_serial(&[7; 20])?;
+        vm.device.stats()?;
+        vm.device.info()?;
+        assert_eq!(vm.device.vring_base(0)?, 0);
+        assert_eq!(vm.device.vring_base(100)?, 0);
+        vm.queues[0].tell_files(&vm.device)?;
+        vm.device.set_vring_kick(99, None)?;
+        vm.device.set_vring_call(0, None)?;
+        vm.device.set_vring_err(0, None)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who owns a device, who works for it, and at whose expense.
+
+use super::ioctls::{assert_errno, assert_not_permitted};
+use crate::{
+    child::{self, Role},
+    context::{Context, Outcome, Test},
+    device::Device,
+    disk::{Disk, Mode},
+    memory::MIDDLE,
+    oracle::{facts, WORKER},
+    sys::{process, system, Errno},
+    vm::{Answer, Setup, Vm, OK, PATIENCE},
+};
+use std::{
+    fs,
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::process::CommandExt},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+use vblk_core::{
+    addr::GuestAddr,
+    testing::BlockRequest,
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/worker_is_named_after_its_owner", limit: 20, run: worker_name },
+    Test { name: "harness/worker_is_in_its_owners_cgroup", limit: 20, run: worker_cgroup },
+    Test { name: "harness/another_process_may_not_configure", limit: 20, run: another_process },
+    Test { name: "harness/a_forked_child_may_not_configure", limit: 20, run: forked_child },
+    Test { name: "harness/after_exec_nothing_is_permitted", limit: 20, run: after_exec },
+    Test { name: "harness/a_device_opened_elsewhere_can_be_owned", limit: 20, run: opened_elsewhere },
+    Test { name: "harness/pinned_rings_count_as_locked_memory", limit: 40, run: locked_memory },
+];
+
+pub const ROLES: &[Role] = &[STRANGER, NEW_OWNER, FORKING, EXECING, IN_CGROUP, LOCKING];
+
+const STRANGER: Role = Role { name: "stranger", run: be_a_stranger };
+const NEW_OWNER: Role = Role { name: "new-owner", run: become_owner };
+const FORKING: Role = Role { name: "forking", run: fork_and_try };
+const EXECING: Role = Role { name: "execing", run: exec_and_try };
+const IN_CGROUP: Role = Role { name: "in-cgroup", run: own_in_cgroup };
+const LOCKING: Role = Role { name: "locking", run: lock_memory };
+
+fn worker_name(_: &Context) -> Outcome {
+    let name = format!("{WORKER}{}", std::process::id());
+    let workers = || facts::threads_named(WORKER);
+    let device = Device::open()?;
+    assert!(workers().is_empty(), "a worker without an owner");
+    device.set_owner()?;
+    let names: Vec<_> = workers().into_iter().map(|worker| worker.name).collect();
+    assert_eq!(names, [name.clone()]);
+    let second = Device::open()?;
+    second.set_owner()?;
+    assert_eq!(workers().len(), 2, "one for each device");
+    device.reset_owner()?;
+    assert_eq!(workers().len(), 1);
+    drop(second);
+    assert!(workers().is_empty(), "a worker after close");
+    // It is a thread of the kernel that takes no CPU time for nothing.
+    device.set_owner()?;
+    let worker = workers().remove(0);
+    assert_eq!(fs::read_link(format!("/proc/{}/exe", worker.pid)).ok(), None);
+    std::thread::sleep(Duration::from_millis(50));
+    let ticks = cpu_ticks(worker.pid)?;
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(cpu_ticks(worker.pid)?, ticks, "an idle worker used the CPU");
+    Ok(())
+}
+
+/// User and system time of a thread.
+fn cpu_ticks(pid: u32) -> Result<(u64, u64), Box<dyn std::error::Error>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(") ").ok_or("stat")?;
+    let fields: Vec<_> = rest.split(' ').collect();
+    Ok((fields[11].parse()?, fields[12].parse()?))
+}
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+fn worker_cgroup(_: &Context) -> Outcome {
+    if !Path::new(CGROUPS).join("cgroup.procs").exists() {
+        system::mount(c"cgroup2", c"/sys/fs/cgroup")?;
+    }
+    let group = Path::new(CGROUPS).join("vblk-harness");
+    fs::create_dir(&group)?;
+    let result = child::finish(child::command(&IN_CGROUP, &[])?);
+    // Empty as soon as the worker has left it for good.
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = fs::remove_dir(&group) {
+        assert!(Instant::now() < deadline, "the group stays in use: {error}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    result
+}
+
+fn own_in_cgroup(_: &[&str]) -> Outcome {
+    let procs = Path::new(CGROUPS).join("vblk-harness/cgroup.procs");
+    fs::write(procs, std::process::id().to_string())?;
+    let device = Device::open()?;
+    device.set_owner()?;
+    let workers = facts::threads_named(&format!("{WORKER}{}", std::process::id()));
+    let [worker] = workers.as_slice() else {
+        return Err(format!("workers: {workers:?}").into());
+    };
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid))?;
+    if !groups.lines().any(|line| line == "0::/vblk-harness") {
+        return Err(format!("the worker is in {groups:?}").into());
+    }
+    Ok(())
+}
+
+/// A command that gives a device to a child, as its stdin.
+fn hand_over(role: &Role, device: &Device) -> Result<Command, io::Error> {
+    let mut command = child::command(role, &[])?;
+    command.stdin(Stdio::from(device.file().try_clone()?));
+    Ok(command)
+}
+
+/// The device that [`hand_over`] gave.
+fn take_over() -> Result<Device, io::Error> {
+    let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    Ok(Device::from_file(file))
+}
+
+fn be_a_stranger(_: &[&str]) -> Outcome {
+    let device = take_over()?;
+    assert_not_permitted(&device);
+    assert_errno("SET_OWNER", device.set_owner(), Errno::EBUSY);
+    device.features()?;
+    device.backend_features()?;
+    device.info()?;
+    Ok(())
+}
+
+fn another_process(_: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    child::finish(hand_over(&STRANGER, &vm.device)?)?;
+    // The guest did not notice.
+    let header = vm.free();
+    let read = BlockRequest::read(0, header, GuestAddr(header.0 + 16));
+    let read = read.data(GuestAddr(MIDDLE.guest), 512);
+    assert_eq!(vm.queue().request(&read), Answer::new(OK, 513));
+    Ok(())
+}
+
+fn forked_child(_: &Context) -> Outcome {
+    child::finish(child::command(&FORKING, &[])?)
+}
+
+fn fork_and_try(_: &[&str]) -> Outcome {
+    let vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let status = process::in_fork(|| {
+        assert_not_permitted(&vm.device);
+        assert_errno("SET_OWNER", vm.device.set_owner(), Errno::EBUSY);
+        0
+    })?;
+    assert_eq!(status, 0, "the forked child");
+    vm.device.stats()?;
+    Ok(())
+}
+
+fn after_exec(_: &Context) -> Outcome {
+    child::finish(child::command(&EXECING, &[])?)
+}
+
+/// Sets up a device and becomes another program with the same process number.
+fn exec_and_try(_: &[&str]) -> Outcome {
+    let vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let mut command = hand_over(&STRANGER, &vm.device)?;
+    command.stdout(Stdio::inherit());
+    Err(command.exec().into())
+}
+
+fn opened_elsewhere(_: &Context) -> Outcome {
+    let device = Device::open()?;
+    child::finish(hand_over(&NEW_OWNER, &device)?)?;
+    // The child is gone, but the device is still its own.
+    assert_not_permitted(&device);
+    assert_errno("SET_OWNER", device.set_owner(), Errno::EBUSY);
+    Ok(())
+}
+
+fn become_owner(_: &[&str]) -> Outcome {
+    let device = take_over()?;
+    device.set_owner()?;
+    device.stats()?;
+    Ok(())
+}
+
+fn locked_memory(_: &Context) -> Outcome {
+    child::finish(child::command(&LOCKING, &[])?)
+}
+
+/// As a user without privileges, whose limit is between what a small and a large ring need.
+fn lock_memory(_: &[&str]) -> Outcome {
+    const NOBODY: u32 = 65534;
+    const LIMIT: u64 = 128 << 10;
+    let disk = Disk::ram().open(Mode::ReadWrite)?;
+    let small = Vm::new(&Setup::size(256))?;
+    let large = Vm::new(&Setup::size(32768))?;
+    process::limit_locked_memory(LIMIT)?;
+    large.device.attach(&disk)?;
+    assert!(locked()? > LIMIT, "with CAP_IPC_LOCK the limit is counted, but not enforced");
+    large.device.detach()?;
+    assert_eq!(locked()?, 0, "after detach");
+
+    process::become_user(NOBODY)?;
+    for round in 0..100 {
+        small.device.attach(&disk)?;
+        assert!((1..=LIMIT).contains(&locked()?), "round {round}: rings that count for nothing");
+        small.device.detach()?;
+        assert_errno("too large", large.device.attach(&disk), Errno::ENOMEM);
+        assert_eq!(locked()?, 0, "round {round}: after detach and failure");
+    }
+    Ok(())
+}
+
+/// Locked memory of this process in bytes.
+fn locked() -> Result<u64, Box<dyn std::error::Error>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+    let kib = line.ok_or("VmLck")?.trim().trim_end_matches(" kB");
+    Ok(kib.parse::<u64>()? * 1024)
+}

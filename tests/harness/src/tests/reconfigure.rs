@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing things while requests are under way.
+
+use super::ioctls::assert_errno;
+use crate::{
+    context::{Context, Outcome, Test},
+    disk::{Disk, Mode, NullBlk},
+    load::Load,
+    memory::MIDDLE,
+    sys::Errno,
+    vm::{Answer, Setup, Vm, IOERR, OK},
+};
+use std::time::Duration;
+use vblk_core::{
+    addr::GuestAddr,
+    testing::{BlockRequest, DriverMemory},
+    uapi::MemoryRegion,
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/memory_table_replaced_under_load", limit: 60, run: replace_table },
+    Test { name: "harness/memory_taken_away_and_given_back", limit: 20, run: take_memory_away },
+    Test { name: "harness/detach_and_attach_under_load", limit: 60, run: detach_under_load },
+    Test { name: "harness/detach_waits_for_requests_in_flight", limit: 40, run: detach_waits },
+    Test { name: "harness/queues_moved_between_disks", limit: 40, run: another_disk },
+    Test { name: "harness/geometry_changes_under_load_are_refused", limit: 40, run: refused },
+    Test { name: "harness/base_across_the_wrap", limit: 40, run: base_across_the_wrap },
+];
+
+fn slow_disk() -> Result<Disk, Errno> {
+    let delay = Some(Duration::from_micros(200));
+    Disk::null(&NullBlk { delay, ..NullBlk::default() })
+}
+
+/// The same memory, told in smaller regions and another order.
+fn cut_table(table: &[MemoryRegion]) -> Vec<MemoryRegion> {
+    let half = |region: &MemoryRegion, offset: u64, size: u64| MemoryRegion {
+        guest_phys_addr: region.guest_phys_addr + offset,
+        memory_size: size,
+        userspace_addr: region.userspace_addr + offset,
+        flags_padding: 0,
+    };
+    let halves = table.iter().rev().flat_map(|region| {
+        // Not at a page boundary: single requests straddle the cut.
+        let cut = 3000;
+        [half(region, cut, region.memory_size - cut), half(region, 0, cut)]
+    });
+    halves.collect()
+}
+
+fn replace_table(context: &Context) -> Outcome {
+    for disk in [Disk::ram(), slow_disk()?] {
+        let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+        let queue = vm.queues.remove(0);
+        let load = Load::start(queue, vm.memory.clone(), vm.free());
+        let whole = vm.memory.table();
+        let cut = cut_table(&whole);
+        for _ in 0..context.times(300) {
+            vm.device.set_mem_table(&cut)?;
+            load.await_progress();
+            vm.device.set_mem_table(&whole)?;
+        }
+        load.finish();
+        let stats = vm.device.stats()?;
+        assert_eq!((stats.malformed, stats.io_errors), (0, 0));
+    }
+    Ok(())
+}
+
+fn take_memory_away(_: &Context) -> Outcome {
+    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let header = vm.free();
+    let status = GuestAddr(header.0 + 16);
+    let read = BlockRequest::read(0, header, status).data(GuestAddr(MIDDLE.guest), 4096);
+    let all = vm.memory.table();
+    let without = |guest: u64| -> Vec<MemoryRegion> {
+        all.iter().copied().filter(|region| region.guest_phys_addr != guest).collect()
+    };
+    for _ in 0..10 {
+        assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
+        vm.device.set_mem_table(&without(MIDDLE.guest))?;
+        assert_eq!(vm.queue().request(&read), Answer::new(IOERR, 0), "data is gone");
+        // The rings stay where they were mapped, although no region holds them.
+        vm.device.set_mem_table(&without(0))?;
+        read.prepare(&*vm.memory);
+        vm.queue().submit(&read.buffers());
+        assert_eq!(vm.queue().next_used().len, 0, "header and status are gone");
+        vm.device.set_mem_table(&all)?;
+    }
+    assert_eq!(vm.device.stats()?.malformed, 10);
+    // Guest addresses may come to mean other memory.
+    let moved = MemoryRegion { guest_phys_addr: 1 << 40, ..without(0)[1] };
+    assert_eq!(vm.memory.host(GuestAddr(MIDDLE.guest)), moved.userspace_addr);
+    vm.device.set_mem_table(&[without(MIDDLE.guest), vec![moved]].concat())?;
+    vm.memory.fill(GuestAddr(MIDDLE.guest), 4096, 0x77);
+    let read = BlockRequest::read(0, header, status).data(GuestAddr(1 << 40), 4096);
+    assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
+    Ok(())
+}
+
+fn detach_under_load(context: &Context) -> Outcome {
+    for disk in [Disk::ram(), slow_disk()?] {
+        let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+        let queue = vm.queues.remove(0);
+        let memory = vm.memory.clone();
+        let used_index = {
+            let (memory, at) = (memory.clone(), queue.driver.layout().used_index());
+            move || u32::from(memory.load_acquire_u16(at))
+        };
+        let addr = queue.addr();
+        let load = Load::start(queue, memory, vm.free());
+        for round in 0..context.times(200) {
+            load.await_progress();
+            vm.device.detach()?;
+            // Whoever may open it alone holds it alone.
+            let file = disk.open(Mode::ReadWrite)?;
+            let base = vm.device.vring_base(0)?;
+            assert_eq!(base, used_index(), "what was taken was given back");
+            if round % 2 == 0 {
+                // As a VMM that sets up everything anew.
+                vm.device.set_vring_num(0, 256)?;
+                vm.device.set_vring_addr(&addr)?;
+                vm.device.set_vring_base(0, base)?;
+            }
+            vm.device.attach(&file)?;
+        }
+        load.await_progress();
+        load.finish();
+    }
+    Ok(())
+}
+
+fn detach_waits(_: &Context) -> Outcome {
+    let delay = Duration::from_millis(100);
+    let disk = Disk::null(&NullBlk { delay: Some(delay), ..NullBlk::default() })?;
+    let mut vm = Vm::with_disk(&Setup::size(1024), &disk)?;
+    let request = |slot: u64| {
+        let header = GuestAddr(vm.free().0 + slot * 32);
+        let data = GuestAddr(MIDDLE.guest + slot * 4096);
+        BlockRequest::read(slot * 8, header, GuestAddr(header.0 + 16)).data(data, 4096)
+    };
+    let requests: Vec<_> = (0..256).map(request).collect();
+    for request in &requests {
+        request.prepare(&*vm.memory);
+        vm.queue().driver.add(&request.buffers()).expect("room");
+    }
+    vm.queue().notify();
+    std::thread::sleep(delay / 4);
+    vm.device.detach()?;
+    // What was taken was answered before detach returned; the rest is still in the ring.
+    let base = vm.device.vring_base(0)?;
+    assert_eq!(base, u32::from(vm.queue().driver.used_index()));
+    assert!(base > 0, "no request was taken in {:?}", delay / 4);
+    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    for _ in &requests {
+        assert_eq!(vm.queue().next_used().len, 4097);
+    }
+    assert!(requests.iter().all(|request| vm.memory.read_u8(request.status) == OK));
+    Ok(())
+}
+
+fn another_disk(context: &Context) -> Outcome {
+    let disks = [Disk::null(&NullBlk::default())?, Disk::ram()];
+    let mut rng = context.rng();
+    let contents = [rng.bytes(4096), rng.bytes(4096)];
+    for (disk, bytes) in disks.iter().zip(&contents) {
+        disk.write(0, bytes)?;
+    }
+    let mut vm = Vm::new(&Setup::default())?;
+    let header = vm.free();
+    let status = GuestAddr(header.0 + 16);
+    let data = GuestAddr(MIDDLE.guest);
+    let read = BlockRequest::read(0, header, status).data(data, 4096);
+    for _ in 0..20 {
+        for (disk, bytes) in disks.iter().zip(&contents) {
+            vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+            assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
+            assert_eq!(&vm.memory.read_vec(data, 4096), bytes);
+            vm.device.detach()?;
+        }
+    }
+    Ok(())
+}
+
+fn refused(context: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let queue = vm.queues.remove(0);
+    let addr = queue.addr();
+    let load = Load::start(queue, vm.memory.clone(), vm.free());
+    for _ in 0..context.times(200) {
+        assert_errno("features", vm.device.set_features(0), Errno::EBUSY);
+        assert_errno("num", vm.device.set_vring_num(0, 1), Errno::EBUSY);
+        assert_errno("base", vm.device.set_vring_base(0, 0), Errno::EBUSY);
+        assert_errno("addr", vm.device.set_vring_addr(&addr), Errno::EBUSY);
+        load.await_progress();
+    }
+    load.finish();
+    Ok(())
+}
+
+fn base_across_the_wrap(context: &Context) -> Outcome {
+    for base in [65535, 65500, 32767, 1] {
+        let mut vm = Vm::with_disk(&Setup { base, ..Setup::size(64) }, &Disk::ram())?;
+        let queue = vm.queues.remove(0);
+        let load = Load::start(queue, vm.memory.clone(), vm.free());
+        for _ in 0..context.times(20) {
+            load.await_progress();
+        }
+        let queue = load.finish();
+        vm.device.detach()?;
+        assert_eq!(vm.device.vring_base(0)?, u32::from(queue.driver.next_avail()));
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The end: close, SIGKILL and module removal, with requests in flight.
+
+use super::ioctls::assert_errno;
+use crate::{
+    child::{self, Role},
+    context::{Context, Outcome, Test},
+    device::Device,
+    disk::{self, Disk, Mode, NullBlk},
+    kmod,
+    memory::MIDDLE,
+    oracle::facts,
+    sys::{process, Errno},
+    vm::{Setup, Vm, PATIENCE},
+};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+use vblk_core::{
+    addr::GuestAddr,
+    testing::{BlockRequest, DriverMemory},
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/close_with_256_in_flight", limit: 60, run: close_in_flight },
+    Test { name: "harness/reset_owner_with_256_in_flight", limit: 60, run: reset_in_flight },
+    Test { name: "harness/kill_with_256_in_flight", limit: 90, run: kill_in_flight },
+    Test { name: "harness/owner_dies_while_another_holds_the_device", limit: 60, run: orphaned },
+    Test { name: "harness/module_in_use_is_not_removed", limit: 20, run: in_use },
+    Test { name: "harness/open_close_load_unload_200_times", limit: 60, run: load_unload },
+    Test { name: "harness/unload_right_after_close_in_flight", limit: 60, run: unload_after_close },
+];
+
+pub const ROLES: &[Role] = &[IN_FLIGHT, ORPHANS];
+
+const IN_FLIGHT: Role = Role {
+    name: "in-flight",
+    run: be_in_flight,
+};
+
+const ORPHANS: Role = Role {
+    name: "orphans",
+    run: leave_an_orphan,
+};
+
+const DEPTH: u64 = 256;
+const DELAY: Duration = Duration::from_millis(20);
+const ROUNDS: u64 = 50;
+
+fn slow_disk() -> Result<Disk, Errno> {
+    Disk::null(&NullBlk { delay: Some(DELAY), ..NullBlk::default() })
+}
+
+/// A device with 256 reads and writes that the disk has just begun.
+fn in_flight(disk: &Path) -> Result<Vm, Errno> {
+    let mut vm = Vm::new(&Setup::size(1024))?;
+    vm.device.attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
+    for slot in 0..DEPTH {
+        let header = GuestAddr(vm.free().0 + slot * 32);
+        let status = GuestAddr(header.0 + 16);
+        let data = GuestAddr(MIDDLE.guest + slot * 8192 + 100);
+        let request = match slot % 2 {
+            0 => BlockRequest::read(slot * 16, header, status),
+            _ => BlockRequest::write(slot * 16, header, status),
+        };
+        let request = request.data(data, 8192 - 512);
+        request.prepare(&*vm.memory);
+        vm.queue().driver.add(&request.buffers()).expect("room");
+    }
+    vm.queue().notify();
+    std::thread::sleep(DELAY / 10);
+    Ok(vm)
+}
+
+fn close_in_flight(context: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    for round in 0..context.times(ROUNDS) {
+        let Vm { device, memory, queues, .. } = in_flight(disk.path())?;
+        drop(device);
+        // Nothing may reach the memory from here on.
+        let data = GuestAddr(MIDDLE.guest);
+        let len = (DEPTH * 8192) as usize;
+        memory.fill(data, len, 0x5A);
+        let used = queues[0].driver.used_index();
+        std::thread::sleep(DELAY + DELAY / 2);
+        assert_eq!(queues[0].driver.used_index(), used, "round {round}: answer after close");
+        let bytes = memory.read_vec(data, len);
+        assert!(bytes.iter().all(|byte| *byte == 0x5A), "round {round}: data after close");
+    }
+    Ok(())
+}
+
+fn reset_in_flight(context: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    for _ in 0..context.times(ROUNDS / 5) {
+        let vm = in_flight(disk.path())?;
+        vm.device.reset_owner()?;
+        drop(disk.open(Mode::ReadWrite)?);
+        assert_errno("stats", vm.device.stats(), Errno::EPERM);
+        vm.device.set_owner()?;
+        assert_eq!(vm.device.stats()?.requests, 0);
+    }
+    Ok(())
+}
+
+fn be_in_flight(arguments: &[&str]) -> Outcome {
+    let [disk] = arguments else {
+        return Err("one argument: the disk".into());
+    };
+    let vm = in_flight(Path::new(disk))?;
+    child::tell_ready()?;
+    child::wait_for_parent()?;
+    drop(vm);
+    Ok(())
+}
+
+fn kill_in_flight(context: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    let path = disk.path().to_str().ok_or("path")?;
+    for _ in 0..context.times(ROUNDS) {
+        let mut child = child::until_ready(child::command(&IN_FLIGHT, &[path])?)?;
+        process::kill(child.id())?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
+/// A child whose own child has the device too, and the kick eventfd, when the owner is killed.
+fn leave_an_orphan(arguments: &[&str]) -> Outcome {
+    let [disk] = arguments else {
+        return Err("one argument: the disk".into());
+    };
+    let vm = in_flight(Path::new(disk))?;
+    let owner = std::process::id();
+    process::in_fork(|| {
+        if child::tell_ready().is_err() {
+            return 1;
+        }
+        while std::os::unix::process::parent_id() == owner {
+            vm.queues[0].kick();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // The owner is dead. Its memory may be gone, but the device is still there.
+        for _ in 0..50 {
+            vm.queues[0].kick();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        u8::from(vm.device.stats() != Err(Errno::EPERM))
+    })?;
+    Ok(())
+}
+
+fn orphaned(context: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    let path = disk.path().to_str().ok_or("path")?;
+    for _ in 0..context.times(ROUNDS / 5) {
+        let mut child = child::until_ready(child::command(&ORPHANS, &[path])?)?;
+        process::kill(child.id())?;
+        child.wait()?;
+        // The orphan ends by itself; the device with it.
+        let deadline = Instant::now() + PATIENCE;
+        while kmod::users() != Some(0) {
+            assert!(Instant::now() < deadline, "the orphan does not let go");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    Ok(())
+}
+
+fn in_use(_: &Context) -> Outcome {
+    let device = Device::open()?;
+    assert_eq!(kmod::users(), Some(1));
+    assert_errno("open", kmod::unload(), Errno::EAGAIN);
+    device.set_owner()?;
+    assert_errno("owned", kmod::unload(), Errno::EAGAIN);
+    drop(device);
+    let disk = slow_disk()?;
+    let vm = in_flight(disk.path())?;
+    assert_errno("in flight", kmod::unload(), Errno::EAGAIN);
+    drop(vm);
+    assert_eq!(kmod::users(), Some(0));
+    Ok(())
+}
+
+fn load_unload(context: &Context) -> Outcome {
+    for round in 0..context.times(200) {
+        let device = Device::open()?;
+        if round % 2 == 0 {
+            device.set_owner()?;
+        }
+        drop(device);
+        kmod::unload()?;
+        assert_eq!(kmod::users(), None);
+        assert_eq!(Device::open().err(), Some(Errno::ENOENT), "a node without a driver");
+        kmod::load()?;
+    }
+    Ok(())
+}
+
+fn unload_after_close(context: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    for _ in 0..context.times(ROUNDS / 5) {
+        drop(in_flight(disk.path())?.device);
+        kmod::unload()?;
+        assert!(facts::threads_named(crate::oracle::WORKER).is_empty(), "a worker without a module");
+        kmod::load()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Both sides of a device, set up: what a VMM does with ioctls and what a guest does with rings.
+
+use crate::{
+    device::Device,
+    disk::{Disk, Mode},
+    memory::{GuestMemory, RegionSpec, REGIONS},
+    sys::{poll::EventFd, Errno},
+};
+use std::{sync::Arc, time::Duration};
+use vblk_core::{
+    addr::GuestAddr,
+    features::{bit, Features},
+    testing::{BlockRequest, Buf, Driver, DriverMemory, Layout, UsedEntry},
+    uapi::VringAddr,
+};
+
+/// How long anything may take that the device has to do: far more than it ever needs, and the
+/// bound of every wait.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the rings begin in guest memory. Not 0, so that a zeroed address is never right.
+const RINGS: u64 = 0x1_0000;
+const PAGE: u64 = 4096;
+
+/// Status bytes, by their names in virtio.
+pub const OK: u8 = 0;
+pub const IOERR: u8 = 1;
+pub const UNSUPP: u8 = 2;
+
+/// What to set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Number of queues.
+    pub queues: u32,
+    /// Entries of each.
+    pub size: u32,
+    /// Features to negotiate.
+    pub features: u64,
+    /// Where both indices of each ring begin.
+    pub base: u16,
+    /// The guest's memory.
+    pub regions: Vec<RegionSpec>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            queues: 1,
+            size: 256,
+            features: Features::SUPPORTED.0,
+            base: 0,
+            regions: REGIONS.to_vec(),
+        }
+    }
+}
+
+impl Setup {
+    /// The default with this queue size.
+    pub fn size(size: u32) -> Self {
+        let default = Self::default();
+        Self { size, ..default }
+    }
+
+    /// Without one of the features.
+    pub fn without(mut self, feature: u32) -> Self {
+        self.features &= !(1 << feature);
+        self
+    }
+
+    fn event_idx(&self) -> bool {
+        Features(self.features).has(bit::RING_EVENT_IDX)
+    }
+}
+
+/// A device with its guest memory and its queues.
+pub struct Vm {
+    /// The device. The first field: it lets go of the memory before that is unmapped.
+    pub device: Device,
+    /// The queues, with all that the guest knows of them.
+    pub queues: Vec<Queue>,
+    /// Guest memory.
+    pub memory: Arc<GuestMemory>,
+    /// The first address behind the rings.
+    free: u64,
+}
+
+impl Vm {
+    /// Everything but the disk.
+    pub fn new(setup: &Setup) -> Result<Self, Errno> {
+        let memory = Arc::new(GuestMemory::new(&setup.regions)?);
+        let device = Device::open()?;
+        device.set_owner()?;
+        device.set_features(setup.features)?;
+        device.set_mem_table(&memory.table())?;
+        let mut vm = Self {
+            device,
+            queues: Vec::new(),
+            memory,
+            free: RINGS,
+        };
+        for index in 0..setup.queues {
+            let queue = vm.set_up_queue(index, setup)?;
+            vm.queues.push(queue);
+        }
+        Ok(vm)
+    }
+
+    /// Everything, with a disk.
+    pub fn with_disk(setup: &Setup, disk: &Disk) -> Result<Self, Errno> {
+        let vm = Self::new(setup)?;
+        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        Ok(vm)
+    }
+
+    fn set_up_queue(&mut self, index: u32, setup: &Setup) -> Result<Queue, Errno> {
+        let layout = Layout::with_size(setup.size, GuestAddr(self.free));
+        self.free = layout.end().0.next_multiple_of(PAGE);
+        let driver = Driver::starting_at(
+            self.memory.clone(),
+            layout,
+            setup.event_idx(),
+            setup.base,
+        );
+        let queue = Queue {
+            index,
+            driver,
+            kick: EventFd::new()?,
+            call: EventFd::new()?,
+            err: EventFd::new()?,
+        };
+        queue.tell_geometry(&self.device, setup.base)?;
+        queue.tell_files(&self.device)?;
+        Ok(queue)
+    }
+
+    /// The first guest address that rings do not use; a page boundary.
+    pub fn free(&self) -> GuestAddr {
+        GuestAddr(self.free)
+    }
+
+    /// The first queue.
+    pub fn queue(&mut self) -> &mut Queue {
+        &mut self.queues[0]
+    }
+}
+
+/// One queue, as its driver has it.
+pub struct Queue {
+    /// Its number.
+    pub index: u32,
+    /// The ring.
+    pub driver: Driver<Arc<GuestMemory>>,
+    /// Wakes the device.
+    pub kick: EventFd,
+    /// The interrupt.
+    pub call: EventFd,
+    /// Signalled by the device for malformed requests.
+    pub err: EventFd,
+}
+
+/// How a request was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status byte.
+    pub status: u8,
+    /// The length in the used entry.
+    pub len: u32,
+}
+
+impl Answer {
+    /// Status and length.
+    pub fn new(status: u8, len: u32) -> Self {
+        Self { status, len }
+    }
+}
+
+impl Queue {
+    /// Sets size, base and addresses.
+    pub fn tell_geometry(&self, device: &Device, base: u16) -> Result<(), Errno> {
+        device.set_vring_num(self.index, self.driver.layout().size.get().into())?;
+        device.set_vring_base(self.index, base.into())?;
+        device.set_vring_addr(&self.addr())
+    }
+
+    /// Sets the event descriptors.
+    pub fn tell_files(&self, device: &Device) -> Result<(), Errno> {
+        device.set_vring_kick(self.index, Some(&self.kick))?;
+        device.set_vring_call(self.index, Some(&self.call))?;
+        device.set_vring_err(self.index, Some(&self.err))
+    }
+
+    /// Where the ring lies, in the harness.
+    pub fn addr(&self) -> VringAddr {
+        let (layout, memory) = (self.driver.layout(), self.driver.memory());
+        VringAddr {
+            index: self.index,
+            flags: 0,
+            desc_user_addr: memory.host(layout.desc),
+            used_user_addr: memory.host(layout.used),
+            avail_user_addr: memory.host(layout.avail),
+            log_guest_addr: 0,
+        }
+    }
+
+    /// Makes visible what was added, and kicks if the device wants that.
+    pub fn notify(&mut self) {
+        if self.driver.publish_needs_kick() {
+            self.kick();
+        }
+    }
+
+    /// Kicks.
+    pub fn kick(&self) {
+        self.kick.signal().expect("kick");
+    }
+
+    /// Adds a chain and notifies.
+    ///
+    /// # Panics
+    ///
+    /// When the ring has no room for it.
+    pub fn submit(&mut self, bufs: &[Buf]) -> u16 {
+        let head = self.driver.add(bufs).expect("room in the ring");
+        self.notify();
+        head
+    }
+
+    /// Waits for the next used entry as a driver does: it asks for an interrupt, looks once more
+    /// and then relies on the call eventfd alone.
+    ///
+    /// # Panics
+    ///
+    /// When no interrupt comes in time.
+    pub fn next_used(&mut self) -> UsedEntry {
+        loop {
+            if let Some(entry) = self.driver.poll_used() {
+                return entry;
+            }
+            if !self.driver.enable_interrupt() && self.call.wait(PATIENCE).expect("call") == 0 {
+                let (stands, seen) = (self.driver.used_index(), self.driver.next_used());
+                assert_eq!(stands, seen, "queue {}: interrupt lost", self.index);
+                panic!("queue {}: request not answered (used index {seen})", self.index);
+            }
+            self.driver.disable_interrupt();
+        }
+    }
+
+    /// Performs one request in the usual layout and waits for the answer.
+    pub fn request(&mut self, request: &BlockRequest) -> Answer {
+        self.request_as(request, &request.buffers())
+    }
+
+    /// As [`Self::request`], with these buffers for it.
+    pub fn request_as(&mut self, request: &BlockRequest, bufs: &[Buf]) -> Answer {
+        request.prepare(self.driver.memory());
+        let head = self.submit(bufs);
+        let used = self.next_used();
+        assert_eq!(used.id, u32::from(head), "an entry for another request");
+        let status = self.driver.memory().read_u8(request.status);
+        Answer::new(status, used.len)
+    }
+}

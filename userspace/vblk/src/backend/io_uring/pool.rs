@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Buffers for transfers, and the bounds on them.
+//!
+//! A guest can make requests of 2^32 bytes in 32768 pieces, as many at a time as its queues are
+//! long. What that costs here has an upper limit: lists of pieces and bounce buffers come from a
+//! pool, and a request that finds it empty waits in the ring.
+
+use crate::{
+    memory::Memory,
+    sys::iobuf::{
+        Bounce,
+        GuestBuffer, //
+    },
+};
+
+/// Pieces of all transfers in flight, unless there is a single one.
+const MAX_PIECES: usize = 1 << 16;
+/// Bounce buffers of a disk.
+const MAX_BOUNCES: usize = 32;
+/// Bytes of a bounce buffer; longer requests take several turns.
+pub const BOUNCE_BYTES: usize = 256 << 10;
+
+/// The pool is empty; something in flight will fill it.
+#[derive(Debug)]
+pub struct Exhausted;
+
+/// The buffers of one disk.
+pub struct Pool {
+    memory: Memory,
+    lists: Vec<GuestBuffer>,
+    bounces: Vec<Bounce>,
+    pieces_out: usize,
+    bounces_out: usize,
+}
+
+impl Pool {
+    /// A pool for transfers to and from `memory`.
+    pub fn new(memory: Memory) -> Self {
+        Self {
+            memory,
+            lists: Vec::new(),
+            bounces: Vec::new(),
+            pieces_out: 0,
+            bounces_out: 0,
+        }
+    }
+
+    /// An empty list of pieces. It counts for nothing until [`Self::charge`].
+    pub fn list(&mut self) -> GuestBuffer {
+        let memory = &self.memory;
+        self.lists
+            .pop()
+            .unwrap_or_else(|| GuestBuffer::new(memory.clone()))
+    }
+
+    /// Counts `pieces` pieces as in flight.
+    pub fn charge(&mut self, pieces: usize) -> Result<(), Exhausted> {
+        let sum = self.pieces_out.saturating_add(pieces);
+        if sum > MAX_PIECES && self.pieces_out > 0 {
+            return Err(Exhausted);
+        }
+        self.pieces_out = sum;
+        Ok(())
+    }
+
+    /// Undoes [`Self::charge`].
+    pub fn discharge(&mut self, pieces: usize) {
+        self.pieces_out = self.pieces_out.saturating_sub(pieces);
+    }
+
+    /// Takes a list back.
+    pub fn put_list(&mut self, mut list: GuestBuffer) {
+        list.clear();
+        self.lists.push(list);
+    }
+
+    /// A bounce buffer.
+    pub fn bounce(&mut self) -> Result<Bounce, Exhausted> {
+        if self.bounces_out >= MAX_BOUNCES {
+            return Err(Exhausted);
+        }
+        self.bounces_out += 1;
+        let kept = self.bounces.pop();
+        Ok(kept.unwrap_or_else(|| Bounce::new(BOUNCE_BYTES)))
+    }
+
+    /// Takes a bounce buffer back.
+    pub fn put_bounce(&mut self, bounce: Bounce) {
+        self.bounces_out = self.bounces_out.saturating_sub(1);
+        self.bounces.push(bounce);
+    }
+}

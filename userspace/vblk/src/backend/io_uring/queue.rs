@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One virtqueue: taking chains from it and giving them back.
+
+use super::{
+    counters::Counters,
+    memory::RingPart, //
+};
+use crate::backend::{
+    Error,
+    Position,
+    QueueConfig, //
+};
+use std::{
+    io,
+    sync::Arc, //
+};
+use vblk_core::{
+    features::{
+        bit,
+        Features, //
+    },
+    request::Status,
+    split::{
+        Avail,
+        Head,
+        ImpossibleIndex,
+        Popped,
+        QueueSize,
+        SplitRing,
+        Used,
+        AVAIL_ALIGN,
+        DESC_ALIGN,
+        USED_ALIGN, //
+    },
+};
+use vm_memory::{
+    Address,
+    Bytes,
+    GuestAddress,
+    GuestMemoryBackend,
+    GuestMemoryMmap, //
+};
+use vmm_sys_util::eventfd::EventFd;
+
+/// A queue that is being served.
+pub struct Queue<'m> {
+    memory: &'m GuestMemoryMmap,
+    index: u16,
+    ring: SplitRing<RingPart<'m>>,
+    avail: Avail,
+    used: Used,
+    call: EventFd,
+    err: Option<EventFd>,
+    /// There may be something to take.
+    pub ready: bool,
+    /// Taken, and waiting for a buffer.
+    pub parked: Option<Head>,
+    /// Its available index is impossible: nothing is taken any more.
+    pub stopped: bool,
+    /// Given back since the last decision on an interrupt.
+    answered: bool,
+    /// A malformed chain since the error eventfd was last signalled.
+    faulty: bool,
+}
+
+/// What the used ring and the status byte of a request are told.
+#[derive(Clone, Copy)]
+pub struct Answer {
+    /// Where the status byte goes; nothing is written there if it is not memory.
+    pub status_at: GuestAddress,
+    /// The status byte.
+    pub status: Status,
+    /// Bytes written, for the used ring.
+    pub len: u32,
+}
+
+impl<'m> Queue<'m> {
+    /// Goes on with the ring where it stands.
+    pub fn new(
+        memory: &'m GuestMemoryMmap,
+        features: Features,
+        config: QueueConfig,
+    ) -> Result<(Self, Arc<EventFd>), Error> {
+        let ring = ring(memory, &config)?;
+        let event_idx = features.has(bit::RING_EVENT_IDX);
+        let queue = Self {
+            memory,
+            index: config.index,
+            avail: Avail::new(config.next_avail, event_idx),
+            used: Used::new(&ring, event_idx),
+            ring,
+            call: config.call,
+            err: config.err,
+            // Attaching counts as a kick.
+            ready: true,
+            parked: None,
+            stopped: false,
+            answered: false,
+            faulty: false,
+        };
+        Ok((queue, Arc::new(config.kick)))
+    }
+
+    /// The ring, to walk chains in.
+    pub fn ring(&self) -> &SplitRing<RingPart<'m>> {
+        &self.ring
+    }
+
+    /// Number of entries.
+    pub fn size(&self) -> u16 {
+        self.ring.size().get()
+    }
+
+    /// Where to go on later.
+    pub fn position(&self) -> Position {
+        Position {
+            index: self.index,
+            next_avail: self.avail.base(),
+        }
+    }
+
+    /// Tells the driver not to kick for a while.
+    pub fn disable_notify(&mut self) {
+        self.avail.disable_notify(&self.ring);
+    }
+
+    /// Asks for kicks; whether something came up meanwhile.
+    pub fn enable_notify(&mut self) -> Result<bool, ImpossibleIndex> {
+        self.avail.enable_notify(&self.ring)
+    }
+
+    /// Takes the next chain.
+    pub fn pop(&mut self) -> Result<Popped, ImpossibleIndex> {
+        self.avail.pop(&self.ring)
+    }
+
+    /// Gives a chain back with its status, or with length 0 if there is no place for that.
+    pub fn answer(&mut self, counters: &Counters, head: Head, answer: Answer) {
+        match self.memory.write_obj(answer.status as u8, answer.status_at) {
+            Ok(()) => self.give_back(counters, head, answer.len),
+            Err(_) => {
+                self.malformed(counters);
+                self.give_back(counters, head, 0);
+            }
+        }
+    }
+
+    /// Gives a chain back.
+    pub fn give_back(&mut self, counters: &Counters, head: Head, len: u32) {
+        self.used.push(&self.ring, head, len);
+        self.answered = true;
+        counters.requests.add(1);
+    }
+
+    /// Counts a mistake of the driver.
+    pub fn malformed(&mut self, counters: &Counters) {
+        self.faulty = true;
+        counters.malformed.add(1);
+    }
+
+    /// Signals the driver, if it wants that, for what was given back, and the owner for mistakes.
+    pub fn notify(&mut self, counters: &Counters) -> io::Result<()> {
+        if std::mem::take(&mut self.faulty) {
+            if let Some(err) = &self.err {
+                signal(err)?;
+            }
+        }
+        if std::mem::take(&mut self.answered) && self.used.should_interrupt(&self.ring) {
+            counters.interrupts.add(1);
+            signal(&self.call)?;
+        }
+        Ok(())
+    }
+}
+
+/// Signals an eventfd. One that is full has been signalled already.
+fn signal(event: &EventFd) -> io::Result<()> {
+    match event.write(1) {
+        Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses queues that can't be served.
+pub fn check(memory: &GuestMemoryMmap, queues: &[QueueConfig]) -> Result<(), Error> {
+    if queues.is_empty() {
+        return Err(Error::Queue(0));
+    }
+    queues
+        .iter()
+        .try_for_each(|queue| ring(memory, queue).map(drop))
+}
+
+fn ring<'m>(
+    memory: &'m GuestMemoryMmap,
+    config: &QueueConfig,
+) -> Result<SplitRing<RingPart<'m>>, Error> {
+    let refused = || Error::Queue(config.index);
+    let size = QueueSize::new(config.size.into()).ok_or_else(refused)?;
+    let part = |addr: GuestAddress, align: u64, bytes| {
+        if addr.raw_value() % align != 0 {
+            return Err(refused());
+        }
+        let slice = memory.get_slice(addr, bytes).map_err(|_| refused())?;
+        Ok(RingPart(slice))
+    };
+    Ok(SplitRing::new(
+        size,
+        part(config.desc, DESC_ALIGN, size.desc_bytes())?,
+        part(config.avail, AVAIL_ALIGN, size.avail_bytes())?,
+        part(config.used, USED_ALIGN, size.used_bytes())?,
+    ))
+}

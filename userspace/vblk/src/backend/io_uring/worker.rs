@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The thread of a disk: waits for kicks and completions, and acts on them.
+
+use super::{
+    counters::Counters,
+    memory::{
+        self,
+        GuestReader, //
+    },
+    pool::Pool,
+    queue::{
+        Answer,
+        Queue, //
+    },
+    request::{
+        Direction,
+        InFlight,
+        Job,
+        Next,
+        NoTransfer,
+        Transfer, //
+    },
+    Target, //
+};
+use crate::{
+    backend::{
+        Features,
+        Position,
+        QueueConfig, //
+    },
+    memory::Memory,
+    sys::{
+        iobuf::Buffer,
+        uring::{
+            Event,
+            Operation,
+            Ring, //
+        },
+    },
+};
+use std::{
+    io,
+    sync::{
+        mpsc::SyncSender,
+        Arc, //
+    },
+};
+use vblk_core::{
+    addr::{
+        Sector,
+        SECTOR_SIZE, //
+    },
+    chain::{
+        self,
+        Segment, //
+    },
+    features::bit,
+    request::{
+        Action,
+        Payload,
+        Request,
+        Status, //
+    },
+    split::{
+        Head,
+        ImpossibleIndex,
+        Popped, //
+    },
+    table::{
+        MemoryTable,
+        Region, //
+    },
+};
+use vm_memory::{
+    Bytes,
+    GuestAddress,
+    GuestMemoryBackend,
+    GuestMemoryMmap, //
+};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Most operations in flight. What the guest offers beyond that waits in its rings.
+const MAX_SLOTS: usize = 1024;
+
+/// What the thread is given.
+pub struct Setup {
+    pub target: Target,
+    pub memory: Memory,
+    pub features: Features,
+    pub queues: Vec<QueueConfig>,
+    /// Signalled when the thread is to end.
+    pub stop: Arc<EventFd>,
+    pub counters: Arc<Counters>,
+    /// To be signalled when it ends of itself.
+    pub died: EventFd,
+}
+
+/// Tells the owner that the thread ends without being asked to, also by a panic.
+struct DeathNote {
+    died: EventFd,
+    asked: bool,
+}
+
+impl Drop for DeathNote {
+    fn drop(&mut self) {
+        if !self.asked {
+            let _ = self.died.write(1);
+        }
+    }
+}
+
+/// Serves the disk until told to stop. Says through `report` whether it could begin.
+pub fn run(setup: Setup, report: &SyncSender<io::Result<()>>) -> io::Result<Vec<Position>> {
+    let memory = setup.memory;
+    let mut note = DeathNote {
+        died: setup.died,
+        asked: true,
+    };
+    let mut worker = match Worker::new(
+        &memory,
+        setup.target,
+        setup.features,
+        setup.queues,
+        setup.stop,
+        &setup.counters,
+    ) {
+        Ok(worker) => worker,
+        Err(e) => {
+            let _ = report.send(Err(e));
+            return Ok(Vec::new());
+        }
+    };
+    note.asked = false;
+    let _ = report.send(Ok(()));
+    worker.serve()?;
+    note.asked = true;
+    Ok(worker.queues.iter().map(Queue::position).collect())
+}
+
+struct Worker<'m> {
+    memory: &'m Memory,
+    counters: &'m Counters,
+    target: Target,
+    indirect: bool,
+    table: MemoryTable<Vec<Region>>,
+    pool: Pool,
+    ring: Ring<InFlight>,
+    queues: Vec<Queue<'m>>,
+    /// Room for the buffers of one chain.
+    segments: Vec<Segment>,
+    stopping: bool,
+}
+
+/// Whether a chain could be served.
+enum Served {
+    /// It is at the disk, or answered.
+    Yes,
+    /// It must wait for a buffer.
+    Wait,
+}
+
+impl From<Result<(), InFlight>> for Served {
+    fn from(started: Result<(), InFlight>) -> Self {
+        match started {
+            Ok(()) => Self::Yes,
+            Err(_) => Self::Wait,
+        }
+    }
+}
+
+impl<'m> Worker<'m> {
+    fn new(
+        memory: &'m Memory,
+        target: Target,
+        features: Features,
+        configs: Vec<QueueConfig>,
+        stop: Arc<EventFd>,
+        counters: &'m Counters,
+    ) -> io::Result<Self> {
+        let mut queues = Vec::with_capacity(configs.len());
+        let mut watched = Vec::with_capacity(configs.len() + 1);
+        for config in configs {
+            let (queue, kick) =
+                Queue::new(memory, features, config).map_err(io::Error::other)?;
+            queues.push(queue);
+            watched.push(kick);
+        }
+        watched.push(stop);
+        let entries: usize = queues.iter().map(|queue| usize::from(queue.size())).sum();
+        let longest = queues.iter().map(Queue::size).max().unwrap_or(0);
+        let slots = entries.clamp(1, MAX_SLOTS) as u32;
+        let table = memory::table(memory)
+            .map_err(|e| io::Error::other(format!("memory table: {e:?}")))?;
+        Ok(Self {
+            memory,
+            counters,
+            indirect: features.has(bit::RING_INDIRECT_DESC),
+            table,
+            pool: Pool::new(memory.clone()),
+            ring: Ring::new(&target.file, slots, watched)?,
+            target,
+            queues,
+            segments: vec![Segment::default(); longest.into()],
+            stopping: false,
+        })
+    }
+
+    /// Turns until told to stop, and everything in flight is answered.
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            for index in 0..self.queues.len() {
+                self.drain(index);
+            }
+            self.notify()?;
+            let in_flight = self.ring.in_flight() > 0;
+            let parked = self.queues.iter().any(|queue| queue.parked.is_some());
+            if self.stopping && !in_flight && !parked {
+                return Ok(());
+            }
+            // A queue stays ready because its turn was over, then there is more to do at once; or
+            // for want of a slot or a buffer, then there is something in flight to wait for.
+            let blocked = self.ring.is_full() || parked;
+            let more = self.queues.iter().any(|queue| queue.ready);
+            self.ring.submit(!more || (blocked && in_flight))?;
+            while let Some(event) = self.ring.next() {
+                self.handle(event);
+            }
+            self.notify()?;
+        }
+    }
+
+    fn notify(&mut self) -> io::Result<()> {
+        let counters = self.counters;
+        self.queues
+            .iter_mut()
+            .try_for_each(|queue| queue.notify(counters))
+    }
+
+    fn handle(&mut self, event: Event<InFlight>) {
+        match event {
+            Event::Signalled(watch) => match self.queues.get_mut(watch) {
+                Some(queue) => {
+                    self.counters.kicks.add(1);
+                    queue.ready = !queue.stopped;
+                }
+                None => self.stopping = true,
+            },
+            Event::Done {
+                context,
+                buffer,
+                result,
+            } => self.complete(context, buffer, result),
+        }
+    }
+
+    /// Takes as much from a queue as there are slots for, but not more than it is long, so that
+    /// the others have their turn.
+    fn drain(&mut self, index: usize) {
+        if !self.queues[index].ready {
+            return;
+        }
+        if self.drain_ready(index).is_err() {
+            let queue = &mut self.queues[index];
+            queue.malformed(self.counters);
+            queue.stopped = true;
+            queue.ready = false;
+        }
+    }
+
+    fn drain_ready(&mut self, index: usize) -> Result<(), ImpossibleIndex> {
+        self.queues[index].disable_notify();
+        for _ in 0..self.queues[index].size() {
+            if self.ring.is_full() {
+                return Ok(());
+            }
+            let head = match self.queues[index].parked.take() {
+                Some(head) => head,
+                // Whatever else is there stays in the ring.
+                None if self.stopping => {
+                    self.queues[index].ready = false;
+                    return Ok(());
+                }
+                None => match self.queues[index].pop()? {
+                    Popped::Chain(head) => head,
+                    Popped::OutOfRange(_) => {
+                        self.queues[index].malformed(self.counters);
+                        continue;
+                    }
+                    Popped::Empty => {
+                        let queue = &mut self.queues[index];
+                        queue.ready = queue.enable_notify()?;
+                        if queue.ready {
+                            queue.disable_notify();
+                            continue;
+                        }
+                        return Ok(());
+                    }
+                },
+            };
+            if let Served::Wait = self.serve_chain(index, head) {
+                self.queues[index].parked = Some(head);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Parses one chain, and answers it or hands it to the disk.
+    fn serve_chain(&mut self, index: usize, head: Head) -> Served {
+        let memory: &'m GuestMemoryMmap = self.memory;
+        let reader = GuestReader(memory);
+        // Moved out for as long as the request refers to it.
+        let mut segments = std::mem::take(&mut self.segments);
+        let walked = chain::walk(
+            self.queues[index].ring(),
+            head,
+            self.indirect,
+            &self.table,
+            &reader,
+            &mut segments,
+        );
+        let served = match walked {
+            Err(_) => self.refuse(index, head, None),
+            Ok(chain) => match Request::parse(&chain, &self.table, &reader) {
+                Ok(request) => self.perform(index, head, &request),
+                Err(refused) => {
+                    // The length covers the status byte only if nothing comes before it.
+                    let len = u32::from(chain.writable_bytes() == 1);
+                    let status = refused.status.map(|at| (GuestAddress(at.0), len));
+                    self.refuse(index, head, status)
+                }
+            },
+        };
+        self.segments = segments;
+        served
+    }
+
+    /// Gives back what is no request, with a status byte where there is room for one.
+    fn refuse(&mut self, index: usize, head: Head, status: Option<(GuestAddress, u32)>) -> Served {
+        let queue = &mut self.queues[index];
+        queue.malformed(self.counters);
+        let written = status.filter(|(at, _)| {
+            let status = Status::IoError as u8;
+            self.memory.write_obj(status, *at).is_ok()
+        });
+        queue.give_back(self.counters, head, written.map_or(0, |(_, len)| len));
+        Served::Yes
+    }
+
+    fn perform(&mut self, index: usize, head: Head, request: &Request<'_>) -> Served {
+        let status_at = GuestAddress(request.status.0);
+        let answer = |status, data_bytes| Answer {
+            status_at,
+            status,
+            len: request.used_len(data_bytes),
+        };
+        if !self.memory.address_in_range(status_at) {
+            return self.refuse(index, head, None);
+        }
+        let done = match request.action(&self.target.rules) {
+            Action::Answer(status) => answer(status, 0),
+            Action::GetId { data } => match self.write_id(&data) {
+                Some(bytes) => answer(Status::Ok, bytes),
+                None => answer(Status::IoError, 0),
+            },
+            Action::Flush => {
+                let job = Job::Flush;
+                let in_flight = InFlight {
+                    queue: index,
+                    head,
+                    answer: answer(Status::Ok, 0),
+                    job,
+                };
+                return self.start(Operation::Sync, Buffer::Empty, in_flight).into();
+            }
+            Action::Read { sector, data } => {
+                let ok = answer(Status::Ok, data.bytes());
+                match self.transfer(index, head, ok, Direction::Read, sector, &data) {
+                    Ok(served) => return served,
+                    Err(NotMemory) => answer(Status::IoError, 0),
+                }
+            }
+            Action::Write { sector, data } => {
+                let ok = answer(Status::Ok, 0);
+                let direction = Direction::Write {
+                    durable: self.target.write_through,
+                };
+                match self.transfer(index, head, ok, direction, sector, &data) {
+                    Ok(served) => return served,
+                    Err(NotMemory) => answer(Status::IoError, 0),
+                }
+            }
+        };
+        self.queues[index].answer(self.counters, head, done);
+        Served::Yes
+    }
+
+    fn transfer(
+        &mut self,
+        index: usize,
+        head: Head,
+        answer: Answer,
+        direction: Direction,
+        sector: Sector,
+        data: &Payload<'_>,
+    ) -> Result<Served, NotMemory> {
+        // The range was checked against the disk: no overflow.
+        let position = sector.0 * SECTOR_SIZE;
+        let align = (self.target.memory_align, self.target.rules.block_size);
+        let begun = Transfer::begin(
+            self.memory,
+            &mut self.pool,
+            direction,
+            position,
+            data,
+            align,
+        );
+        let (transfer, buffer) = match begun {
+            Ok(begun) => begun,
+            Err(NoTransfer::Wait) => return Ok(Served::Wait),
+            Err(NoTransfer::NotMemory) => return Err(NotMemory),
+        };
+        let operation = transfer.operation();
+        let in_flight = InFlight {
+            queue: index,
+            head,
+            answer,
+            job: Job::Transfer(transfer),
+        };
+        Ok(self.start(operation, buffer, in_flight).into())
+    }
+
+    /// Queues an operation; gives the request back when there is no slot.
+    fn start(
+        &mut self,
+        operation: Operation,
+        buffer: Buffer,
+        in_flight: InFlight,
+    ) -> Result<(), InFlight> {
+        let started = self.ring.start(operation, buffer, in_flight);
+        started.map_err(|(in_flight, buffer)| {
+            self.release(&in_flight, buffer);
+            in_flight
+        })
+    }
+
+    fn release(&mut self, in_flight: &InFlight, buffer: Buffer) {
+        if let Job::Transfer(transfer) = &in_flight.job {
+            transfer.release(&mut self.pool, buffer);
+        }
+    }
+
+    fn answer(&mut self, in_flight: &InFlight, answer: Answer) {
+        self.queues[in_flight.queue].answer(self.counters, in_flight.head, answer);
+    }
+
+    /// Goes on with a request after the disk has done something for it.
+    fn complete(&mut self, mut in_flight: InFlight, mut buffer: Buffer, result: io::Result<usize>) {
+        let counters = self.counters;
+        let outcome = match &mut in_flight.job {
+            Job::Flush => result.map(|_| counters.flushes.add(1)),
+            Job::Transfer(transfer) => match transfer.advance(self.memory, &mut buffer, result) {
+                Ok(Next::Again(operation)) => {
+                    // The slot of the completion is free, so that this does not fail.
+                    if let Err(lost) = self.start(operation, buffer, in_flight) {
+                        self.answer(&lost, lost.failed());
+                    }
+                    return;
+                }
+                Ok(Next::Done(bytes)) => {
+                    match transfer.direction() {
+                        Direction::Read => counters.bytes_read.add(bytes.into()),
+                        Direction::Write { .. } => counters.bytes_written.add(bytes.into()),
+                    }
+                    Ok(())
+                }
+                Err(e) => Err(e),
+            },
+        };
+        self.release(&in_flight, buffer);
+        let answer = match outcome {
+            Ok(()) => in_flight.answer,
+            Err(_) => {
+                counters.io_errors.add(1);
+                in_flight.failed()
+            }
+        };
+        self.answer(&in_flight, answer);
+    }
+
+    /// Writes the serial number to the guest; how many bytes of it, or `None` if that is no memory.
+    fn write_id(&self, data: &Payload<'_>) -> Option<u32> {
+        let mut rest = self.target.id.as_slice();
+        let mut written = 0;
+        for piece in data.pieces() {
+            let len = rest.len().min(piece.len as usize);
+            let (now, later) = rest.split_at(len);
+            self.memory
+                .write_slice(now, GuestAddress(piece.addr.0))
+                .ok()?;
+            written += len as u32;
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        Some(written)
+    }
+}
+
+/// Data outside guest memory.
+struct NotMemory;

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A disk as the guest sees it: the transport's registers before, a back-end behind.
+
+use super::mmio::{
+    Action,
+    Transport, //
+};
+use crate::{
+    backend::{
+        self,
+        Backend,
+        Features,
+        QueueConfig, //
+    },
+    devices::bus::Device,
+    disk::config_space,
+    memory::Memory,
+};
+use std::{
+    io,
+    sync::Arc, //
+};
+use vblk_core::features::bit;
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::{
+    EventFd,
+    EFD_NONBLOCK, //
+};
+
+/// The virtio device type of a disk.
+const BLOCK: u32 = 2;
+
+/// Is told that a back-end can't serve its disk.
+pub type Sink = Arc<dyn Fn(&backend::Error) + Send + Sync>;
+
+/// A virtio disk.
+pub struct BlockDevice {
+    transport: Transport,
+    backend: Box<dyn Backend>,
+    memory: Memory,
+    /// For each queue, signalled by a kick of the guest.
+    kicks: Vec<EventFd>,
+    /// Signalled to interrupt the guest, for all queues and for changes of the configuration.
+    call: EventFd,
+    failed: Sink,
+}
+
+impl BlockDevice {
+    /// A disk with this many queues of at most so many entries. `failed` is told when the back-end
+    /// does not start or stop.
+    ///
+    /// # Errors
+    ///
+    /// When there are no file descriptors left.
+    pub fn new(
+        backend: Box<dyn Backend>,
+        memory: Memory,
+        queues: u16,
+        queue_size: u16,
+        failed: Sink,
+    ) -> io::Result<Self> {
+        let config = config_space(backend.disk(), queues, queue_size);
+        let event = || EventFd::new(EFD_NONBLOCK);
+        Ok(Self {
+            transport: Transport::new(
+                BLOCK,
+                offered(&*backend, queues),
+                config.to_vec(),
+                queues,
+                queue_size,
+            ),
+            backend,
+            memory,
+            kicks: (0..queues).map(|_| event()).collect::<Result<_, _>>()?,
+            call: event()?,
+            failed,
+        })
+    }
+
+    /// To be signalled when the guest kicks a queue, in the order of the queues.
+    pub fn kicks(&self) -> &[EventFd] {
+        &self.kicks
+    }
+
+    /// To interrupt the guest whenever it is signalled.
+    pub fn call(&self) -> &EventFd {
+        &self.call
+    }
+
+    /// Who serves the disk.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// Stops serving the disk, once and for all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::stop`].
+    pub fn stop(&mut self) -> Result<(), backend::Error> {
+        self.backend.stop().map(drop)
+    }
+
+    fn start(&mut self) {
+        match self.try_start() {
+            Ok(()) => {}
+            // The driver's mistake: it is told, and may reset the device.
+            Err(backend::Error::Queue(_)) => {
+                self.transport.fail();
+                let _ = self.call.write(1);
+            }
+            Err(e) => (self.failed)(&e),
+        }
+    }
+
+    fn try_start(&mut self) -> Result<(), backend::Error> {
+        let mut queues = Vec::new();
+        for (index, registers) in self.transport.ready_queues() {
+            let refused = backend::Error::Queue(index);
+            let size = u16::try_from(registers.size).map_err(|_| refused)?;
+            let clone = |event: &EventFd| {
+                event.try_clone().map_err(|cause| backend::Error::Setup {
+                    step: "eventfd",
+                    cause,
+                })
+            };
+            queues.push(QueueConfig {
+                index,
+                size,
+                desc: GuestAddress(registers.desc),
+                avail: GuestAddress(registers.avail),
+                used: GuestAddress(registers.used),
+                next_avail: 0,
+                kick: clone(&self.kicks[usize::from(index)])?,
+                call: clone(&self.call)?,
+                err: None,
+            });
+        }
+        // A driver may begin without queues. There is nothing to serve then.
+        if queues.is_empty() {
+            return Ok(());
+        }
+        let features = self.transport.accepted();
+        self.backend.start(&self.memory, features, queues)
+    }
+}
+
+/// What the back-end can do, and what the disk is like.
+fn offered(backend: &dyn Backend, queues: u16) -> Features {
+    let mut bits = backend.features().0 | 1 << bit::BLK_SEG_MAX | 1 << bit::BLK_SIZE;
+    if backend.disk().read_only() {
+        bits |= 1 << bit::BLK_RO;
+    }
+    if queues == 1 {
+        bits &= !(1 << bit::BLK_MQ);
+    }
+    Features(bits)
+}
+
+impl Device for BlockDevice {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.transport.read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        match self.transport.write(offset, data) {
+            Action::None => {}
+            Action::Start => self.start(),
+            Action::Reset => {
+                if let Err(e) = self.stop() {
+                    (self.failed)(&e);
+                }
+            }
+            // Kicks reach the back-end directly; this one did not match what KVM waits for.
+            Action::Notify(queue) => {
+                if let Some(kick) = self.kicks.get(usize::from(queue)) {
+                    let _ = kick.write(1);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The launcher of vhost-blk-rs, and the back-ends that a disk can be served by.
+//!
+//! [`memory`], [`disk`] and [`backend`] know nothing of KVM: a process that owns guest memory and
+//! rings of its own, such as a test or a benchmark, uses them as they are.
+//!
+//! `unsafe` has one address, the private module `sys`. Everything else is ordinary Rust.
+
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod disk;
+pub mod memory;
+
+mod errno;
+#[allow(unsafe_code)]
+mod sys;

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The only home of `unsafe` in this crate: system calls that no crate wraps safely.
+//!
+//! Every function here is safe to call, whatever its arguments. Each file wraps one interface of
+//! the kernel and knows nothing of virtio.
+
+pub mod blockdev;
+pub mod iobuf;
+pub mod kvm;
+pub mod poll;
+pub mod signals;
+pub mod terminal;
+pub mod uring;
+pub mod vhost_blk;

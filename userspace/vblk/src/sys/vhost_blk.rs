@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ioctls of `/dev/vhost-blk-rs` that `<linux/vhost.h>` does not have. The standard ones come
+//! from the `vhost` crate.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{
+        AsFd,
+        AsRawFd,
+        BorrowedFd, //
+    },
+};
+use vblk_core::{
+    request::ID_BYTES,
+    uapi::{
+        Info,
+        Stats,
+        VringFile,
+        FD_UNBIND,
+        VHOST_BLK_GET_INFO,
+        VHOST_BLK_GET_STATS,
+        VHOST_BLK_SET_BACKEND,
+        VHOST_BLK_SET_SERIAL, //
+    },
+};
+use vmm_sys_util::ioctl::{
+    ioctl_with_mut_ref,
+    ioctl_with_ref, //
+};
+
+/// Attaches `disk`, or detaches the disk when there is none given.
+pub fn set_backend(device: &File, disk: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let argument = VringFile {
+        index: 0,
+        fd: disk.map_or(FD_UNBIND, |disk| disk.as_raw_fd()),
+    }
+    .to_bytes();
+    // SAFETY: The kernel reads a `struct vhost_vring_file` from the argument, and its bytes are
+    // there. It takes a reference of its own to the disk.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_SET_BACKEND.into(), &argument) })
+}
+
+/// The counters since VHOST_SET_OWNER.
+pub fn get_stats(device: &File) -> io::Result<Stats> {
+    let mut answer = [0; Stats::BYTES];
+    // SAFETY: The kernel writes a `struct vhost_blk_stats` to the argument, which has its size.
+    check(unsafe { ioctl_with_mut_ref(&device.as_fd(), VHOST_BLK_GET_STATS.into(), &mut answer) })?;
+    Ok(Stats::from_bytes(&answer))
+}
+
+/// Version and limits of the module.
+pub fn get_info(device: &File) -> io::Result<Info> {
+    let mut answer = [0; Info::BYTES];
+    // SAFETY: The kernel writes a `struct vhost_blk_info` to the argument, which has its size.
+    check(unsafe { ioctl_with_mut_ref(&device.as_fd(), VHOST_BLK_GET_INFO.into(), &mut answer) })?;
+    Ok(Info::from_bytes(&answer))
+}
+
+/// Sets what GET_ID answers.
+pub fn set_serial(device: &File, serial: &[u8; ID_BYTES]) -> io::Result<()> {
+    // SAFETY: The kernel reads as many bytes from the argument as it has.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_SET_SERIAL.into(), serial) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where things are in a guest's address space.
+
+use vm_memory::GuestAddress;
+
+/// Memory ends here and goes on at 4 GiB: the gap is for devices.
+pub const GAP_START: u64 = 0xc000_0000;
+/// The end of the gap.
+pub const GAP_END: u64 = 1 << 32;
+/// Where the registers of the first disk are.
+pub const DISK_BASE: u64 = 0xd000_0000;
+
+/// The BIOS keeps the kind of a restart here.
+pub const RESET_FLAG: GuestAddress = GuestAddress(0x472);
+/// What the kernel writes there before a restart that is to be a warm one.
+pub const RESET_FLAG_WARM: u16 = 0x1234;
+
+/// Segment descriptors that the kernel starts with.
+pub const GDT: GuestAddress = GuestAddress(0x500);
+/// `struct boot_params`.
+pub const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
+/// Page tables that the kernel starts with: one page, then another, then four.
+pub const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
+/// The kernel's command line.
+pub const CMDLINE: GuestAddress = GuestAddress(0x2_0000);
+/// Room for the command line, with the zero byte behind it. No kernel takes more than 4096.
+pub const CMDLINE_MAX: usize = 4096;
+/// Low memory ends here: what is between it and [`HIGH_MEMORY`] belongs to the firmware.
+pub const LOW_MEMORY_END: u64 = 0x9_fc00;
+/// The tables of ACPI; the kernel looks for the first of them from here on.
+pub const ACPI_TABLES: GuestAddress = GuestAddress(0xe_0000);
+/// Memory for the kernel begins here.
+pub const HIGH_MEMORY: GuestAddress = GuestAddress(0x10_0000);
+
+/// Ports of the ACPI registers.
+pub const ACPI_PORT: u64 = 0x600;
+/// The interrupt of ACPI.
+pub const ACPI_IRQ: u16 = 9;
+/// The interrupt of the first serial port.
+pub const SERIAL_IRQ: u32 = 4;
+/// The local APIC of each CPU.
+pub const LOCAL_APIC: u32 = 0xfee0_0000;
+/// The IO-APIC.
+pub const IO_APIC: u32 = 0xfec0_0000;
+
+/// Interrupts for disks: those that a PC without other devices has left. A kernel without a
+/// description of further ones can't use more.
+pub const DISK_IRQS: [u32; MAX_DISKS] = [5, 10, 11, 7, 6, 14, 15, 12];
+/// Most disks.
+pub const MAX_DISKS: usize = 8;
+
+/// The ranges of guest-physical addresses that `bytes` bytes of memory take.
+pub fn memory_ranges(bytes: u64) -> Vec<(GuestAddress, usize)> {
+    let low = bytes.min(GAP_START);
+    let mut ranges = vec![(GuestAddress(0), low as usize)];
+    if bytes > low {
+        ranges.push((GuestAddress(GAP_END), (bytes - low) as usize));
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_leaves_the_gap_out() {
+        let gib = 1 << 30;
+        assert_eq!(memory_ranges(gib), [(GuestAddress(0), gib as usize)]);
+        assert_eq!(
+            memory_ranges(5 * gib),
+            [
+                (GuestAddress(0), 3 * gib as usize),
+                (GuestAddress(4 * gib), 2 * gib as usize)
+            ]
+        );
+    }
+}

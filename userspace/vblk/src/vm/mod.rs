@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A machine on KVM: its CPUs, how they boot, and what they find.
+//!
+//! Only this module and `sys::kvm` know of KVM.
+
+mod acpi;
+mod boot;
+mod cpuid;
+mod layout;
+mod machine;
+mod registers;
+mod vcpu;
+
+pub use boot::{
+    Boot,
+    Error as BootError, //
+};
+pub use layout::{
+    memory_ranges,
+    MAX_DISKS, //
+};
+pub use machine::{
+    Error,
+    Machine,
+    MAX_CPUS, //
+};
+pub use vcpu::{
+    End,
+    Ending, //
+};
