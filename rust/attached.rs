@@ -116,7 +116,7 @@ struct Served {
     watch: Option<Pin<KBox<EventWatch<Kick>>>>,
 }
 
-/// The queues that are served, from [`Self::new`] to [`Self::detach`].
+/// The queues that are served, from [`Self::new`] to [`Self::end`].
 pub(crate) struct Attached {
     file: Arc<BlockFile>,
     queues: KVec<Served>,
@@ -127,8 +127,8 @@ impl Attached {
     ///
     /// # Errors
     ///
-    /// EINVAL when there is none; EFAULT when a ring is not accessible; ENOMEM. Nothing is served
-    /// then.
+    /// EINVAL when there is none; EFAULT when a ring is not accessible; ENOMEM; EINTR when the
+    /// current task is being killed. Nothing is served then.
     pub(crate) fn new(
         common: &Common<'_>,
         file: BlockFile,
@@ -161,7 +161,12 @@ impl Attached {
                 Ok(attached)
             }
             Err(error) => {
-                attached.detach(common.worker, rings, stats);
+                if error == EINTR {
+                    // What a killed process still waits for must not wait for the process.
+                    common.worker.give_up_on_memory();
+                }
+                let servers = common.worker.work().take_all_patiently();
+                attached.end(servers, rings, stats);
                 Err(error)
             }
         }
@@ -181,16 +186,17 @@ impl Attached {
         let ring = Ring::new(
             size,
             map(addresses.desc, size.desc_bytes(), DESC_ALIGN, Access::Read)?,
-            map(addresses.avail, size.avail_bytes(), AVAIL_ALIGN, Access::Read)?,
+            map(
+                addresses.avail,
+                size.avail_bytes(),
+                AVAIL_ALIGN,
+                Access::Read,
+            )?,
             map(addresses.used, size.used_bytes(), USED_ALIGN, Access::Write)?,
         );
         let ring = Arc::new(ring, GFP_KERNEL_ACCOUNT)?;
         let event_idx = common.features.has(bit::RING_EVENT_IDX);
-        let kick = Kick::new(
-            common.worker.work().clone(),
-            common.worker.task(),
-            index,
-        );
+        let kick = Kick::new(common.worker.work().clone(), common.worker.task(), index);
         let completion = Completion::new(
             kick.clone(),
             ring.clone(),
@@ -234,11 +240,11 @@ impl Attached {
         Ok(())
     }
 
-    /// Ends the service, when all I/O that was submitted is done. `rings` learn where it ended, and
-    /// `stats` what was counted.
-    pub(crate) fn detach(
+    /// Ends the service of `servers`, which were taken from the pool, when all I/O that was
+    /// submitted is done. `rings` learn where it ended, and `stats` what was counted.
+    pub(crate) fn end(
         mut self,
-        worker: &Worker<Pool>,
+        mut servers: KVec<Option<Server>>,
         rings: &mut [RingSetup],
         stats: &mut Stats,
     ) {
@@ -246,8 +252,7 @@ impl Attached {
             queue.watch = None;
         }
         for queue in &self.queues {
-            // From here on nothing more is submitted for it.
-            let server = worker.work().remove(queue.index);
+            let server = servers.get_mut(queue.index).and_then(Option::take);
             let submitted = server.as_ref().map_or(0, Server::submitted);
             add(stats, &queue.completion.close(submitted));
             if let Some(server) = server {
@@ -259,27 +264,16 @@ impl Attached {
         }
     }
 
-    /// Where the device stands in a ring, if the queue is served.
-    pub(crate) fn base(&self, worker: &Worker<Pool>, index: usize) -> Option<u16> {
-        worker.work().with(index, |server| server.base())
-    }
-
-    /// Exchanges the memory table.
-    pub(crate) fn set_table(&self, worker: &Worker<Pool>, table: &Arc<Table>) {
+    /// Does something with each queue while the worker does not.
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed.
+    pub(crate) fn for_each(&self, worker: &Worker<Pool>, mut f: impl FnMut(&mut Server)) -> Result {
         for queue in &self.queues {
-            worker
-                .work()
-                .with(queue.index, |server| server.set_table(table.clone()));
+            worker.work().with(queue.index, &mut f)?;
         }
-    }
-
-    /// Exchanges the serial number.
-    pub(crate) fn set_serial(&self, worker: &Worker<Pool>, serial: [u8; ID_BYTES]) {
-        for queue in &self.queues {
-            worker
-                .work()
-                .with(queue.index, |server| server.set_id(serial));
-        }
+        Ok(())
     }
 
     /// Exchanges the kick eventfd of a queue.
@@ -305,26 +299,16 @@ impl Attached {
         }
     }
 
-    /// Exchanges the eventfd of a queue that tells of malformed requests.
-    pub(crate) fn set_err(
-        &self,
-        worker: &Worker<Pool>,
-        index: usize,
-        err: Option<&Arc<EventSignal>>,
-    ) {
-        worker
-            .work()
-            .with(index, |server| server.set_err(err.cloned()));
-    }
-
     /// Adds what was counted so far.
-    pub(crate) fn add_stats(&self, worker: &Worker<Pool>, stats: &mut Stats) {
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed.
+    pub(crate) fn add_stats(&self, worker: &Worker<Pool>, stats: &mut Stats) -> Result {
         for queue in &self.queues {
             add(stats, &queue.completion.stats());
-            worker
-                .work()
-                .with(queue.index, |server| server.add_stats(stats));
         }
+        self.for_each(worker, |server| server.add_stats(stats))
     }
 }
 

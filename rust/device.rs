@@ -14,6 +14,7 @@ use crate::{
         Pool,
         MAX_QUEUES, //
     },
+    server::Server,
     sys::{
         block_file::BlockFile,
         char_device::CharDevice,
@@ -156,29 +157,69 @@ impl Owned {
     }
 
     /// Detaches the disk, if there is one.
-    pub(crate) fn detach(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed before the worker lets go of the queues; nothing
+    /// changed then.
+    pub(crate) fn detach(&mut self) -> Result {
+        if self.attached.is_some() {
+            let servers = self.worker.work().take_all()?;
+            self.end(servers);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, servers: KVec<Option<Server>>) {
         if let Some(attached) = self.attached.take() {
-            attached.detach(&self.worker, &mut self.rings, &mut self.past);
+            attached.end(servers, &mut self.rings, &mut self.past);
         }
     }
 
-    /// The worker, and the queues that it serves.
-    pub(crate) fn serving(&mut self) -> Option<(&mut Attached, &Worker<Pool>)> {
-        Some((self.attached.as_mut()?, &self.worker))
+    /// Does something with each queue that is served, while the worker does not.
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed.
+    pub(crate) fn for_each_served(&self, f: impl FnMut(&mut Server)) -> Result {
+        match &self.attached {
+            Some(attached) => attached.for_each(&self.worker, f),
+            None => Ok(()),
+        }
+    }
+
+    /// Does something with a queue, if it is served, while the worker does not.
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed.
+    pub(crate) fn with_served<R>(
+        &self,
+        index: u32,
+        f: impl FnOnce(&mut Server) -> R,
+    ) -> Result<Option<R>> {
+        self.worker.work().with(index as usize, f)
     }
 
     /// What was counted since the device got its owner.
-    pub(crate) fn stats(&self) -> Stats {
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed.
+    pub(crate) fn stats(&self) -> Result<Stats> {
         let mut stats = self.past;
         if let Some(attached) = &self.attached {
-            attached.add_stats(&self.worker, &mut stats);
+            attached.add_stats(&self.worker, &mut stats)?;
         }
-        stats
+        Ok(stats)
     }
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.detach();
+        // The guest is gone. Its worker must not wait for memory whose handler waits for this.
+        self.worker.give_up_on_memory();
+        let servers = self.worker.work().take_all_patiently();
+        self.end(servers);
     }
 }

@@ -29,6 +29,7 @@ use crate::{
             LastPage,
             PinnedByte, //
         },
+        thread::give_way, //
     },
     units::Units, //
 };
@@ -120,11 +121,7 @@ impl Executor {
             scratch: PageScratch::new()?,
             status_page: LastPage::default(),
             bounce: KVec::new(),
-            write: if durable {
-                Op::WriteDurable
-            } else {
-                Op::Write
-            },
+            write: if durable { Op::WriteDurable } else { Op::Write },
             submitted: 0,
         })
     }
@@ -139,9 +136,14 @@ impl Executor {
         self.units.tidy();
     }
 
+    /// The ring was looked at again: what follows may rely on memory that changed since.
+    pub(crate) fn forget_status_page(&mut self) {
+        self.status_page = LastPage::default();
+    }
+
     /// The batch is over.
     pub(crate) fn end_batch(&mut self) {
-        self.status_page = LastPage::default();
+        self.forget_status_page();
         self.completion.announce();
     }
 
@@ -168,7 +170,8 @@ impl Executor {
         written.map_err(|_| Unanswerable)
     }
 
-    /// Executes a request. `alone` says that no other is known to follow in the batch.
+    /// Executes a request; the bytes it moves. `alone` says that no other is known to follow in the
+    /// batch.
     ///
     /// # Errors
     ///
@@ -178,7 +181,7 @@ impl Executor {
         head: Head,
         request: &Request<'_>,
         alone: bool,
-    ) -> Result<(), Unanswerable> {
+    ) -> Result<u32, Unanswerable> {
         let disk = Disk {
             sectors: self.file.sectors(),
             block_size: self.file.block_size(),
@@ -186,9 +189,13 @@ impl Executor {
         };
         let (op, sector, data) = match request.action(&disk) {
             Action::Answer(status) => {
-                return self.answer(head, request.status, status, request.used_len(0))
+                self.answer(head, request.status, status, request.used_len(0))?;
+                return Ok(0);
             }
-            Action::GetId { data } => return self.tell_id(head, request, &data),
+            Action::GetId { data } => {
+                self.tell_id(head, request, &data)?;
+                return Ok(0);
+            }
             Action::Flush => (Op::Flush, Sector(0), None),
             Action::Read { sector, data } => (Op::Read, sector, Some(data)),
             Action::Write { sector, data } => (self.write, sector, Some(data)),
@@ -214,7 +221,7 @@ impl Executor {
             Some(data) => self.transfer(&Transfer { op, sector, data }, reply),
             None => self.flush(reply),
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn pin_status(&mut self, at: GuestAddr, alone: bool) -> Result<PinnedByte> {
@@ -335,6 +342,8 @@ impl Executor {
                     } else {
                         self.submitted += 1;
                         full.submit(Job::Part(split));
+                        // A request can be gigabytes long, and a disk as fast as memory.
+                        give_way();
                     }
                 }
             }
@@ -369,6 +378,7 @@ impl Executor {
                 self.file.write(sector, buffer, durable).map_err(failure)?;
             }
             at += now;
+            give_way();
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ use crate::{
             EventFile,
             EventSignal, //
         },
+        lock::lock_killable, //
     },
 };
 use kernel::{
@@ -50,8 +51,8 @@ const VERSION: u32 = 1;
 ///
 /// # Errors
 ///
-/// ENOTTY when there is no such command, EPERM when the current process is not the owner, and those
-/// of the command.
+/// ENOTTY when there is no such command, EPERM when the current process is not the owner, EINTR
+/// when it is being killed, and those of the command.
 pub(crate) fn dispatch(device: &Device, command: u32, arg: usize) -> Result<isize> {
     match command {
         VHOST_GET_FEATURES => write_result(arg, &Features::SUPPORTED.0.to_ne_bytes())?,
@@ -61,7 +62,7 @@ pub(crate) fn dispatch(device: &Device, command: u32, arg: usize) -> Result<isiz
         VHOST_RESET_OWNER => reset_owner(device)?,
         _ => {
             let command = OwnerCommand::from_number(command).ok_or(ENOTTY)?;
-            let mut guard = device.owned.lock();
+            let mut guard = lock_killable(&device.owned)?;
             let owned = (*guard)
                 .as_mut()
                 .filter(|owned| owned.is_current())
@@ -82,7 +83,7 @@ fn info() -> Info {
 }
 
 fn set_owner(device: &Device) -> Result {
-    let mut owned = device.owned.lock();
+    let mut owned = lock_killable(&device.owned)?;
     if owned.is_some() {
         return Err(EBUSY);
     }
@@ -91,7 +92,7 @@ fn set_owner(device: &Device) -> Result {
 }
 
 fn reset_owner(device: &Device) -> Result {
-    let mut owned = device.owned.lock();
+    let mut owned = lock_killable(&device.owned)?;
     match owned.as_ref() {
         Some(current) if current.is_current() => (),
         _ => return Err(EPERM),
@@ -150,20 +151,16 @@ impl OwnerCommand {
                 Ok(())
             }
             // There are none to set.
-            Self::SetBackendFeatures => {
-                read_features(owned, arg, Features::default()).map(|_| ())
-            }
+            Self::SetBackendFeatures => read_features(owned, arg, Features::default()).map(|_| ()),
             Self::SetMemTable => set_mem_table(owned, arg),
             Self::SetBackend => set_backend(owned, arg),
             Self::SetSerial => {
                 let serial = read_argument(arg)?;
+                owned.for_each_served(|server| server.set_id(serial))?;
                 owned.serial = Some(serial);
-                if let Some((attached, worker)) = owned.serving() {
-                    attached.set_serial(worker, serial);
-                }
                 Ok(())
             }
-            Self::GetStats => write_result(arg, &owned.stats().to_bytes()),
+            Self::GetStats => write_result(arg, &owned.stats()?.to_bytes()),
             Self::Vring(command) => {
                 // As C vhost: a bad index comes before anything else about the argument.
                 let index = u32::from_ne_bytes(read_argument(arg)?);
@@ -185,9 +182,7 @@ fn read_features(owned: &Owned, arg: usize, offered: Features) -> Result<Feature
 
 fn set_mem_table(owned: &mut Owned, arg: usize) -> Result {
     let table = Arc::new(read_table(arg)?, GFP_KERNEL_ACCOUNT)?;
-    if let Some((attached, worker)) = owned.serving() {
-        attached.set_table(worker, &table);
-    }
+    owned.for_each_served(|server| server.set_table(table.clone()))?;
     owned.table = Some(table);
     Ok(())
 }
@@ -199,8 +194,7 @@ fn set_backend(owned: &mut Owned, arg: usize) -> Result {
         return Err(enobufs());
     }
     if file.fd == FD_UNBIND {
-        owned.detach();
-        return Ok(());
+        return owned.detach();
     }
     owned.check_detached()?;
     owned.attach(BlockFile::from_fd(file.fd)?)
@@ -223,10 +217,7 @@ impl VringCommand {
                 self.set_geometry(owned, index, arg)
             }
             Self::GetBase => {
-                let serving = owned.serving();
-                let served =
-                    serving.and_then(|(attached, worker)| attached.base(worker, index as usize));
-                let num = match served {
+                let num = match owned.with_served(index, |server| server.base())? {
                     Some(base) => base,
                     None => owned.ring(index)?.base,
                 };
@@ -238,7 +229,7 @@ impl VringCommand {
             }
             Self::SetKick => {
                 let kick = eventfd(arg, EventFile::from_fd)?;
-                if let Some((attached, _)) = owned.serving() {
+                if let Some(attached) = &mut owned.attached {
                     attached.set_kick(index as usize, kick.as_ref())?;
                 }
                 owned.ring(index)?.kick = kick;
@@ -246,7 +237,7 @@ impl VringCommand {
             }
             Self::SetCall => {
                 let call = eventfd(arg, EventSignal::from_fd)?;
-                if let Some((attached, _)) = owned.serving() {
+                if let Some(attached) = &owned.attached {
                     attached.set_call(index as usize, call.as_ref());
                 }
                 owned.ring(index)?.call = call;
@@ -254,9 +245,7 @@ impl VringCommand {
             }
             Self::SetErr => {
                 let err = eventfd(arg, EventSignal::from_fd)?;
-                if let Some((attached, worker)) = owned.serving() {
-                    attached.set_err(worker, index as usize, err.as_ref());
-                }
+                owned.with_served(index, |server| server.set_err(err.clone()))?;
                 owned.ring(index)?.err = err;
                 Ok(())
             }

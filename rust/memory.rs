@@ -178,9 +178,7 @@ impl<'a> Copier<'a> {
         let mut rest = to;
         while !rest.is_empty() {
             let span = self.next(rest.len())?;
-            let (now, later) = rest
-                .split_at_mut_checked(span.len as usize)
-                .ok_or(Fault)?;
+            let (now, later) = rest.split_at_mut_checked(span.len as usize).ok_or(Fault)?;
             CurrentProcess.copy_in(span.addr, now)?;
             rest = later;
         }

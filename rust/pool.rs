@@ -6,6 +6,7 @@ use crate::{
     server::Server,
     sys::{
         eventfd::Wake,
+        lock::lock_killable,
         thread::Work, //
     },
 };
@@ -49,28 +50,47 @@ impl Pool {
         })
     }
 
-    /// Makes it serve a queue. Returns what it served under that number before.
+    /// Makes it serve a queue.
     ///
     /// # Errors
     ///
-    /// ENOMEM.
-    pub(crate) fn insert(&self, index: usize, server: Server) -> Result<Option<Server>> {
-        let mut servers = self.servers.lock();
+    /// ENOMEM; EINTR when the current task is being killed.
+    pub(crate) fn insert(&self, index: usize, server: Server) -> Result {
+        let mut servers = lock_killable(&self.servers)?;
         while servers.len() <= index {
             servers.push(None, GFP_KERNEL_ACCOUNT)?;
         }
-        let slot = servers.get_mut(index).ok_or(EINVAL)?;
-        Ok(slot.replace(server))
+        *servers.get_mut(index).ok_or(EINVAL)? = Some(server);
+        Ok(())
     }
 
-    /// Ends the service of a queue: afterwards the worker does not touch it any more.
-    pub(crate) fn remove(&self, index: usize) -> Option<Server> {
-        self.servers.lock().get_mut(index)?.take()
+    /// Ends the service of all queues: afterwards the worker does not touch them any more.
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed: a turn of the worker takes as long as the disk
+    /// and the owner's memory let it.
+    pub(crate) fn take_all(&self) -> Result<KVec<Option<Server>>> {
+        Ok(core::mem::take(&mut *lock_killable(&self.servers)?))
     }
 
-    /// Does something with a queue while the worker does not.
-    pub(crate) fn with<R>(&self, index: usize, f: impl FnOnce(&mut Server) -> R) -> Option<R> {
-        self.servers.lock().get_mut(index)?.as_mut().map(f)
+    /// As [`Self::take_all`], however long it takes.
+    pub(crate) fn take_all_patiently(&self) -> KVec<Option<Server>> {
+        core::mem::take(&mut *self.servers.lock())
+    }
+
+    /// Does something with a queue, if it is served, while the worker does not.
+    ///
+    /// # Errors
+    ///
+    /// EINTR as for [`Self::take_all`].
+    pub(crate) fn with<R>(
+        &self,
+        index: usize,
+        f: impl FnOnce(&mut Server) -> R,
+    ) -> Result<Option<R>> {
+        let mut servers = lock_killable(&self.servers)?;
+        Ok(servers.get_mut(index).and_then(Option::as_mut).map(f))
     }
 
     /// Marks a queue, to be followed by a wake-up of the worker. Returns whether it was not marked.

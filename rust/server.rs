@@ -27,6 +27,7 @@ use vblk_core::{
         Segment, //
     },
     request::{
+        NotARequest,
         Request,
         Status,
         ID_BYTES, //
@@ -47,12 +48,17 @@ const TURN_REQUESTS: u32 = 256;
 /// few interrupts.
 const BATCH_REQUESTS: u32 = 64;
 
+/// Bytes after which a batch ends, and a turn with it.
+const BATCH_BYTES: u64 = 4 << 20;
+
 /// Why a batch ended.
 enum Ended {
     /// There was nothing more to take.
     Empty,
-    /// It was long enough.
+    /// It had many requests.
     Full,
+    /// It had large requests.
+    Large,
 }
 
 /// A queue that is being served.
@@ -162,29 +168,40 @@ impl Server {
         for _ in 0..TURN_REQUESTS / BATCH_REQUESTS {
             let ended = plugged(|| self.batch());
             self.executor.end_batch();
-            if let Ended::Empty = ended? {
-                if !self.avail.enable_notify(&self.ring)? {
-                    return Ok(false);
+            match ended? {
+                Ended::Empty => {
+                    if !self.avail.enable_notify(&self.ring)? {
+                        return Ok(false);
+                    }
+                    self.avail.disable_notify(&self.ring);
                 }
-                self.avail.disable_notify(&self.ring);
+                Ended::Full => (),
+                Ended::Large => break,
             }
         }
         Ok(true)
     }
 
     fn batch(&mut self) -> Result<Ended, ImpossibleIndex> {
+        let mut bytes = 0;
         for _ in 0..BATCH_REQUESTS {
+            if self.avail.known_left() == 0 {
+                self.executor.forget_status_page();
+            }
             match self.avail.pop(&self.ring)? {
                 Popped::Empty => return Ok(Ended::Empty),
-                Popped::Chain(head) => self.one(head),
+                Popped::Chain(head) => bytes += u64::from(self.one(head)),
                 Popped::OutOfRange(_) => self.malformed += 1,
+            }
+            if bytes >= BATCH_BYTES {
+                return Ok(Ended::Large);
             }
         }
         Ok(Ended::Full)
     }
 
-    /// Has one chain answered.
-    fn one(&mut self, head: Head) {
+    /// Has one chain answered; the bytes that it moves.
+    fn one(&mut self, head: Head) -> u32 {
         let Self {
             ring,
             segments,
@@ -201,25 +218,26 @@ impl Server {
         );
         let Ok(chain) = walked else {
             self.malformed += 1;
-            return executor.give_back(head);
+            executor.give_back(head);
+            return 0;
         };
-        match Request::parse(&chain, &executor.table, &CurrentProcess) {
-            Ok(request) => {
-                let alone = self.avail.known_left() == 0;
-                if let Err(Unanswerable) = executor.execute(head, &request, alone) {
-                    self.malformed += 1;
-                }
-            }
-            Err(refused) => {
-                self.malformed += 1;
-                match refused.status {
+        let executed = match Request::parse(&chain, &executor.table, &CurrentProcess) {
+            Ok(request) => executor.execute(head, &request, self.avail.known_left() == 0),
+            Err(NotARequest { status }) => {
+                // Without a place for it there is nothing to tell; with one, trying is all.
+                match status {
                     Some(at) => {
-                        // Counted already, if it can't be told.
-                        let _ = executor.answer(head, at, Status::IoError, chain.status_len());
+                        let len = chain.status_len();
+                        let _ = executor.answer(head, at, Status::IoError, len);
                     }
                     None => executor.give_back(head),
                 }
+                Err(Unanswerable)
             }
-        }
+        };
+        executed.unwrap_or_else(|Unanswerable| {
+            self.malformed += 1;
+            0
+        })
     }
 }

@@ -37,7 +37,7 @@ pub struct Segment {
 }
 
 /// Why a chain can't be walked to its end, so that its buffers are not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChainError {
     /// More descriptors than the queue has entries: a loop, or too long a chain.
     TooLong,
@@ -53,7 +53,7 @@ pub enum ChainError {
     IndirectSize,
     /// An indirect table outside the memory table.
     IndirectFault,
-    /// Buffers of 2^32 bytes or more in all (virtio 1.2, 2.7.5.3.1 forbids more than 2^32).
+    /// Buffers of 2^32 bytes or more in all (virtio 1.2, 2.7.5.2 forbids more than 2^32).
     TooManyBytes,
 }
 

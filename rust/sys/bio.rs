@@ -182,7 +182,11 @@ impl<C: Completer> Idle<C> {
     /// ENOMEM.
     pub(crate) fn new(file: Arc<BlockFile>, owner: Arc<C>, large: bool) -> Result<Self> {
         let table = if large {
-            KVec::from_elem(bindings::bio_vec::default(), LARGE_PAGES, GFP_KERNEL_ACCOUNT)?
+            KVec::from_elem(
+                bindings::bio_vec::default(),
+                LARGE_PAGES,
+                GFP_KERNEL_ACCOUNT,
+            )?
         } else {
             KVec::new()
         };
@@ -246,12 +250,7 @@ impl<C: Completer> Filling<C> {
     ///
     /// EFAULT when the process has no such memory, or may not write what a read fills; EINVAL when
     /// there is no room. Nothing was added then.
-    pub(crate) fn pin(
-        &mut self,
-        addr: HostAddr,
-        len: usize,
-        scratch: &mut PageScratch,
-    ) -> Result {
+    pub(crate) fn pin(&mut self, addr: HostAddr, len: usize, scratch: &mut PageScratch) -> Result {
         if len == 0 || len > self.room(addr) {
             return Err(EINVAL);
         }

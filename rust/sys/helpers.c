@@ -2,6 +2,7 @@
 /* See helpers.h. */
 
 #include <linux/cgroup.h>
+#include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 
@@ -102,6 +103,16 @@ u32 vblk_bdev_number(struct block_device *bdev)
 __poll_t vblk_poll(struct file *file, struct poll_table_struct *table)
 {
 	return vfs_poll(file, table);
+}
+
+void vblk_allow_kill(void)
+{
+	allow_kernel_signal(SIGKILL);
+}
+
+int vblk_kill(struct task_struct *task)
+{
+	return send_sig(SIGKILL, task, 1);
 }
 
 void vblk_set_state(unsigned int state)

@@ -45,6 +45,8 @@ u32 vblk_bdev_number(struct block_device *bdev);
 
 __poll_t vblk_poll(struct file *file, struct poll_table_struct *table);
 
+void vblk_allow_kill(void);
+int vblk_kill(struct task_struct *task);
 void vblk_set_state(unsigned int state);
 void vblk_cond_resched(void);
 bool vblk_is_current_task(struct task_struct *task);

@@ -1,20 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A spinlock that disables interrupts on its CPU while held, for what is shared with completion
-//! in interrupt context. `kernel::sync::SpinLock` leaves them on.
+//! Two ways to lock that `kernel::sync` lacks: a spinlock that disables interrupts on its CPU while
+//! held, for what is shared with completion in interrupt context; and taking a mutex unless the
+//! task is killed meanwhile.
 
 use super::bindings as helpers;
 use kernel::{
     bindings,
+    error::{
+        to_result,
+        Result, //
+    },
     ffi::{
         c_char,
         c_ulong, //
     },
-    sync::lock::{
-        Backend,
-        Lock, //
+    sync::{
+        lock::{
+            mutex::MutexBackend,
+            Backend,
+            Guard,
+            Lock, //
+        },
+        Mutex, //
     },
 };
+
+/// Takes a mutex, or gives up when the current task is being killed.
+///
+/// # Errors
+///
+/// EINTR.
+pub(crate) fn lock_killable<T>(lock: &Mutex<T>) -> Result<Guard<'_, T, MutexBackend>> {
+    let state = core::ptr::from_ref(lock).cast_mut().cast();
+    // SAFETY: A `Mutex` was initialised by its constructor, and begins with its C mutex, which
+    // `Opaque` allows to be changed through a shared reference.
+    to_result(unsafe { bindings::mutex_lock_killable(state) })?;
+    // SAFETY: Taken just now.
+    Ok(unsafe { Guard::new(lock, ()) })
+}
 
 /// The lock of [`IrqLock`].
 pub(crate) struct IrqSave;
@@ -28,11 +52,7 @@ unsafe impl Backend for IrqSave {
     type State = bindings::spinlock_t;
     type GuardState = c_ulong;
 
-    unsafe fn init(
-        ptr: *mut Self::State,
-        name: *const c_char,
-        key: *mut bindings::lock_class_key,
-    ) {
+    unsafe fn init(ptr: *mut Self::State, name: *const c_char, key: *mut bindings::lock_class_key) {
         // SAFETY: `ptr` is valid for writes, `name` and `key` are valid for ever, as the caller
         // promised.
         unsafe { bindings::__spin_lock_init(ptr, name, key) }

@@ -87,10 +87,7 @@ impl MappedRange {
         }
         let addr = usize::try_from(addr.0)?;
         let offset = addr & !PAGE_MASK;
-        let count = offset
-            .checked_add(len)
-            .ok_or(EFAULT)?
-            .div_ceil(PAGE_SIZE);
+        let count = offset.checked_add(len).ok_or(EFAULT)?.div_ceil(PAGE_SIZE);
         let mut pages = KVec::from_elem(core::ptr::null_mut(), count, GFP_KERNEL_ACCOUNT)?;
 
         // SAFETY: `mm` is alive and in use.
@@ -102,8 +99,7 @@ impl MappedRange {
         }
         pin_pages(addr, flags, &mut pages)?;
         // SAFETY: `pages` holds `count` pages that stay with us until they are unpinned.
-        let mapping =
-            unsafe { helpers::vblk_vmap(pages.as_mut_ptr(), count as u32) }.cast::<u8>();
+        let mapping = unsafe { helpers::vblk_vmap(pages.as_mut_ptr(), count as u32) }.cast::<u8>();
         let Some(mapping) = NonNull::new(mapping) else {
             // SAFETY: Pinned just above; nothing was written.
             unsafe { bindings::unpin_user_pages(pages.as_mut_ptr(), count) };

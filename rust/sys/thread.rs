@@ -81,6 +81,14 @@ impl<W: Work> Worker<W> {
         Ok(worker)
     }
 
+    /// Makes the thread's accesses to the process's memory fail where they would wait for somebody:
+    /// a page fault handler in user space may be gone, or wait for us. There is no way back.
+    pub(crate) fn give_up_on_memory(&self) {
+        // SAFETY: The task is alive. The thread asked for the signal, and looks at it nowhere but
+        // where the kernel waits for memory.
+        unsafe { helpers::vblk_kill(self.task.as_ptr()) };
+    }
+
     /// The thread, to wake it.
     pub(crate) fn task(&self) -> ARef<Task> {
         self.task.clone()
@@ -109,6 +117,8 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
     let mm = context.mm.as_raw();
     // SAFETY: This is a kernel thread that uses no mm yet; `context` keeps the mm in use.
     unsafe { bindings::kthread_use_mm(mm) };
+    // SAFETY: Concerns the current task alone. See `Worker::give_up_on_memory`.
+    unsafe { helpers::vblk_allow_kill() };
     loop {
         // The barrier in here pairs with those of `wake_up_process`: either we see the work below
         // or the waker sees our state and undoes it.
@@ -124,13 +134,18 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
         }
         set_state(bindings::TASK_RUNNING);
         context.work.run();
-        // SAFETY: May sleep: no lock is held.
-        unsafe { helpers::vblk_cond_resched() };
+        give_way();
     }
     set_state(bindings::TASK_RUNNING);
     // SAFETY: Pairs with `kthread_use_mm` above.
     unsafe { bindings::kthread_unuse_mm(mm) };
     0
+}
+
+/// Lets others have the CPU if they wait for it. May sleep.
+pub(crate) fn give_way() {
+    // SAFETY: Callers may sleep, and so hold no spinlock.
+    unsafe { helpers::vblk_cond_resched() };
 }
 
 fn set_state(state: u32) {

@@ -267,7 +267,8 @@ fn table_entries_are_found_in_any_order() {
 
 #[test]
 fn the_write_flag_of_the_descriptor_for_a_table_is_ignored() {
-    // Virtio 1.2, 2.7.5.3.2: "The device MUST ignore the write-only flag".
+    // "The device MUST ignore the write-only flag (flags&VIRTQ_DESC_F_WRITE) in the descriptor that
+    // refers to an indirect table" (virtio 1.2, 2.7.5.3.2).
     let mut outer = table_of(1);
     outer.flags |= WRITE;
     let entries = [desc(0x1000, 16, 0, 0)];
@@ -279,8 +280,8 @@ fn the_write_flag_of_the_descriptor_for_a_table_is_ignored() {
 
 #[test]
 fn buffers_may_come_before_the_table() {
-    // Virtio 1.2, 2.7.5.3.2: "zero or more normal chained descriptors followed by a single
-    // descriptor with flags&VIRTQ_DESC_F_INDIRECT".
+    // "The device MUST handle the case of zero or more normal chained descriptors followed by a
+    // single descriptor with flags&VIRTQ_DESC_F_INDIRECT" (virtio 1.2, 2.7.5.3.2).
     let ring = [desc(0x1000, 16, NEXT, 1), table_of(1)];
     let entries = [desc(0x2000, 1, WRITE, 0)];
     assert_eq!(
@@ -415,6 +416,17 @@ fn empty_buffers_are_left_out_and_do_not_count_for_the_order() {
             &[seg(0x5000, 1, true)],
         ),
     );
+}
+
+#[test]
+fn empty_buffers_count_for_the_length_of_the_chain() {
+    let mut chain = line(SIZE + 1);
+    chain.iter_mut().for_each(|desc| desc.len = 0);
+    let outer = table_of(u32::from(SIZE) + 1);
+    assert_eq!(walk(&[outer], &chain), Err(ChainError::TooLong));
+    chain[SIZE as usize - 1].flags = 0;
+    assert_eq!(walk(&[outer], &chain), ordered(&[], &[]));
+    assert_eq!(walk(&chain[..SIZE as usize], &[]), ordered(&[], &[]));
 }
 
 #[test]

@@ -381,15 +381,20 @@ fn without_a_writable_last_byte_there_is_no_status() {
 fn a_readable_buffer_behind_a_writable_one_is_refused_with_a_status() {
     let ram = Ram::new(MEMORY);
     let mut guest = Guest::new(&ram);
+    BlockRequest::write(0, HEADER, STATUS).prepare(&ram);
     let (header, status) = (Buf::readable(HEADER, 16), Buf::writable(STATUS, 1));
+    let (readable, writable) = (Buf::readable(DATA, 512), Buf::writable(DATA, 512));
     for bufs in [
-        [Buf::writable(DATA, 512), header, status],
-        [status, header, status],
+        &[writable, header, status][..],
+        &[status, header, status],
+        // What comes before the disorder would be a request.
+        &[header, writable, readable, status],
+        &[header, readable, status, readable, status],
     ] {
         let refused = NotARequest {
             status: Some(STATUS),
         };
-        assert_eq!(guest.parse(&bufs, false), Err(refused));
+        assert_eq!(guest.parse(bufs, false), Err(refused));
     }
 }
 

@@ -106,7 +106,7 @@ fn sizes_are_powers_of_two_up_to_32768() {
 
 #[test]
 fn parts_are_as_long_as_the_specification_says() {
-    // Virtio 1.2, 2.7: 16 * size, 6 + 2 * size, 6 + 8 * size.
+    // 16 * size, 6 + 2 * size, 6 + 8 * size (virtio 1.2, 2.7).
     for size in (0..16).map(|i| 1 << i) {
         let queue = QueueSize::new(size).expect("a size");
         let size = size as usize;
@@ -356,7 +356,7 @@ fn enabling_asks_for_the_next_entry_with_event_index() {
     for expected in [65534, 65535, 0, 1] {
         assert_eq!(queue.enable_notify(), Ok(false));
         assert_eq!(queue.driver.avail_event(), expected);
-        // The flags are not used with event index (virtio 1.2, 2.7.10.1).
+        // "The device MUST set flags to 0" with event index (virtio 1.2, 2.7.10.2).
         assert_eq!(queue.driver.used_flags(), 0);
         queue.turn();
     }
@@ -382,7 +382,7 @@ fn interrupts_are_suppressed_by_flag() {
 
 #[test]
 fn the_flag_of_the_driver_is_ignored_with_event_index() {
-    // Virtio 1.2, 2.7.7.2: "The device MUST ignore the lower bit of flags".
+    // "The device MUST ignore the lower bit of flags" (virtio 1.2, 2.7.7.2).
     let ram = Ram::new(MEMORY);
     let mut queue = Queue::new(&ram, 8, true, 0);
     queue.driver.write_avail_flags(1);
@@ -444,19 +444,15 @@ fn a_driver_that_enabled_interrupts_sees_what_came_in_between() {
 
 #[test]
 fn no_interrupt_is_lost_when_the_used_index_went_all_the_way_round() {
+    // "Again after the 65536th buffer" (virtio 1.2, 2.7.7.2).
     let ram = Ram::new(MEMORY);
-    for (pushes, due) in [
-        (65535, true),
-        (65536, true),
-        (65537, true),
-        (65535 + 65536, true),
-    ] {
+    for pushes in [65535, 65536, 65537, 65535 + 65536] {
         let mut queue = Queue::new(&ram, 8, true, 0);
         queue.turn();
         assert!(queue.should_interrupt());
         queue.driver.enable_interrupt();
         (0..pushes).for_each(|_| queue.turn());
-        assert_eq!(queue.should_interrupt(), due, "after {pushes}");
+        assert!(queue.should_interrupt(), "after {pushes}");
     }
 }
 

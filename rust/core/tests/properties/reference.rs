@@ -168,10 +168,11 @@ pub fn walk(memory: &Memory<'_>, ring: u64, size: usize, head: u16, indirect: bo
     };
     let followed = follow();
     let fits = walk.readable + walk.writable <= MOST_BYTES;
-    let result = followed.and_then(|()| match fits {
-        true => Ok(walk.bufs),
-        false => Err(ChainError::TooManyBytes),
-    });
+    let result = match followed {
+        Err(error) => Err(error),
+        Ok(()) if fits => Ok(walk.bufs),
+        Ok(()) => Err(ChainError::TooManyBytes),
+    };
     Expected { result, or_fault }
 }
 

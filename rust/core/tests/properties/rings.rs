@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Both halves of a ring under a driver without rules.
+
+use crate::{
+    cases,
+    common::RING, //
+};
+use proptest::{
+    collection::vec,
+    prelude::*, //
+};
+use vblk_core::{
+    split::{
+        Avail,
+        Popped,
+        Used, //
+    },
+    testing::{
+        Driver,
+        Layout,
+        Ram, //
+    },
+};
+
+/// One step of a driver that keeps no rules.
+#[derive(Clone, Debug)]
+enum Step {
+    AvailIndex(u16),
+    AvailEntry(u16, u16),
+    AvailFlags(u16),
+    UsedEvent(u16),
+    Pop(u8),
+    Give,
+    Enable,
+    Disable,
+    Decide,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let near = prop_oneof![4 => 0..24u16, 1 => any::<u16>()];
+    prop_oneof![
+        4 => near.clone().prop_map(Step::AvailIndex),
+        2 => (any::<u16>(), near.clone()).prop_map(|(at, head)| Step::AvailEntry(at, head)),
+        1 => any::<u16>().prop_map(Step::AvailFlags),
+        1 => near.prop_map(Step::UsedEvent),
+        4 => any::<u8>().prop_map(Step::Pop),
+        4 => Just(Step::Give),
+        1 => Just(Step::Enable),
+        1 => Just(Step::Disable),
+        1 => Just(Step::Decide),
+    ]
+}
+
+proptest! {
+    #![proptest_config(cases(2000))]
+
+    #[test]
+    fn a_driver_without_rules_gets_no_more_than_the_ring_holds(
+        order in 0..5u32,
+        start in prop_oneof![Just(0), 65520..=65535u16],
+        event_idx in any::<bool>(),
+        steps in vec(steps(), 0..100),
+    ) {
+        let ram = Ram::new(0x4000);
+        let size = 1 << order;
+        let layout = Layout::with_size(size, RING);
+        let driver = Driver::starting_at(&ram, layout, event_idx, start);
+        let ring = ram.ring(&layout);
+        let mut avail = Avail::new(start, event_idx);
+        let mut used = Used::new(&ring, event_idx);
+        let (mut taken, mut given, mut held) = (0u16, 0u16, Vec::new());
+        for step in steps {
+            match step {
+                Step::AvailIndex(at) => driver.write_avail_index(start.wrapping_add(at)),
+                Step::AvailEntry(at, head) => driver.write_avail_entry(at, head),
+                Step::AvailFlags(flags) => driver.write_avail_flags(flags),
+                Step::UsedEvent(at) => driver.write_used_event(start.wrapping_add(at)),
+                Step::Pop(times) => for _ in 0..times {
+                    match avail.pop(&ring) {
+                        Ok(Popped::Chain(head)) => {
+                            assert!(u32::from(head.index()) < size);
+                            held.push(head);
+                        }
+                        Ok(Popped::OutOfRange(head)) => assert!(u32::from(head) >= size),
+                        Ok(Popped::Empty) => break,
+                        Err(impossible) => {
+                            let ahead = impossible.claimed.wrapping_sub(impossible.next);
+                            assert!(u32::from(ahead) > size);
+                            assert_eq!(impossible.next, avail.base());
+                            break;
+                        }
+                    }
+                    taken = taken.wrapping_add(1);
+                },
+                Step::Give => if let Some(head) = held.pop() {
+                    used.push(&ring, head, given.into());
+                    let entry = driver.used_entry(start.wrapping_add(given));
+                    assert_eq!((entry.id, entry.len), (head.index().into(), given.into()));
+                    given += 1;
+                },
+                Step::Enable => {
+                    let _ = avail.enable_notify(&ring);
+                }
+                Step::Disable => avail.disable_notify(&ring),
+                Step::Decide => {
+                    used.should_interrupt(&ring);
+                }
+            }
+            assert_eq!(avail.base(), start.wrapping_add(taken));
+            assert_eq!(driver.used_index(), start.wrapping_add(given));
+        }
+    }
+
+    /// Interrupts with event index, in positions that count from the beginning of time.
+    #[test]
+    fn an_interrupt_is_decided_on_exactly_when_the_event_was_passed(
+        start in any::<u16>(),
+        batches in vec((prop_oneof![8 => 0..6u32, 1 => 0..70_000u32], 0..8i64), 1..12),
+    ) {
+        let ram = Ram::new(0x4000);
+        let layout = Layout::with_size(4, RING);
+        let mut driver = Driver::starting_at(&ram, layout, true, start);
+        let ring = ram.ring(&layout);
+        let mut avail = Avail::new(start, true);
+        let mut used = Used::new(&ring, true);
+        driver.post(0);
+        driver.publish();
+        let Ok(Popped::Chain(head)) = avail.pop(&ring) else {
+            panic!("there is a chain");
+        };
+        used.should_interrupt(&ring);
+        let mut at = i64::from(start);
+        for (pushes, ahead) in batches {
+            let event = at + ahead - 2;
+            driver.write_used_event(event as u16);
+            (0..pushes).for_each(|_| used.push(&ring, head, 0));
+            let passed = (at..at + i64::from(pushes)).any(|entry| entry as u16 == event as u16);
+            let decided = used.should_interrupt(&ring);
+            if pushes < 1 << 16 {
+                assert_eq!(decided, passed, "event {event} from {at} by {pushes}");
+            } else {
+                // All events were passed.
+                assert!(decided && passed);
+            }
+            at += i64::from(pushes);
+        }
+    }
+}
