@@ -12,8 +12,8 @@ use crate::{
     sys::{
         bio::{
             Completer,
+            DeviceFailure,
             Done,
-            Failure,
             Spent, //
         },
         eventfd::{
@@ -82,12 +82,42 @@ pub(crate) struct Reply {
     pub(crate) moved: Moved,
 }
 
+/// Why a request failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Failure {
+    /// The disk can't do this.
+    NotSupported = 1,
+    /// The disk failed.
+    Disk = 2,
+    /// The guest's buffers can't be reached, or there is no memory for the I/O.
+    Memory = 3,
+}
+
+impl Failure {
+    fn status(self) -> Status {
+        match self {
+            Self::NotSupported => Status::Unsupported,
+            Self::Disk | Self::Memory => Status::IoError,
+        }
+    }
+}
+
+impl From<DeviceFailure> for Failure {
+    fn from(failure: DeviceFailure) -> Self {
+        match failure {
+            DeviceFailure::NotSupported => Self::NotSupported,
+            DeviceFailure::Failed => Self::Disk,
+        }
+    }
+}
+
 /// A request that takes several I/Os. The last one to let go of it answers.
 pub(crate) struct Split {
     /// Taken by the last one.
     reply: Option<Reply>,
-    /// A [`Status`], the first that was not [`Status::Ok`].
-    status: Atomic<u32>,
+    /// A [`Failure`], or 0.
+    failure: Atomic<u32>,
 }
 
 impl Split {
@@ -95,7 +125,7 @@ impl Split {
     pub(crate) fn new(reply: Reply) -> Self {
         Self {
             reply: Some(reply),
-            status: Atomic::new(Status::Ok as u32),
+            failure: Atomic::new(0),
         }
     }
 
@@ -103,15 +133,16 @@ impl Split {
     pub(crate) fn record(&self, result: Result<(), Failure>) {
         if let Err(failure) = result {
             // Relaxed: the reference count orders this before the last one's load.
-            self.status.store(status(Err(failure)) as u32, Relaxed);
+            self.failure.store(failure as u32, Relaxed);
         }
     }
 
     fn result(&self) -> Result<(), Failure> {
-        match self.status.load(Relaxed) {
-            code if code == Status::Ok as u32 => Ok(()),
-            code if code == Status::Unsupported as u32 => Err(Failure::NotSupported),
-            _ => Err(Failure::Failed),
+        let failed = [Failure::NotSupported, Failure::Disk, Failure::Memory];
+        let code = self.failure.load(Relaxed);
+        match failed.into_iter().find(|failure| *failure as u32 == code) {
+            Some(failure) => Err(failure),
+            None => Ok(()),
         }
     }
 }
@@ -127,8 +158,7 @@ pub(crate) enum Job {
 fn status(result: Result<(), Failure>) -> Status {
     match result {
         Ok(()) => Status::Ok,
-        Err(Failure::NotSupported) => Status::Unsupported,
-        Err(Failure::Failed) => Status::IoError,
+        Err(failure) => failure.status(),
     }
 }
 
@@ -182,7 +212,8 @@ impl State {
             (Ok(()), Moved::Read(bytes)) => self.stats.bytes_read += u64::from(bytes),
             (Ok(()), Moved::Written(bytes)) => self.stats.bytes_written += u64::from(bytes),
             (Ok(()), Moved::Flushed) => self.stats.flushes += 1,
-            (Err(_), _) => self.stats.io_errors += 1,
+            (Err(Failure::NotSupported | Failure::Disk), _) => self.stats.io_errors += 1,
+            (Err(Failure::Memory), _) => (),
         }
     }
 }
@@ -353,7 +384,7 @@ impl Completer for Completion {
     type Job = Job;
 
     fn complete(&self, done: Done<Self>) {
-        let result = done.result();
+        let result = done.result().map_err(Failure::from);
         let (job, mut spent) = done.into_parts();
         let ended = match job {
             Some(Job::Whole(reply)) => Some((reply, result)),

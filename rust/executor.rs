@@ -5,6 +5,7 @@
 use crate::{
     completion::{
         Completion,
+        Failure,
         Job,
         Moved,
         Reply,
@@ -17,7 +18,6 @@ use crate::{
     },
     sys::{
         bio::{
-            Failure,
             Filling,
             Op,
             PageScratch,
@@ -253,7 +253,7 @@ impl Executor {
                 self.submitted += 1;
                 unit.begin(Op::Flush, 0).submit(Job::Whole(reply));
             }
-            Err(_) => self.completion.answer(reply, Err(Failure::Failed)),
+            Err(_) => self.completion.answer(reply, Err(Failure::Memory)),
         }
     }
 
@@ -261,7 +261,7 @@ impl Executor {
         // Room for an ordinary request wherever in its first page it begins.
         let large = transfer.data.bytes() as usize > (SMALL_PAGES - 1) * PAGE_SIZE;
         let Ok(unit) = self.units.take(large) else {
-            return self.completion.answer(reply, Err(Failure::Failed));
+            return self.completion.answer(reply, Err(Failure::Memory));
         };
         let mut pending = Pending::Whole(reply);
         let filling = unit.begin(transfer.op, transfer.sector.0);
@@ -281,7 +281,7 @@ impl Executor {
                 self.units.put(filling.abandon());
                 let result = match stopped {
                     Stopped::Unaligned(done) => self.bounce(transfer, done),
-                    Stopped::Failed => Err(Failure::Failed),
+                    Stopped::Failed => Err(Failure::Memory),
                 };
                 match pending {
                     Pending::Whole(reply) => self.completion.answer(reply, result),
@@ -367,13 +367,13 @@ impl Executor {
             let sector = sector.0 + u64::from(at) / SECTOR_SIZE;
             self.bounce
                 .resize(now as usize, 0, GFP_KERNEL_ACCOUNT)
-                .map_err(|_| Failure::Failed)?;
+                .map_err(|_| Failure::Memory)?;
             let buffer = &mut self.bounce;
             if *op == Op::Read {
                 self.file.read(sector, buffer).map_err(failure)?;
-                copier.copy_out(buffer).map_err(|_| Failure::Failed)?;
+                copier.copy_out(buffer).map_err(|_| Failure::Memory)?;
             } else {
-                copier.copy_in(buffer).map_err(|_| Failure::Failed)?;
+                copier.copy_in(buffer).map_err(|_| Failure::Memory)?;
                 let durable = *op == Op::WriteDurable;
                 self.file.write(sector, buffer, durable).map_err(failure)?;
             }
@@ -388,7 +388,7 @@ fn failure(error: Error) -> Failure {
     if error == eopnotsupp() {
         Failure::NotSupported
     } else {
-        Failure::Failed
+        Failure::Disk
     }
 }
 

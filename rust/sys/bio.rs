@@ -339,7 +339,7 @@ unsafe extern "C" fn end_io<C: Completer>(bio: *mut bindings::bio) {
 
 /// How the device answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum DeviceFailure {
     /// It can't do this.
     NotSupported,
     /// Anything else.
@@ -357,12 +357,12 @@ impl<C: Completer> Done<C> {
     ///
     /// # Errors
     ///
-    /// See [`Failure`].
-    pub(crate) fn result(&self) -> Result<(), Failure> {
+    /// See [`DeviceFailure`].
+    pub(crate) fn result(&self) -> Result<(), DeviceFailure> {
         match u32::from(self.status) {
             0 => Ok(()),
-            helpers::VBLK_STATUS_NOT_SUPPORTED => Err(Failure::NotSupported),
-            _ => Err(Failure::Failed),
+            helpers::VBLK_STATUS_NOT_SUPPORTED => Err(DeviceFailure::NotSupported),
+            _ => Err(DeviceFailure::Failed),
         }
     }
 
