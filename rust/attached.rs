@@ -166,7 +166,7 @@ impl Attached {
                     common.worker.give_up_on_memory();
                 }
                 let servers = common.worker.work().take_all_patiently();
-                attached.end(servers, rings, stats);
+                attached.end(servers, true, rings, stats);
                 Err(error)
             }
         }
@@ -242,9 +242,13 @@ impl Attached {
 
     /// Ends the service of `servers`, which were taken from the pool, when all I/O that was
     /// submitted is done. `rings` learn where it ended, and `stats` what was counted.
+    ///
+    /// Some answers can only be written by the owner: they are if the current process `is_owner`.
+    /// They don't matter otherwise, since nobody can attach a disk to these rings again.
     pub(crate) fn end(
         mut self,
         mut servers: KVec<Option<Server>>,
+        is_owner: bool,
         rings: &mut [RingSetup],
         stats: &mut Stats,
     ) {
@@ -254,7 +258,11 @@ impl Attached {
         for queue in &self.queues {
             let server = servers.get_mut(queue.index).and_then(Option::take);
             let submitted = server.as_ref().map_or(0, Server::submitted);
-            add(stats, &queue.completion.close(submitted));
+            queue.completion.wait(submitted);
+            if is_owner {
+                queue.completion.answer_late();
+            }
+            add(stats, &queue.completion.close());
             if let Some(server) = server {
                 server.add_stats(stats);
                 if let Some(ring) = rings.get_mut(queue.index) {

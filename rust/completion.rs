@@ -8,6 +8,7 @@
 //! worker.
 
 use crate::{
+    memory::CurrentProcess,
     pool::Kick,
     sys::{
         bio::{
@@ -23,6 +24,7 @@ use crate::{
         lock::IrqLock,
         mapped_range::MappedRange,
         pin::PinnedByte,
+        store_byte_nofault,
         thread::{
             current_task,
             runs_in,
@@ -45,6 +47,7 @@ use kernel::{
     task::Task, //
 };
 use vblk_core::{
+    addr::HostAddr,
     request::Status,
     split::{
         Head,
@@ -68,12 +71,21 @@ pub(crate) enum Moved {
     Flushed,
 }
 
+/// Where the status of a request goes.
+pub(crate) enum StatusByte {
+    /// Can be written in any context.
+    Pinned(PinnedByte),
+    /// Must be written by the worker. Costs no pin: for disks that finish I/O right where it is
+    /// submitted.
+    At(HostAddr),
+}
+
 /// How to answer a request once its I/O is done.
 pub(crate) struct Reply {
     /// The chain to give back.
     pub(crate) head: Head,
     /// Where the status goes.
-    pub(crate) status: PinnedByte,
+    pub(crate) status: StatusByte,
     /// Bytes written to the chain if all goes well.
     pub(crate) len: u32,
     /// And if not.
@@ -168,8 +180,11 @@ fn status(result: Result<(), Failure>) -> Status {
 #[pin_data]
 pub(crate) struct Completion {
     kick: Kick,
-    /// Whether a finished I/O has pins that only the worker can give up.
+    /// Whether finished I/Os left something that only the worker can do.
     leftovers: Atomic<bool>,
+    /// Whether the last I/O finished in the worker. A guess for the next one.
+    in_worker: Atomic<bool>,
+    unanswerable: Atomic<u64>,
     /// `None` once closed. Taken in interrupt context; outside the lock of an eventfd, inside
     /// every other.
     #[pin]
@@ -182,6 +197,8 @@ struct State {
     call: Option<Arc<EventSignal>>,
     /// Finished I/Os. Has room for all that there are.
     returned: KVec<Spent<Completion>>,
+    /// Requests that are done, but whose status only the worker can write. As much room.
+    late: KVec<(Reply, Result<(), Failure>)>,
     /// I/Os that finished since the start.
     finished: u64,
     /// Whether answers were published without deciding on an interrupt.
@@ -236,6 +253,7 @@ impl Completion {
             ring,
             call,
             returned: KVec::with_capacity(units, GFP_KERNEL_ACCOUNT)?,
+            late: KVec::with_capacity(units, GFP_KERNEL_ACCOUNT)?,
             finished: 0,
             unannounced: false,
             waiter: None,
@@ -245,6 +263,8 @@ impl Completion {
             pin_init!(Self {
                 kick,
                 leftovers: Atomic::new(false),
+                in_worker: Atomic::new(false),
+                unanswerable: Atomic::new(0),
                 state <- IrqLock::new(
                     Some(state),
                     c_str!("Completion::state"),
@@ -269,24 +289,51 @@ impl Completion {
         });
     }
 
-    /// Answers a request, in the worker. [`Self::announce`] must follow.
+    /// Whether I/O seems to finish where it is submitted.
+    pub(crate) fn finishes_in_worker(&self) -> bool {
+        self.in_worker.load(Relaxed)
+    }
+
+    /// Answers a request, in the worker or in the owner. [`Self::announce`] must follow.
     pub(crate) fn answer(&self, reply: Reply, result: Result<(), Failure>) {
-        let Reply {
-            head,
-            status: byte,
-            len,
-            failed_len,
-            moved,
-        } = reply;
-        byte.write(status(result) as u8);
-        // Before the answer is seen: from then on the guest owns the page. May sleep.
-        drop(byte);
-        let len = if result.is_ok() { len } else { failed_len };
+        let code = status(result) as u8;
+        let written = match reply.status {
+            StatusByte::Pinned(byte) => {
+                byte.write(code);
+                // Before the answer is seen: from then on the guest owns the page. May sleep.
+                drop(byte);
+                true
+            }
+            StatusByte::At(at) => CurrentProcess.copy_out(&[code], at).is_ok(),
+        };
+        if !written {
+            self.unanswerable.add(1, Relaxed);
+        }
+        let len = match result {
+            _ if !written => 0,
+            Ok(()) => reply.len,
+            Err(_) => reply.failed_len,
+        };
         self.with_state(|state| {
-            state.account(moved, result);
-            state.publish(head, len);
+            state.account(reply.moved, result);
+            state.publish(reply.head, len);
             state.unannounced = true;
         });
+    }
+
+    /// Answers the requests that finished where their status could not be written, in the worker or
+    /// in the owner.
+    pub(crate) fn answer_late(&self) {
+        // Ends: nothing is submitted meanwhile.
+        while let Some(Some((reply, result))) = self.with_state(|state| state.late.pop()) {
+            self.answer(reply, result);
+        }
+        self.announce();
+    }
+
+    /// How many requests had no place for their status.
+    pub(crate) fn unanswerable(&self) -> u64 {
+        self.unanswerable.load(Relaxed)
     }
 
     /// Lets go of a request of several I/Os, and answers if that was the last of them. In the
@@ -350,22 +397,23 @@ impl Completion {
         });
     }
 
-    /// Sleeps until as many I/Os finished as were `submitted`, then stops: nothing is answered
-    /// from here on. Returns the counters.
+    /// Sleeps until as many I/Os finished as were `submitted`.
     ///
     /// The worker must not be using the queue any more.
-    pub(crate) fn close(&self, submitted: u64) -> Stats {
+    pub(crate) fn wait(&self, submitted: u64) {
         let task = current_task();
-        let state = sleep_until(|| {
-            let mut state = self.state.lock();
-            match &mut *state {
-                Some(open) if open.finished != submitted => {
-                    open.waiter = Some(task.clone());
-                    None
-                }
-                _ => Some(state.take()),
-            }
+        sleep_until(|| {
+            let finished = self.with_state(|state| {
+                state.waiter = Some(task.clone());
+                state.finished == submitted
+            });
+            (finished != Some(false)).then_some(())
         });
+    }
+
+    /// Stops, after [`Self::wait`]: nothing is answered from here on. Returns the counters.
+    pub(crate) fn close(&self) -> Stats {
+        let state = (*self.state.lock()).take();
         // Dropped outside the lock: the finished I/Os refer back to this value, and the ring is
         // unmapped with its last user.
         state.map_or_else(Stats::default, |state| state.stats)
@@ -378,6 +426,26 @@ fn last_of(split: Arc<Split>) -> Option<(Reply, Result<(), Failure>)> {
     let result = split.result();
     let reply = split.as_mut().get_mut().reply.take()?;
     Some((reply, result))
+}
+
+/// Writes a status where an I/O finished. Returns a pin that could not be given up there.
+///
+/// # Errors
+///
+/// The place itself, when only the worker can write to it, later.
+fn write_status(
+    place: StatusByte,
+    status: Status,
+    in_worker: bool,
+) -> Result<Option<PinnedByte>, StatusByte> {
+    match place {
+        StatusByte::Pinned(byte) => {
+            byte.write(status as u8);
+            Ok(byte.try_release().err())
+        }
+        StatusByte::At(at) if in_worker && store_byte_nofault(at, status as u8) => Ok(None),
+        at => Err(at),
+    }
 }
 
 impl Completer for Completion {
@@ -394,26 +462,35 @@ impl Completer for Completion {
             }
             None => None,
         };
-        let ended = ended.map(|(reply, result)| {
-            reply.status.write(status(result) as u8);
-            if let Err(byte) = reply.status.try_release() {
-                spent.keep(byte);
-            }
-            let len = if result.is_ok() {
-                reply.len
-            } else {
-                reply.failed_len
-            };
-            (reply.head, len, reply.moved, result)
-        });
-        let clean = spent.try_release();
         let in_worker = runs_in(self.kick.worker());
+        if self.in_worker.load(Relaxed) != in_worker {
+            self.in_worker.store(in_worker, Relaxed);
+        }
+        // A request that can be answered here and now, or else one for the worker.
+        let (answered, late) = match ended {
+            Some((reply, result)) => match write_status(reply.status, status(result), in_worker) {
+                Ok(pin) => {
+                    if let Some(byte) = pin {
+                        spent.keep(byte);
+                    }
+                    let len = if result.is_ok() {
+                        reply.len
+                    } else {
+                        reply.failed_len
+                    };
+                    (Some((reply.head, len, reply.moved, result)), None)
+                }
+                Err(status) => (None, Some((Reply { status, ..reply }, result))),
+            },
+            None => (None, None),
+        };
+        let clean = spent.try_release() && late.is_none();
 
         self.with_state(|state| {
             // There is room for all I/Os that exist.
             let _ = state.returned.push_within_capacity(spent);
             state.finished += 1;
-            if let Some((head, len, moved, result)) = ended {
+            if let Some((head, len, moved, result)) = answered {
                 state.account(moved, result);
                 state.publish(head, len);
                 // The worker decides once for all that it submits in a row.
@@ -422,6 +499,9 @@ impl Completer for Completion {
                 } else {
                     state.announce();
                 }
+            }
+            if let Some(late) = late {
+                let _ = state.late.push_within_capacity(late);
             }
             if let Some(waiter) = &state.waiter {
                 waiter.wake_up();

@@ -165,14 +165,14 @@ impl Owned {
     pub(crate) fn detach(&mut self) -> Result {
         if self.attached.is_some() {
             let servers = self.worker.work().take_all()?;
-            self.end(servers);
+            self.end(servers, true);
         }
         Ok(())
     }
 
-    fn end(&mut self, servers: KVec<Option<Server>>) {
+    fn end(&mut self, servers: KVec<Option<Server>>, is_owner: bool) {
         if let Some(attached) = self.attached.take() {
-            attached.end(servers, &mut self.rings, &mut self.past);
+            attached.end(servers, is_owner, &mut self.rings, &mut self.past);
         }
     }
 
@@ -220,6 +220,6 @@ impl Drop for Owned {
         // The guest is gone. Its worker must not wait for memory whose handler waits for this.
         self.worker.give_up_on_memory();
         let servers = self.worker.work().take_all_patiently();
-        self.end(servers);
+        self.end(servers, false);
     }
 }

@@ -9,7 +9,8 @@ use crate::{
         Job,
         Moved,
         Reply,
-        Split, //
+        Split,
+        StatusByte, //
     },
     memory::{
         write_byte,
@@ -87,6 +88,10 @@ struct Transfer<'a> {
     op: Op,
     sector: Sector,
     data: Payload<'a>,
+    /// Logical block size in bytes.
+    block: u32,
+    /// Bits of an address that the device can't reach.
+    alignment_mask: u32,
 }
 
 /// Why a transfer stopped before all of it was submitted.
@@ -131,9 +136,17 @@ impl Executor {
         self.submitted
     }
 
-    /// A batch of requests begins.
-    pub(crate) fn begin_batch(&mut self) {
-        self.units.tidy();
+    /// Takes care of what could not be done where I/O finished.
+    pub(crate) fn tidy(&mut self) {
+        if self.completion.take_leftovers() {
+            self.units.tidy();
+            self.completion.answer_late();
+        }
+    }
+
+    /// How many requests had no place for their status.
+    pub(crate) fn unanswerable(&self) -> u64 {
+        self.completion.unanswerable()
     }
 
     /// The ring was looked at again: what follows may rely on memory that changed since.
@@ -182,10 +195,11 @@ impl Executor {
         request: &Request<'_>,
         alone: bool,
     ) -> Result<u32, Unanswerable> {
+        let geometry = self.file.geometry();
         let disk = Disk {
-            sectors: self.file.sectors(),
-            block_size: self.file.block_size(),
-            read_only: self.file.read_only(),
+            sectors: geometry.sectors,
+            block_size: geometry.block_size,
+            read_only: geometry.read_only,
         };
         let (op, sector, data) = match request.action(&disk) {
             Action::Answer(status) => {
@@ -200,7 +214,7 @@ impl Executor {
             Action::Read { sector, data } => (Op::Read, sector, Some(data)),
             Action::Write { sector, data } => (self.write, sector, Some(data)),
         };
-        let Ok(status) = self.pin_status(request.status, alone) else {
+        let Ok(status) = self.status_byte(request.status, alone) else {
             self.completion.give_back(head, 0);
             return Err(Unanswerable);
         };
@@ -218,19 +232,33 @@ impl Executor {
             moved,
         };
         match data {
-            Some(data) => self.transfer(&Transfer { op, sector, data }, reply),
+            Some(data) => {
+                let transfer = Transfer {
+                    op,
+                    sector,
+                    data,
+                    block: geometry.block_size,
+                    alignment_mask: geometry.alignment_mask,
+                };
+                self.transfer(&transfer, reply);
+            }
             None => self.flush(reply),
         }
         Ok(bytes)
     }
 
-    fn pin_status(&mut self, at: GuestAddr, alone: bool) -> Result<PinnedByte> {
+    /// How the status byte will be written, from wherever the I/O finishes.
+    fn status_byte(&mut self, at: GuestAddr, alone: bool) -> Result<StatusByte> {
         let at = self.table.span(at, 1).map_err(|_| EFAULT)?.addr;
-        if alone {
-            PinnedByte::new(at)
-        } else {
-            self.status_page.pin(at)
+        if self.completion.finishes_in_worker() {
+            return Ok(StatusByte::At(at));
         }
+        let byte = if alone {
+            PinnedByte::new(at)?
+        } else {
+            self.status_page.pin(at)?
+        };
+        Ok(StatusByte::Pinned(byte))
     }
 
     fn tell_id(
@@ -302,8 +330,8 @@ impl Executor {
         mut filling: Filling<Completion>,
         pending: &mut Pending,
     ) -> Result<Filling<Completion>, (Filling<Completion>, Stopped)> {
-        let block = self.file.block_size() as usize;
-        let mask = u64::from(self.file.alignment_mask());
+        let block = transfer.block as usize;
+        let mask = u64::from(transfer.alignment_mask);
         let mut submitted_bytes = 0;
         for piece in transfer.data.pieces() {
             for span in self.table.spans(piece.addr, u64::from(piece.len)) {
@@ -357,27 +385,37 @@ impl Executor {
     /// has any, so simple is better than fast.
     fn bounce(&mut self, transfer: &Transfer<'_>, done: u32) -> Result<(), Failure> {
         self.completion.announce();
-        let Transfer { op, sector, data } = transfer;
+        let Transfer {
+            op, sector, data, ..
+        } = transfer;
         // At least one block, and a whole number of them: both are powers of two.
-        let most = BOUNCE_BYTES.max(self.file.block_size());
+        let most = BOUNCE_BYTES.max(transfer.block);
+        while self.bounce.len() < most as usize {
+            self.bounce
+                .push(0, GFP_KERNEL_ACCOUNT)
+                .map_err(|_| Failure::Memory)?;
+        }
         let mut copier = Copier::new(&self.table, data, done);
         let mut at = done;
         while at < data.bytes() {
-            let now = most.min(data.bytes() - at);
+            let len = most.min(data.bytes() - at);
             let sector = sector.0 + u64::from(at) / SECTOR_SIZE;
-            self.bounce
-                .resize(now as usize, 0, GFP_KERNEL_ACCOUNT)
-                .map_err(|_| Failure::Memory)?;
-            let buffer = &mut self.bounce;
+            at += len;
+            let len = len as usize;
             if *op == Op::Read {
-                self.file.read(sector, buffer).map_err(failure)?;
-                copier.copy_out(buffer).map_err(|_| Failure::Memory)?;
+                self.file
+                    .read(sector, &mut self.bounce, len)
+                    .map_err(failure)?;
+                let bytes = self.bounce.get(..len).ok_or(Failure::Memory)?;
+                copier.copy_out(bytes).map_err(|_| Failure::Memory)?;
             } else {
-                copier.copy_in(buffer).map_err(|_| Failure::Memory)?;
+                let bytes = self.bounce.get_mut(..len).ok_or(Failure::Memory)?;
+                copier.copy_in(bytes).map_err(|_| Failure::Memory)?;
                 let durable = *op == Op::WriteDurable;
-                self.file.write(sector, buffer, durable).map_err(failure)?;
+                self.file
+                    .write(sector, &mut self.bounce, len, durable)
+                    .map_err(failure)?;
             }
-            at += now;
             give_way();
         }
         Ok(())

@@ -57,7 +57,12 @@ impl CopyIn for CurrentProcess {
 }
 
 impl CurrentProcess {
-    fn copy_out(&self, from: &[u8], to: HostAddr) -> Result<(), Fault> {
+    /// Copies the other way.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when a byte can't be written; others may have been.
+    pub(crate) fn copy_out(&self, from: &[u8], to: HostAddr) -> Result<(), Fault> {
         let to = UserPtr::from_addr(usize::try_from(to.0).map_err(|_| Fault)?);
         UserSlice::new(to, from.len())
             .writer()

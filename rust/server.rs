@@ -120,7 +120,11 @@ impl Server {
     /// Adds what this half counts.
     pub(crate) fn add_stats(&self, stats: &mut Stats) {
         stats.kicks += self.kicks;
-        stats.malformed += self.malformed;
+        stats.malformed += self.malformed();
+    }
+
+    fn malformed(&self) -> u64 {
+        self.malformed + self.executor.unanswerable()
     }
 
     /// Exchanges the memory table, between two requests.
@@ -143,18 +147,18 @@ impl Server {
         if !core::mem::take(&mut self.own_turn) {
             self.kicks += 1;
         }
-        self.executor.begin_batch();
+        let malformed = self.malformed();
+        self.executor.tidy();
         if self.broken {
             return false;
         }
-        let malformed = self.malformed;
         let more = self.serve().unwrap_or_else(|ImpossibleIndex { .. }| {
             self.broken = true;
             self.malformed += 1;
             false
         });
         // Once for all of a burst: whoever listens looks at the counters.
-        if self.malformed != malformed {
+        if self.malformed() != malformed {
             if let Some(err) = &self.err {
                 err.signal();
             }

@@ -119,12 +119,10 @@ impl Units {
         let _ = idle.push_within_capacity(unit);
     }
 
-    /// Takes finished I/Os back whose pins only a thread can give up.
+    /// Takes finished I/Os back, also for their pins that only a thread can give up.
     pub(crate) fn tidy(&mut self) {
-        if self.completion.take_leftovers() {
-            self.completion.collect(&mut self.exchange);
-            self.sort();
-        }
+        self.completion.collect(&mut self.exchange);
+        self.sort();
     }
 
     fn sort(&mut self) {

@@ -22,6 +22,10 @@ pub trait SharedMemory {
     fn load_u16(&self, offset: usize) -> u16;
     /// Loads without ordering.
     fn load_u64(&self, offset: usize) -> u64;
+    /// Loads two in a row without ordering, each untorn.
+    fn load_u64_pair(&self, offset: usize) -> [u64; 2] {
+        [self.load_u64(offset), self.load_u64(offset + 8)]
+    }
     /// Loads; no later access of this thread is seen before it.
     fn load_acquire_u16(&self, offset: usize) -> u16;
     /// Stores without ordering.

@@ -159,10 +159,8 @@ impl<M: SharedMemory> SplitRing<M> {
             return None;
         }
         let at = usize::from(index) * DESC_BYTES;
-        Some(Descriptor::from_words(
-            self.desc.load_u64(at),
-            self.desc.load_u64(at + 8),
-        ))
+        let [addr, rest] = self.desc.load_u64_pair(at);
+        Some(Descriptor::from_words(addr, rest))
     }
 }
 

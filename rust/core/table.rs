@@ -136,6 +136,11 @@ impl<R: DerefMut<Target = [Region]>> MemoryTable<R> {
     ///
     /// [`Fault`] when a byte is outside the table or can't be read.
     pub fn read<M: CopyIn>(&self, memory: &M, from: GuestAddr, to: &mut [u8]) -> Result<(), Fault> {
+        // All in one piece is the rule.
+        match self.span(from, to.len() as u64) {
+            Ok(span) if span.len == to.len() as u64 => return memory.copy_in(span.addr, to),
+            _ => (),
+        }
         let mut rest = to;
         for span in self.spans(from, rest.len() as u64) {
             let span = span?;

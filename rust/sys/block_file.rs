@@ -21,6 +21,19 @@ pub(crate) struct BlockFile {
     writable: bool,
 }
 
+/// What decides which I/O a block device takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Geometry {
+    /// Capacity in sectors of 512 bytes.
+    pub(crate) sectors: u64,
+    /// Logical block size in bytes, a power of two.
+    pub(crate) block_size: u32,
+    /// The bits of a memory address that must be 0 for the device to reach the memory.
+    pub(crate) alignment_mask: u32,
+    /// Whether it may not be written: by how it was opened, or by itself.
+    pub(crate) read_only: bool,
+}
+
 // SAFETY: References to files may be used and dropped by any thread.
 unsafe impl Send for BlockFile {}
 // SAFETY: As above, and so may block devices.
@@ -66,28 +79,23 @@ impl BlockFile {
         self.device.as_ptr()
     }
 
-    /// Capacity in sectors of 512 bytes, now.
-    pub(crate) fn sectors(&self) -> u64 {
+    /// What the device looks like now.
+    #[inline]
+    pub(crate) fn geometry(&self) -> Geometry {
+        let mut geometry = helpers::vblk_geometry {
+            sectors: 0,
+            block_size: 0,
+            dma_alignment: 0,
+            read_only: false,
+        };
         // SAFETY: The device is open, by the type invariant.
-        unsafe { helpers::vblk_bdev_sectors(self.as_ptr()) }
-    }
-
-    /// Logical block size in bytes.
-    pub(crate) fn block_size(&self) -> u32 {
-        // SAFETY: The device is open, by the type invariant.
-        unsafe { helpers::vblk_bdev_block_size(self.as_ptr()) }
-    }
-
-    /// The bits of a memory address that must be 0 for the device to reach the memory.
-    pub(crate) fn alignment_mask(&self) -> u32 {
-        // SAFETY: The device is open, by the type invariant.
-        unsafe { helpers::vblk_bdev_dma_alignment(self.as_ptr()) }
-    }
-
-    /// Whether it may not be written: by how it was opened, or by itself.
-    pub(crate) fn read_only(&self) -> bool {
-        // SAFETY: The device is open, by the type invariant.
-        !self.writable || unsafe { helpers::vblk_bdev_read_only(self.as_ptr()) }
+        unsafe { helpers::vblk_bdev_geometry(self.as_ptr(), &mut geometry) };
+        Geometry {
+            sectors: geometry.sectors,
+            block_size: geometry.block_size,
+            alignment_mask: geometry.dma_alignment,
+            read_only: geometry.read_only || !self.writable,
+        }
     }
 
     /// Major and minor number.
@@ -98,40 +106,44 @@ impl BlockFile {
         (number >> 20, number & 0xf_ffff)
     }
 
-    /// Reads into `buffer` and waits for it. Whole blocks only.
+    /// Reads into the first `len` bytes of `buffer`, whole blocks, and waits for it.
     ///
     /// # Errors
     ///
-    /// What the device says.
-    pub(crate) fn read(&self, sector: u64, buffer: &mut KVec<u8>) -> Result {
-        self.transfer(sector, buffer, helpers::VBLK_OP_READ)
+    /// What the device says; EINVAL when `buffer` is too short.
+    pub(crate) fn read(&self, sector: u64, buffer: &mut KVec<u8>, len: usize) -> Result {
+        self.transfer(sector, buffer, len, helpers::VBLK_OP_READ)
     }
 
-    /// Writes from `buffer` and waits for it, until it is durable with `fua`. Whole blocks only.
+    /// Writes the first `len` bytes of `buffer`, whole blocks, and waits until that is done; until
+    /// it is durable with `fua`.
     ///
     /// # Errors
     ///
-    /// What the device says.
-    pub(crate) fn write(&self, sector: u64, buffer: &mut KVec<u8>, fua: bool) -> Result {
+    /// As for [`Self::read`].
+    pub(crate) fn write(
+        &self,
+        sector: u64,
+        buffer: &mut KVec<u8>,
+        len: usize,
+        fua: bool,
+    ) -> Result {
         let op = if fua {
             helpers::VBLK_OP_WRITE_FUA
         } else {
             helpers::VBLK_OP_WRITE
         };
-        self.transfer(sector, buffer, op)
+        self.transfer(sector, buffer, len, op)
     }
 
-    fn transfer(&self, sector: u64, buffer: &mut KVec<u8>, op: u32) -> Result {
+    fn transfer(&self, sector: u64, buffer: &mut KVec<u8>, len: usize, op: u32) -> Result {
+        if len > buffer.len() {
+            return Err(EINVAL);
+        }
         // SAFETY: The device is open, by the type invariant. `buffer` was allocated with kmalloc,
         // is initialised over its length, and is borrowed until the transfer is over.
         to_result(unsafe {
-            bindings::bdev_rw_virt(
-                self.as_ptr(),
-                sector,
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                op,
-            )
+            bindings::bdev_rw_virt(self.as_ptr(), sector, buffer.as_mut_ptr().cast(), len, op)
         })
     }
 }

@@ -10,6 +10,11 @@
 
 static_assert((__force int)BLK_STS_NOTSUPP == VBLK_STATUS_NOT_SUPPORTED);
 
+int vblk_mutex_lock_killable(struct mutex *lock)
+{
+	return mutex_lock_killable(lock);
+}
+
 unsigned long vblk_lock_irqsave(spinlock_t *lock)
 {
 	unsigned long flags;
@@ -75,24 +80,12 @@ bool vblk_file_can_write(struct file *file)
 	return file->f_mode & FMODE_WRITE;
 }
 
-u64 vblk_bdev_sectors(struct block_device *bdev)
+void vblk_bdev_geometry(struct block_device *bdev, struct vblk_geometry *geometry)
 {
-	return bdev_nr_sectors(bdev);
-}
-
-u32 vblk_bdev_block_size(struct block_device *bdev)
-{
-	return bdev_logical_block_size(bdev);
-}
-
-u32 vblk_bdev_dma_alignment(struct block_device *bdev)
-{
-	return bdev_dma_alignment(bdev);
-}
-
-bool vblk_bdev_read_only(struct block_device *bdev)
-{
-	return bdev_read_only(bdev);
+	geometry->sectors = bdev_nr_sectors(bdev);
+	geometry->block_size = bdev_logical_block_size(bdev);
+	geometry->dma_alignment = bdev_dma_alignment(bdev);
+	geometry->read_only = bdev_read_only(bdev);
 }
 
 u32 vblk_bdev_number(struct block_device *bdev)

@@ -9,6 +9,7 @@
 #include <linux/blkdev.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/poll.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
@@ -23,6 +24,7 @@ enum vblk_const {
 	VBLK_POLLIN = EPOLLIN,
 };
 
+int vblk_mutex_lock_killable(struct mutex *lock);
 unsigned long vblk_lock_irqsave(spinlock_t *lock);
 bool vblk_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
 void vblk_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
@@ -37,10 +39,14 @@ bool vblk_access_ok(unsigned long addr, unsigned long size);
 struct block_device *vblk_file_bdev(struct file *file);
 bool vblk_file_can_read(struct file *file);
 bool vblk_file_can_write(struct file *file);
-u64 vblk_bdev_sectors(struct block_device *bdev);
-u32 vblk_bdev_block_size(struct block_device *bdev);
-u32 vblk_bdev_dma_alignment(struct block_device *bdev);
-bool vblk_bdev_read_only(struct block_device *bdev);
+struct vblk_geometry {
+	u64 sectors;
+	u32 block_size;
+	u32 dma_alignment;
+	bool read_only;
+};
+
+void vblk_bdev_geometry(struct block_device *bdev, struct vblk_geometry *geometry);
 u32 vblk_bdev_number(struct block_device *bdev);
 
 __poll_t vblk_poll(struct file *file, struct poll_table_struct *table);

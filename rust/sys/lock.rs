@@ -35,7 +35,7 @@ pub(crate) fn lock_killable<T>(lock: &Mutex<T>) -> Result<Guard<'_, T, MutexBack
     let state = core::ptr::from_ref(lock).cast_mut().cast();
     // SAFETY: A `Mutex` was initialised by its constructor, and begins with its C mutex, which
     // `Opaque` allows to be changed through a shared reference.
-    to_result(unsafe { bindings::mutex_lock_killable(state) })?;
+    to_result(unsafe { helpers::vblk_mutex_lock_killable(state) })?;
     // SAFETY: Taken just now.
     Ok(unsafe { Guard::new(lock, ()) })
 }

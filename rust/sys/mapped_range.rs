@@ -124,7 +124,7 @@ impl MappedRange {
     #[inline]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let size = size_of::<T>();
-        let fits = offset <= self.len.checked_sub(size)?;
+        let fits = offset < self.len && self.len - offset >= size;
         let aligned = size <= self.align && offset % size == 0;
         // SAFETY: Within the range, and so within the mapping.
         (fits && aligned).then(|| unsafe { self.start.as_ptr().add(offset) }.cast())
@@ -187,6 +187,21 @@ impl SharedMemory for MappedRange {
         // SAFETY: As for `load_u16`.
         self.at(offset)
             .map_or(0, |at| unsafe { core::ptr::read_volatile(at) })
+    }
+
+    #[inline]
+    fn load_u64_pair(&self, offset: usize) -> [u64; 2] {
+        let Some(at) = self.at::<u128>(offset) else {
+            return [0; 2];
+        };
+        let at = at.cast::<u64>();
+        // SAFETY: As for `load_u16`, twice.
+        unsafe {
+            [
+                core::ptr::read_volatile(at),
+                core::ptr::read_volatile(at.add(1)),
+            ]
+        }
     }
 
     #[inline]

@@ -44,3 +44,14 @@ pub(crate) fn is_user_range(addr: HostAddr, len: u64) -> bool {
         _ => false,
     }
 }
+
+/// Writes a byte of the memory of the process that the current thread belongs to or works for, if
+/// the page is at hand. In any context of that thread.
+pub(crate) fn store_byte_nofault(addr: HostAddr, value: u8) -> bool {
+    let Ok(addr) = usize::try_from(addr.0) else {
+        return false;
+    };
+    let to = core::ptr::without_provenance_mut(addr);
+    // SAFETY: Any address may be tried: those that are no user memory, or not there, are refused.
+    unsafe { kernel::bindings::copy_to_user_nofault(to, (&raw const value).cast(), 1) == 0 }
+}
