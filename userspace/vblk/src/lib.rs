@@ -10,9 +10,13 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod cli;
+pub mod devices;
 pub mod disk;
 pub mod memory;
+pub mod vm;
 
+mod console;
 mod errno;
 #[allow(unsafe_code)]
 mod sys;

@@ -2,4 +2,8 @@
 
 //! The command `vblk`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vblk::cli::main(std::env::args_os()).code().into()
+}

@@ -4,7 +4,10 @@
 //! keyboard controller.
 
 use super::bus::Device;
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::Instant, //
+};
 
 /// What the guest asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +29,15 @@ pub const PM1_EVENT: u64 = 0;
 pub const PM1_CONTROL: u64 = 4;
 /// Reset register.
 pub const RESET: u64 = 8;
+/// The timer: 32 bits that count on and on.
+pub const PM_TIMER: u64 = 12;
 /// What to write to [`RESET`].
 pub const RESET_VALUE: u8 = 1;
 /// The type of sleep that is power-off, as the DSDT tells the guest.
 pub const SLEEP_TYPE_OFF: u16 = 5;
 
+/// Ticks of the timer in a second (ACPI 6.5, 4.8.2.1).
+const PM_TIMER_HZ: u128 = 3_579_545;
 const SCI_ENABLE: u16 = 1 << 0;
 const SLEEP_TYPE_SHIFT: u32 = 10;
 const SLEEP_ENABLE: u16 = 1 << 13;
@@ -41,6 +48,8 @@ pub struct AcpiPower {
     /// Which events may interrupt; none ever happens.
     enabled: u16,
     control: u16,
+    /// When the timer was 0.
+    started: Instant,
 }
 
 impl AcpiPower {
@@ -50,7 +59,14 @@ impl AcpiPower {
             sink,
             enabled: 0,
             control: SCI_ENABLE,
+            started: Instant::now(),
         }
+    }
+
+    /// Without other devices, it is what a kernel calibrates its clocks against.
+    fn timer(&self) -> u32 {
+        // Wraps, as the register does.
+        (self.started.elapsed().as_nanos() * PM_TIMER_HZ / 1_000_000_000) as u32
     }
 
     fn write_control(&mut self, value: u16) {
@@ -65,11 +81,10 @@ impl AcpiPower {
 
 impl Device for AcpiPower {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let registers = [0, self.enabled, self.control];
-        let mut bytes = [0; 6];
-        for (to, from) in bytes.chunks_exact_mut(2).zip(registers) {
-            to.copy_from_slice(&from.to_le_bytes());
-        }
+        let mut bytes = [0; ACPI_PORTS as usize];
+        bytes[2..4].copy_from_slice(&self.enabled.to_le_bytes());
+        bytes[4..6].copy_from_slice(&self.control.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.timer().to_le_bytes());
         for (to, at) in data.iter_mut().zip(offset..) {
             *to = bytes.get(at as usize).copied().unwrap_or(0);
         }
@@ -125,7 +140,10 @@ mod tests {
     fn recorder() -> (Sink, Arc<Mutex<Vec<Request>>>) {
         let seen = Arc::<Mutex<Vec<Request>>>::default();
         let sink = seen.clone();
-        (Arc::new(move |request| sink.lock().unwrap().push(request)), seen)
+        (
+            Arc::new(move |request| sink.lock().unwrap().push(request)),
+            seen,
+        )
     }
 
     #[test]

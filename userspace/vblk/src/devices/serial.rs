@@ -20,6 +20,10 @@ pub const SERIAL_PORT: u64 = 0x3f8;
 /// How many ports it has.
 pub const SERIAL_PORTS: u64 = 8;
 
+/// The register that enables interrupts, and the bit for received data.
+const INTERRUPT_ENABLE: u64 = 1;
+const RECEIVED_DATA: u8 = 1;
+
 /// Input that may wait for the guest to read it.
 const MAX_PENDING: usize = 4096;
 
@@ -52,18 +56,17 @@ impl SerialEvents for Drained {
 pub struct SerialConsole {
     port: Serial<Interrupt, Drained, Box<dyn Write + Send>>,
     pending: VecDeque<u8>,
+    /// The guest has opened the port. What it finds there while it does so, it throws away.
+    listening: bool,
 }
 
 impl SerialConsole {
     /// Writes to `output` and signals `interrupt`; signals `drained` when input can be taken.
-    pub fn new(
-        interrupt: EventFd,
-        drained: Arc<EventFd>,
-        output: Box<dyn Write + Send>,
-    ) -> Self {
+    pub fn new(interrupt: EventFd, drained: Arc<EventFd>, output: Box<dyn Write + Send>) -> Self {
         Self {
             port: Serial::with_events(Interrupt(interrupt), Drained(drained), output),
             pending: VecDeque::new(),
+            listening: false,
         }
     }
 
@@ -81,7 +84,7 @@ impl SerialConsole {
 
     /// Hands over what is waiting, as much as fits.
     pub fn feed(&mut self) {
-        while self.port.fifo_capacity() > 0 {
+        while self.listening && self.port.fifo_capacity() > 0 {
             let Some(&byte) = self.pending.front() else {
                 return;
             };
@@ -106,6 +109,61 @@ impl Device for SerialConsole {
         if let &[byte] = data {
             // A console that nobody reads is no reason to stop the guest.
             let _ = self.port.write(offset as u8, byte);
+            if offset == INTERRUPT_ENABLE {
+                self.listening = self.port.state().interrupt_enable & RECEIVED_DATA != 0;
+                self.feed();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE_STATUS: u64 = 5;
+    const DATA_READY: u8 = 1;
+
+    fn console() -> SerialConsole {
+        let event = || EventFd::new(0).unwrap();
+        SerialConsole::new(event(), Arc::new(event()), Box::new(Vec::new()))
+    }
+
+    fn get(console: &mut SerialConsole, register: u64) -> u8 {
+        let mut byte = [0];
+        console.read(register, &mut byte);
+        byte[0]
+    }
+
+    #[test]
+    fn input_waits_until_the_guest_listens() {
+        let mut console = console();
+        console.input(b"ab");
+        assert_eq!(get(&mut console, LINE_STATUS) & DATA_READY, 0);
+        console.write(INTERRUPT_ENABLE, &[RECEIVED_DATA]);
+        assert_eq!(get(&mut console, LINE_STATUS) & DATA_READY, 1);
+        assert_eq!([get(&mut console, 0), get(&mut console, 0)], *b"ab");
+        assert_eq!(get(&mut console, LINE_STATUS) & DATA_READY, 0);
+    }
+
+    #[test]
+    fn input_without_end_is_bounded() {
+        let mut console = console();
+        for _ in 0..100 {
+            console.input(&[b'x'; 1000]);
+        }
+        assert!(console.is_full());
+        assert_eq!(console.pending.len(), MAX_PENDING);
+    }
+
+    #[test]
+    fn accesses_of_any_size_are_harmless() {
+        let mut console = console();
+        for offset in 0..SERIAL_PORTS {
+            for size in [0, 1, 2, 4, 8] {
+                console.write(offset, &vec![0xff; size]);
+                console.read(offset, &mut vec![0; size]);
+            }
         }
     }
 }

@@ -153,7 +153,9 @@ impl Disk {
             }
         }
         let block_size = self.block_size;
-        if self.bytes == 0 || !block_size.is_power_of_two() || self.bytes % u64::from(block_size) != 0
+        if self.bytes == 0
+            || !block_size.is_power_of_two()
+            || self.bytes % u64::from(block_size) != 0
         {
             return Err(Error::Size {
                 bytes: self.bytes,
@@ -265,12 +267,21 @@ fn open(path: &Path, kind: Kind, read_only: bool) -> Result<(File, bool), Error>
     let (file, direct) = match open(libc::O_DIRECT) {
         Ok(file) => (file, true),
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => (open(0).map_err(refusal)?, false),
+        // Some drivers say that a device is read-only in these words.
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) && is_read_only_device(path, kind) => {
+            return Err(Error::ReadOnly)
+        }
         Err(e) => return Err(refusal(e)),
     };
     if kind == Kind::File {
         blockdev::try_lock(&file, !read_only).map_err(refusal)?;
     }
     Ok((file, direct))
+}
+
+fn is_read_only_device(path: &Path, kind: Kind) -> bool {
+    let read_only = |file: File| blockdev::is_read_only(&file).unwrap_or(false);
+    kind == Kind::Block && File::open(path).is_ok_and(read_only)
 }
 
 fn refusal(error: io::Error) -> Error {

@@ -9,8 +9,8 @@ use std::{
 };
 use vmm_sys_util::{
     ioctl::ioctl_with_mut_ref,
-    ioctl_ior_nr,
     ioctl_io_nr, //
+    ioctl_ior_nr,
 };
 
 /// What a direct read or write of a file must be a multiple of, in bytes.

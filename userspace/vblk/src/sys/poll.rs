@@ -4,10 +4,7 @@
 
 use std::{
     io,
-    os::fd::{
-        AsRawFd,
-        BorrowedFd, //
-    },
+    os::fd::RawFd, //
 };
 
 /// Waits until one of `files` can be read, or is at its end or broken; tells for each whether it
@@ -16,14 +13,15 @@ use std::{
 /// # Errors
 ///
 /// What the kernel says; an interrupted wait is none.
-pub fn readable(files: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
-    let entry = |file: &BorrowedFd<'_>| libc::pollfd {
-        fd: file.as_raw_fd(),
+pub fn readable(files: &[RawFd]) -> io::Result<Vec<bool>> {
+    let entry = |&fd: &RawFd| libc::pollfd {
+        fd,
         events: libc::POLLIN,
         revents: 0,
     };
     let mut entries: Vec<_> = files.iter().map(entry).collect();
-    // SAFETY: The pointer and the length are those of the vector.
+    // SAFETY: The pointer and the length are those of the vector. A number that is no open file is
+    // reported as such.
     let result = unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, -1) };
     if result < 0 {
         let error = io::Error::last_os_error();

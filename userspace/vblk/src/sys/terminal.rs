@@ -63,3 +63,68 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{
+        AsFd,
+        FromRawFd, //
+    };
+
+    /// A terminal, and what is at its other end.
+    fn pty() -> (OwnedFd, OwnedFd) {
+        let (mut ours, mut theirs) = (-1, -1);
+        use std::ptr::{
+            null,
+            null_mut, //
+        };
+        // SAFETY: The first two pointers are to descriptors to be stored, the others may be null.
+        let result = unsafe { libc::openpty(&mut ours, &mut theirs, null_mut(), null(), null()) };
+        assert_eq!(result, 0);
+        // SAFETY: Both were just opened, and nobody else has them.
+        unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
+    }
+
+    fn local_flags(terminal: &OwnedFd) -> libc::tcflag_t {
+        let mut mode = MaybeUninit::uninit();
+        // SAFETY: There is room for a `termios`, which tcgetattr fills when it succeeds.
+        unsafe {
+            assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), mode.as_mut_ptr()), 0);
+            mode.assume_init().c_lflag
+        }
+    }
+
+    #[test]
+    fn the_mode_is_restored() {
+        let (_ours, terminal) = pty();
+        let before = local_flags(&terminal);
+        assert_ne!(before & libc::ECHO, 0);
+        let raw = RawMode::enter(terminal.as_fd()).unwrap();
+        assert!(raw.is_some());
+        assert_eq!(
+            local_flags(&terminal) & (libc::ECHO | libc::ICANON | libc::ISIG),
+            0
+        );
+        drop(raw);
+        assert_eq!(local_flags(&terminal), before);
+    }
+
+    #[test]
+    fn the_mode_is_restored_by_a_panic() {
+        let (_ours, terminal) = pty();
+        let before = local_flags(&terminal);
+        let result = std::panic::catch_unwind(|| {
+            let _raw = RawMode::enter(terminal.as_fd()).unwrap();
+            std::panic::resume_unwind(Box::new("expected"));
+        });
+        assert!(result.is_err());
+        assert_eq!(local_flags(&terminal), before);
+    }
+
+    #[test]
+    fn what_is_no_terminal_is_left_alone() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(RawMode::enter(null.as_fd()).unwrap().is_none());
+    }
+}

@@ -9,12 +9,16 @@ use super::layout::{
     IO_APIC,
     LOCAL_APIC, //
 };
-use crate::devices::power::{
-    PM1_CONTROL,
-    PM1_EVENT,
-    RESET,
-    RESET_VALUE,
-    SLEEP_TYPE_OFF, //
+use crate::devices::{
+    clock::CENTURY,
+    power::{
+        PM1_CONTROL,
+        PM1_EVENT,
+        PM_TIMER,
+        RESET,
+        RESET_VALUE,
+        SLEEP_TYPE_OFF, //
+    },
 };
 
 const HEADER_BYTES: usize = 36;
@@ -118,26 +122,30 @@ fn dsdt() -> Vec<u8> {
 
 /// Fixed description (5.2.9): where the registers are. Offsets are those of the whole table.
 fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
-    /// There are devices on an ISA bus, and neither VGA nor a clock.
-    const BOOT_FLAGS: u16 = 1 << 0 | 1 << 2 | 1 << 5;
-    /// WBINVD works; no power button, no sleep button, no fixed clock; the reset register works.
-    const FLAGS: u32 = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 10;
+    /// There are devices on an ISA bus, and no VGA.
+    const BOOT_FLAGS: u16 = 1 << 0 | 1 << 2;
+    /// WBINVD works; no power button, no sleep button, no alarm clock; the timer has 32 bits; the
+    /// reset register works.
+    const FLAGS: u32 = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 10;
 
     let mut body = [0; FADT_BYTES - HEADER_BYTES];
     let mut put = |at: usize, bytes: &[u8]| {
         body[at - HEADER_BYTES..][..bytes.len()].copy_from_slice(bytes);
     };
     let (event, control) = (ACPI_PORT + PM1_EVENT, ACPI_PORT + PM1_CONTROL);
+    let timer = ACPI_PORT + PM_TIMER;
     put(36, &(facs as u32).to_le_bytes());
     put(40, &(dsdt as u32).to_le_bytes());
     put(46, &ACPI_IRQ.to_le_bytes());
     put(56, &(event as u32).to_le_bytes());
     put(64, &(control as u32).to_le_bytes());
-    // Lengths of the event and the control registers.
-    put(88, &[4, 2]);
+    put(76, &(timer as u32).to_le_bytes());
+    // Lengths of the event and the control registers, of another that is not there, of the timer.
+    put(88, &[4, 2, 0, 4]);
     // Deeper idle states are not there: their latencies are beyond the limits.
     put(96, &0xffffu16.to_le_bytes());
     put(98, &0xffffu16.to_le_bytes());
+    put(108, &[CENTURY]);
     put(109, &BOOT_FLAGS.to_le_bytes());
     put(112, &FLAGS.to_le_bytes());
     put(116, &port(ACPI_PORT + RESET, 8));
@@ -147,6 +155,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     put(140, &dsdt.to_le_bytes());
     put(148, &port(event, 32));
     put(172, &port(control, 16));
+    put(208, &port(timer, 32));
     table(b"FACP", 6, &body)
 }
 

@@ -82,7 +82,12 @@ mod tests {
 
     #[test]
     fn each_cpu_has_its_own_number() {
-        let entries = [entry(1, 0), entry(0xb, 0), entry(0xb, 1), entry(0x8000_0008, 0)];
+        let entries = [
+            entry(1, 0),
+            entry(0xb, 0),
+            entry(0xb, 1),
+            entry(0x8000_0008, 0),
+        ];
         let mut cpuid = CpuId::from_entries(&entries).unwrap();
         adapt(&mut cpuid, 2, 3, true);
         let [leaf1, thread, core, amd] = cpuid.as_slice() else {

@@ -76,4 +76,17 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn every_device_has_an_interrupt_of_its_own() {
+        let mut irqs = DISK_IRQS.to_vec();
+        irqs.extend([SERIAL_IRQ, ACPI_IRQ.into()]);
+        irqs.sort_unstable();
+        irqs.dedup();
+        assert_eq!(irqs.len(), MAX_DISKS + 2);
+        // Not those of the timer, the keyboard, the second controller and the clock.
+        assert!(irqs
+            .iter()
+            .all(|irq| ![0, 1, 2, 8].contains(irq) && *irq < 16));
+    }
 }

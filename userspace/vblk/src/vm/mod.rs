@@ -11,6 +11,7 @@ mod layout;
 mod machine;
 mod registers;
 mod vcpu;
+mod wiring;
 
 pub use boot::{
     Boot,
@@ -21,6 +22,8 @@ pub use layout::{
     MAX_DISKS, //
 };
 pub use machine::{
+    open_kvm,
+    DiskSlot,
     Error,
     Machine,
     MAX_CPUS, //

@@ -60,7 +60,7 @@ pub fn write_tables(memory: &GuestMemoryMmap) -> std::result::Result<(), GuestMe
     );
     put(top, 0, middle.0 | PRESENT_WRITABLE)?;
     for gib in 0..GIBIBYTES {
-        put(middle, gib, low.0 + gib * PAGE | PRESENT_WRITABLE)?;
+        put(middle, gib, (low.0 + gib * PAGE) | PRESENT_WRITABLE)?;
     }
     for index in 0..GIBIBYTES * ENTRIES {
         put(low, index, index << 21 | PRESENT_WRITABLE | LARGE)?;

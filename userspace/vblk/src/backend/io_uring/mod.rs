@@ -11,6 +11,7 @@ mod memory;
 mod pool;
 mod queue;
 mod request;
+mod serve;
 mod worker;
 
 use super::{

@@ -237,8 +237,8 @@ impl Transport {
     }
 
     fn write_queue(&mut self, offset: u64, value: u32) {
-        let may_set_up =
-            self.has(status::FEATURES_OK) && self.status & (status::DRIVER_OK | status::FAILED) == 0;
+        let may_set_up = self.has(status::FEATURES_OK)
+            && self.status & (status::DRIVER_OK | status::FAILED) == 0;
         let queue = self.queues.get_mut(self.queue_select as usize);
         let Some(queue) = queue.filter(|_| may_set_up) else {
             return;

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From a chain that was taken to an answer, or to work for the disk.
+
+use super::{
+    memory::GuestReader,
+    queue::Answer,
+    request::{
+        Direction,
+        InFlight,
+        Job,
+        NoTransfer,
+        Transfer, //
+    },
+    worker::Worker, //
+};
+use crate::sys::{
+    iobuf::Buffer,
+    uring::Operation, //
+};
+use vblk_core::{
+    addr::{
+        Sector,
+        SECTOR_SIZE, //
+    },
+    chain,
+    request::{
+        Action,
+        Payload,
+        Request,
+        Status, //
+    },
+    split::Head,
+};
+use vm_memory::{
+    Bytes,
+    GuestAddress,
+    GuestMemoryBackend,
+    GuestMemoryMmap, //
+};
+
+/// Whether a chain could be served.
+pub(super) enum Served {
+    /// It is at the disk, or answered.
+    Yes,
+    /// It must wait for a buffer.
+    Wait,
+}
+
+impl From<Result<(), InFlight>> for Served {
+    fn from(started: Result<(), InFlight>) -> Self {
+        match started {
+            Ok(()) => Self::Yes,
+            Err(_) => Self::Wait,
+        }
+    }
+}
+
+impl<'m> Worker<'m> {
+    /// Parses one chain, and answers it or hands it to the disk.
+    pub(super) fn serve_chain(&mut self, index: usize, head: Head) -> Served {
+        let memory: &'m GuestMemoryMmap = self.memory;
+        let reader = GuestReader(memory);
+        // Moved out for as long as the request refers to it.
+        let mut segments = std::mem::take(&mut self.segments);
+        let walked = chain::walk(
+            self.queues[index].ring(),
+            head,
+            self.indirect,
+            &self.table,
+            &reader,
+            &mut segments,
+        );
+        let served = match walked {
+            Err(_) => self.refuse(index, head, None),
+            Ok(chain) => match Request::parse(&chain, &self.table, &reader) {
+                Ok(request) => self.perform(index, head, &request),
+                Err(refused) => {
+                    // The length covers the status byte only if nothing comes before it.
+                    let len = u32::from(chain.writable_bytes() == 1);
+                    let status = refused.status.map(|at| (GuestAddress(at.0), len));
+                    self.refuse(index, head, status)
+                }
+            },
+        };
+        self.segments = segments;
+        served
+    }
+
+    /// Gives back what is no request, with a status byte where there is room for one.
+    fn refuse(&mut self, index: usize, head: Head, status: Option<(GuestAddress, u32)>) -> Served {
+        let queue = &mut self.queues[index];
+        queue.malformed(self.counters);
+        let written = status.filter(|(at, _)| {
+            let status = Status::IoError as u8;
+            self.memory.write_obj(status, *at).is_ok()
+        });
+        queue.give_back(self.counters, head, written.map_or(0, |(_, len)| len));
+        Served::Yes
+    }
+
+    fn perform(&mut self, index: usize, head: Head, request: &Request<'_>) -> Served {
+        let status_at = GuestAddress(request.status.0);
+        let answer = |status, data_bytes| Answer {
+            status_at,
+            status,
+            len: request.used_len(data_bytes),
+        };
+        if !self.memory.address_in_range(status_at) {
+            return self.refuse(index, head, None);
+        }
+        let done = match request.action(&self.target.rules) {
+            Action::Answer(status) => answer(status, 0),
+            Action::GetId { data } => match self.write_id(&data) {
+                Some(bytes) => answer(Status::Ok, bytes),
+                None => answer(Status::IoError, 0),
+            },
+            Action::Flush => {
+                let job = Job::Flush;
+                let in_flight = InFlight {
+                    queue: index,
+                    head,
+                    answer: answer(Status::Ok, 0),
+                    job,
+                };
+                return self.start(Operation::Sync, Buffer::Empty, in_flight).into();
+            }
+            Action::Read { sector, data } => {
+                let ok = answer(Status::Ok, data.bytes());
+                match self.transfer(index, head, ok, Direction::Read, sector, &data) {
+                    Ok(served) => return served,
+                    Err(NotMemory) => answer(Status::IoError, 0),
+                }
+            }
+            Action::Write { sector, data } => {
+                let ok = answer(Status::Ok, 0);
+                let direction = Direction::Write {
+                    durable: self.target.write_through,
+                };
+                match self.transfer(index, head, ok, direction, sector, &data) {
+                    Ok(served) => return served,
+                    Err(NotMemory) => answer(Status::IoError, 0),
+                }
+            }
+        };
+        self.queues[index].answer(self.counters, head, done);
+        Served::Yes
+    }
+
+    fn transfer(
+        &mut self,
+        index: usize,
+        head: Head,
+        answer: Answer,
+        direction: Direction,
+        sector: Sector,
+        data: &Payload<'_>,
+    ) -> Result<Served, NotMemory> {
+        // The range was checked against the disk: no overflow.
+        let position = sector.0 * SECTOR_SIZE;
+        let align = (self.target.memory_align, self.target.rules.block_size);
+        let begun = Transfer::begin(
+            self.memory,
+            &mut self.pool,
+            direction,
+            position,
+            data,
+            align,
+        );
+        let (transfer, buffer) = match begun {
+            Ok(begun) => begun,
+            Err(NoTransfer::Wait) => return Ok(Served::Wait),
+            Err(NoTransfer::NotMemory) => return Err(NotMemory),
+        };
+        let operation = transfer.operation();
+        let in_flight = InFlight {
+            queue: index,
+            head,
+            answer,
+            job: Job::Transfer(transfer),
+        };
+        Ok(self.start(operation, buffer, in_flight).into())
+    }
+
+    /// Writes the serial number to the guest; how many bytes of it, or `None` if that is no memory.
+    fn write_id(&self, data: &Payload<'_>) -> Option<u32> {
+        let mut rest = self.target.id.as_slice();
+        let mut written = 0;
+        for piece in data.pieces() {
+            let len = rest.len().min(piece.len as usize);
+            let (now, later) = rest.split_at(len);
+            self.memory
+                .write_slice(now, GuestAddress(piece.addr.0))
+                .ok()?;
+            written += len as u32;
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        Some(written)
+    }
+}
+
+/// Data outside guest memory.
+struct NotMemory;
