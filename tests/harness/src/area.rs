@@ -2,10 +2,19 @@
 
 //! Requests in random layouts within an area of guest memory.
 
-use crate::{rng::Rng, vm::Queue};
+use crate::{
+    rng::Rng,
+    vm::Queue, //
+};
 use vblk_core::{
     addr::GuestAddr,
-    testing::{cut, join, BlockRequest, Buf, DriverMemory},
+    testing::{
+        cut,
+        join,
+        BlockRequest,
+        Buf,
+        DriverMemory, //
+    },
 };
 
 /// A part of guest memory that one request has for itself.
@@ -24,6 +33,17 @@ pub enum Kind {
     Write,
 }
 
+/// What a request does.
+#[derive(Clone, Copy, Debug)]
+pub struct Io {
+    /// Which way.
+    pub kind: Kind,
+    /// First sector.
+    pub sector: u64,
+    /// Bytes of data.
+    pub len: u32,
+}
+
 /// A request and how it lies in guest memory.
 #[derive(Clone, Debug)]
 pub struct Placed {
@@ -37,13 +57,13 @@ pub struct Placed {
 
 impl Area {
     /// Bytes that stay free for header, status, gaps and an indirect table of `segments`.
-    pub fn overhead(segments: usize) -> u64 {
-        16 * segments as u64 + 17 + MAX_GAP * (MAX_PARTS + 2)
+    pub fn overhead(segments: usize, align: u64) -> u64 {
+        16 * segments as u64 + 17 + (MAX_GAP + align) * (max_parts(align) as u64 + 2)
     }
 
     /// Cuts memory into areas of equal length.
     pub fn split(start: GuestAddr, bytes: u64, count: usize) -> Vec<Self> {
-        let each = bytes / count as u64 & !15;
+        let each = (bytes / count as u64) & !15;
         let area = |index| Self {
             start: GuestAddr(start.0 + index as u64 * each),
             bytes: each,
@@ -54,19 +74,25 @@ impl Area {
     /// Places a read or write of `len` bytes at random: in at most `segments` buffers of any
     /// length and alignment, with or without gaps, header and status alone, cut up, or in one
     /// buffer with data.
-    pub fn place(&self, rng: &mut Rng, kind: Kind, sector: u64, len: u32, segments: usize) -> Placed {
-        assert!(u64::from(len) + Self::overhead(segments) <= self.bytes, "area too small");
+    ///
+    /// With `align` above 1, parts of the data that do not continue the one before begin at
+    /// multiples of it.
+    pub fn place(&self, rng: &mut Rng, what: &Io, segments: usize, align: u64) -> Placed {
+        let Io { kind, sector, len } = *what;
+        let space = u64::from(len) + Self::overhead(segments, align);
+        assert!(space <= self.bytes, "area too small");
         let mut at = self.start.0 + 16 * segments as u64;
-        let mut take = |rng: &mut Rng, len: u64| {
-            let start = at + gap(rng);
+        let mut take = |rng: &mut Rng, len: u64, align: u64| {
+            let start = (at + gap(rng)).next_multiple_of(align);
             at = start + len;
             GuestAddr(start)
         };
-        let header = take(rng, 16);
-        let parts: Vec<_> = parts(rng, len, segments.saturating_sub(2).clamp(1, MAX_PARTS as usize))
-            .map(|len| (take(rng, len.into()), len))
+        let header = take(rng, 16, 1);
+        let most = segments.saturating_sub(2).clamp(1, max_parts(align));
+        let parts: Vec<_> = parts(rng, len, most, align as u32)
+            .map(|len| (take(rng, len.into(), align), len))
             .collect();
-        let status = take(rng, 1);
+        let status = take(rng, 1, 1);
         let mut request = match kind {
             Kind::Read => BlockRequest::read(sector, header, status),
             Kind::Write => BlockRequest::write(sector, header, status),
@@ -76,14 +102,25 @@ impl Area {
         }
         let bufs = recut(rng, &request.buffers(), len, segments);
         let table = self.start;
-        Placed { request, bufs, table }
+        Placed {
+            request,
+            bufs,
+            table,
+        }
     }
 }
 
 /// Largest space between two parts.
 const MAX_GAP: u64 = 1024;
+
 /// Most parts that are placed on their own; cutting makes more buffers of them.
-const MAX_PARTS: u64 = 24;
+fn max_parts(align: u64) -> usize {
+    if align > 1 {
+        8
+    } else {
+        24
+    }
+}
 
 /// Often none, so that parts are neighbours; otherwise of any alignment.
 fn gap(rng: &mut Rng) -> u64 {
@@ -94,10 +131,11 @@ fn gap(rng: &mut Rng) -> u64 {
     }
 }
 
-/// Cuts `len` bytes into at most `count` parts of random length.
-fn parts(rng: &mut Rng, len: u32, count: usize) -> impl Iterator<Item = u32> {
+/// Cuts `len` bytes into at most `count` parts of random length, at multiples of `unit`.
+fn parts(rng: &mut Rng, len: u32, count: usize, unit: u32) -> impl Iterator<Item = u32> {
     let count = rng.index(1..count + 1);
-    let mut ends: Vec<u32> = (1..count).map(|_| rng.within(0..u64::from(len) + 1) as u32).collect();
+    let mut end = |_| rng.within(0..u64::from(len / unit) + 1) as u32 * unit;
+    let mut ends: Vec<u32> = (1..count).map(&mut end).collect();
     ends.push(len);
     ends.sort_unstable();
     let mut before = 0;
@@ -109,7 +147,11 @@ fn parts(rng: &mut Rng, len: u32, count: usize) -> impl Iterator<Item = u32> {
 
 /// Joins neighbours or not, then cuts at random places, up to `segments` buffers.
 fn recut(rng: &mut Rng, bufs: &[Buf], len: u32, segments: usize) -> Vec<Buf> {
-    let bufs = if rng.one_in(2) { join(bufs) } else { bufs.to_vec() };
+    let bufs = if rng.one_in(2) {
+        join(bufs)
+    } else {
+        bufs.to_vec()
+    };
     let spare = segments.saturating_sub(bufs.len());
     let count = match rng.bits() % 3 {
         0 => 0,
@@ -124,11 +166,6 @@ fn recut(rng: &mut Rng, bufs: &[Buf], len: u32, segments: usize) -> Vec<Buf> {
 }
 
 impl Placed {
-    /// Bytes of data.
-    pub fn len(&self) -> usize {
-        self.request.data.iter().map(|buf| buf.len as usize).sum()
-    }
-
     /// Writes `bytes` to where the data lies.
     pub fn scatter(&self, memory: &impl DriverMemory, bytes: &[u8]) {
         let mut done = 0;
@@ -141,7 +178,9 @@ impl Placed {
     /// The data in one piece.
     pub fn gather(&self, memory: &impl DriverMemory) -> Vec<u8> {
         let parts = self.request.data.iter();
-        parts.flat_map(|buf| memory.read_vec(buf.addr, buf.len as usize)).collect()
+        parts
+            .flat_map(|buf| memory.read_vec(buf.addr, buf.len as usize))
+            .collect()
     }
 
     /// Puts it into the ring, to be seen after the next notification; directly or indirectly.
@@ -152,7 +191,11 @@ impl Placed {
             return queue.driver.add(&self.bufs);
         }
         // Some descriptors in the ring, the others in the table (virtio 1.2, 2.7.5.3).
-        let direct = if rng.one_in(4) { rng.index(0..self.bufs.len()).min(3) } else { 0 };
+        let direct = if rng.one_in(4) {
+            rng.index(0..self.bufs.len()).min(3)
+        } else {
+            0
+        };
         let (direct, rest) = self.bufs.split_at(direct);
         queue.driver.add_chain(direct, Some((self.table, rest)))
     }
@@ -167,15 +210,35 @@ mod tests {
         let mut rng = Rng::new(1);
         for round in 0..2000 {
             let segments = 3 + round % 200;
+            let align = [1, 512, 4096][round % 3];
             let len = 512 * (1 + round % 64) as u32;
             let area = Area {
                 start: GuestAddr(0x10_0000),
-                bytes: u64::from(len) + Area::overhead(segments),
+                bytes: u64::from(len) + Area::overhead(segments, align),
             };
-            let kind = if rng.one_in(2) { Kind::Read } else { Kind::Write };
-            let placed = area.place(&mut rng, kind, 0, len, segments);
-            assert_eq!(placed.len(), len as usize);
-            assert!(placed.bufs.len() <= segments, "{} > {segments}", placed.bufs.len());
+            let kind = if rng.one_in(2) {
+                Kind::Read
+            } else {
+                Kind::Write
+            };
+            let placed = area.place(
+                &mut rng,
+                &Io {
+                    kind,
+                    sector: 0,
+                    len,
+                },
+                segments,
+                align,
+            );
+            let parts = &placed.request.data;
+            assert_eq!(parts.iter().map(|part| part.len).sum::<u32>(), len);
+            assert!(parts.iter().all(|part| part.addr.0 % align == 0));
+            assert!(
+                placed.bufs.len() <= segments,
+                "{} > {segments}",
+                placed.bufs.len()
+            );
             let bytes: u64 = placed.bufs.iter().map(|buf| u64::from(buf.len)).sum();
             assert_eq!(bytes, u64::from(len) + 17);
             for buf in &placed.bufs {

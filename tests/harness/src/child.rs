@@ -3,10 +3,22 @@
 //! Parts of tests that need a process of their own: one to be killed, to fork, to become another
 //! user. They run as `vblk-harness child ROLE …` and have a single thread.
 
-use crate::{context::Outcome, tests};
+use crate::{
+    context::Outcome,
+    tests, //
+};
 use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Child, Command, ExitCode, Stdio},
+    io::{
+        BufRead,
+        BufReader,
+        Write, //
+    },
+    process::{
+        Child,
+        Command,
+        ExitCode,
+        Stdio, //
+    },
 };
 
 /// What a child can be told to do.

@@ -3,7 +3,11 @@
 //! What a test is, and what it gets.
 
 use crate::rng::Rng;
-use std::{error::Error, path::Path, time::Duration};
+use std::{
+    error::Error,
+    path::Path,
+    time::Duration, //
+};
 
 /// Result of a test. Expectations panic; what merely must work uses `?`.
 pub type Outcome = Result<(), Box<dyn Error>>;

@@ -4,17 +4,36 @@
 //! in wrong orders too.
 
 use crate::sys::{
-    ioctl::{self, Plain},
+    ioctl::{
+        self,
+        Plain, //
+    },
     poll::EventFd,
-    Errno,
+    Errno, //
 };
 use std::{
-    fs::{File, OpenOptions},
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    fs::{
+        File,
+        OpenOptions, //
+    },
+    os::fd::{
+        AsFd,
+        AsRawFd,
+        BorrowedFd, //
+    },
 };
 use vblk_core::{
     request::ID_BYTES,
-    uapi::{self, Info, MemoryHeader, MemoryRegion, Stats, VringAddr, VringFile, VringState},
+    uapi::{
+        self,
+        Info,
+        MemoryHeader,
+        MemoryRegion,
+        Stats,
+        VringAddr,
+        VringFile,
+        VringState, //
+    },
 };
 
 /// The module's device node.
@@ -88,12 +107,18 @@ impl Device {
 
     /// VHOST_SET_VRING_NUM.
     pub fn set_vring_num(&self, index: u32, num: u32) -> Result<(), Errno> {
-        self.set(uapi::VHOST_SET_VRING_NUM, &VringState { index, num }.to_bytes())
+        self.set(
+            uapi::VHOST_SET_VRING_NUM,
+            &VringState { index, num }.to_bytes(),
+        )
     }
 
     /// VHOST_SET_VRING_BASE.
     pub fn set_vring_base(&self, index: u32, num: u32) -> Result<(), Errno> {
-        self.set(uapi::VHOST_SET_VRING_BASE, &VringState { index, num }.to_bytes())
+        self.set(
+            uapi::VHOST_SET_VRING_BASE,
+            &VringState { index, num }.to_bytes(),
+        )
     }
 
     /// VHOST_GET_VRING_BASE.

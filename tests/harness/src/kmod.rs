@@ -2,12 +2,22 @@
 
 //! Loading and unloading the module under test.
 
-use crate::{device, oracle::facts, sys::{system, Errno}};
+use crate::{
+    device,
+    oracle::facts,
+    sys::{
+        system,
+        Errno, //
+    },
+};
 use std::{
     env,
     fs::File,
     path::Path,
-    time::{Duration, Instant},
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 /// Its name for the kernel.

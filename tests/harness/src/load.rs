@@ -3,20 +3,37 @@
 //! Requests without end from a thread of its own, while a test does something else to the device.
 
 use crate::{
-    memory::{GuestMemory, MIDDLE},
-    vm::{Queue, OK},
+    memory::{
+        GuestMemory,
+        MIDDLE, //
+    },
+    vm::{
+        Queue,
+        OK, //
+    },
 };
 use std::{
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        Arc,
+        atomic::{
+            AtomicBool,
+            AtomicU64,
+            Ordering::Relaxed, //
+        },
+        Arc, //
     },
-    thread::{self, JoinHandle},
-    time::Duration,
+    thread::{
+        self,
+        JoinHandle, //
+    },
+    time::Duration, //
 };
 use vblk_core::{
     addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory, UsedEntry},
+    testing::{
+        BlockRequest,
+        DriverMemory,
+        UsedEntry, //
+    },
 };
 
 /// A thread that keeps some requests under way on one queue.
@@ -32,7 +49,10 @@ const DEPTH: u64 = 16;
 impl Load {
     /// Starts reads on `queue`, with headers and status bytes from `free` on. Each must succeed.
     pub fn start(queue: Queue, memory: Arc<GuestMemory>, free: GuestAddr) -> Self {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, done) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let (stopped, counter) = (stop.clone(), done.clone());
         let thread = thread::spawn(move || run(queue, &memory, free, &stopped, &counter));
         let thread = Some(thread);
@@ -66,7 +86,9 @@ impl Load {
     pub fn finish(mut self) -> Queue {
         self.stop.store(true, Relaxed);
         let thread = self.thread.take().expect("finished once");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
@@ -92,7 +114,10 @@ fn run(
     loop {
         while let Some(request) = (!stop.load(Relaxed)).then(|| idle.pop()).flatten() {
             request.prepare(memory);
-            let head = queue.driver.add(&request.buffers()).expect("room in the ring");
+            let head = queue
+                .driver
+                .add(&request.buffers())
+                .expect("room in the ring");
             flying.push((head, request));
         }
         if flying.is_empty() {
@@ -102,7 +127,11 @@ fn run(
         let UsedEntry { id, len } = queue.next_used();
         let at = flying.iter().position(|(head, _)| u32::from(*head) == id);
         let (_, request) = flying.swap_remove(at.expect("a request of ours"));
-        assert_eq!((memory.read_u8(request.status), len), (OK, 4097), "a request of the load");
+        assert_eq!(
+            (memory.read_u8(request.status), len),
+            (OK, 4097),
+            "a request of the load"
+        );
         idle.push(request);
         done.fetch_add(1, Relaxed);
     }

@@ -7,6 +7,7 @@
 //! ```text
 //! vblk-harness list                 names of all tests
 //! vblk-harness run [NAME…]          runs these, or all; exit status 1 if one fails
+//! vblk-harness bench [PATTERN]      figures; means something under scripts/l1 --icount only
 //! ```
 //!
 //! Environment: MODULE is the module's file, for tests that load it; VBLK_SEED the seed of what
@@ -15,6 +16,7 @@
 #![deny(unsafe_code)]
 
 mod area;
+mod bench;
 mod child;
 mod context;
 mod device;
@@ -41,9 +43,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["run", names @ ..] => run(names),
+        ["bench"] => measure(""),
+        ["bench", pattern] => measure(pattern),
         ["child", role, arguments @ ..] => child::main(role, arguments),
         _ => {
-            eprintln!("usage: vblk-harness list | run [NAME…]");
+            eprintln!("usage: vblk-harness list | run [NAME…] | bench [PATTERN]");
             ExitCode::from(2)
         }
     }
@@ -66,5 +70,15 @@ fn run(names: &[&str]) -> ExitCode {
     match runner::run(&selected) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
+    }
+}
+
+fn measure(pattern: &str) -> ExitCode {
+    match bench::main(pattern) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vblk-harness: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -2,15 +2,28 @@
 
 //! The memory of the guest that the harness plays: regions at known guest addresses.
 
-use crate::sys::{map::Mapping, system, Errno};
+use crate::sys::{
+    map::Mapping,
+    system,
+    Errno, //
+};
 use std::{
     os::fd::AsFd,
     sync::atomic::{
         fence,
-        Ordering::{Acquire, Relaxed, Release, SeqCst},
+        Ordering::{
+            Acquire,
+            Relaxed,
+            Release,
+            SeqCst, //
+        },
     },
 };
-use vblk_core::{addr::GuestAddr, testing::DriverMemory, uapi::MemoryRegion};
+use vblk_core::{
+    addr::GuestAddr,
+    testing::DriverMemory,
+    uapi::MemoryRegion, //
+};
 
 /// How a region is made.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +134,12 @@ impl GuestMemory {
 
     /// Calls `piece` for each part of a range that lies in one region: mapping, offset there,
     /// offset in the range, length.
-    fn pieces(&self, addr: GuestAddr, len: usize, mut piece: impl FnMut(&Mapping, usize, usize, usize)) {
+    fn pieces(
+        &self,
+        addr: GuestAddr,
+        len: usize,
+        mut piece: impl FnMut(&Mapping, usize, usize, usize),
+    ) {
         let mut done = 0;
         while done < len {
             let (map, offset) = self.find(GuestAddr(addr.0 + done as u64));

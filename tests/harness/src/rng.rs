@@ -37,11 +37,6 @@ impl Rng {
         self.bits() % n == 0
     }
 
-    /// One of them.
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.index(0..from.len())]
-    }
-
     /// Fills with random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {

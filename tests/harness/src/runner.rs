@@ -3,18 +3,38 @@
 //! Runs tests one by one, each under a time limit and before the oracle.
 
 use crate::{
-    context::{Context, Test},
-    oracle::{facts, Oracle, WORKER},
+    context::{
+        Context,
+        Test, //
+    },
+    oracle::{
+        facts,
+        Oracle,
+        WORKER, //
+    },
 };
 use std::{
-    backtrace::{Backtrace, BacktraceStatus},
+    backtrace::{
+        Backtrace,
+        BacktraceStatus, //
+    },
     cell::RefCell,
     fs,
     io::Write,
-    panic::{self, AssertUnwindSafe},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    panic::{
+        self,
+        AssertUnwindSafe, //
+    },
+    sync::mpsc::{
+        self,
+        RecvTimeoutError,
+        Sender, //
+    },
     thread,
-    time::{Duration, Instant},
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 thread_local! {
@@ -33,7 +53,9 @@ pub fn run(tests: &[&Test]) -> bool {
         }
     };
     panic::set_hook(Box::new(remember_panic));
-    let failures = tests.iter().filter(|test| !run_one(test, &context, &mut oracle));
+    let failures = tests
+        .iter()
+        .filter(|test| !run_one(test, &context, &mut oracle));
     failures.count() == 0
 }
 
@@ -55,7 +77,11 @@ fn run_one(test: &Test, context: &Context, oracle: &mut Oracle) -> bool {
 }
 
 fn report(name: &str, time: Duration, complaints: &[String]) {
-    let verdict = if complaints.is_empty() { "ok" } else { "not ok" };
+    let verdict = if complaints.is_empty() {
+        "ok"
+    } else {
+        "not ok"
+    };
     // One write, so that a line of the kernel on the same console does not get into the middle.
     let mut text = format!("{verdict} - {name} # time={:.1}s\n", time.as_secs_f32());
     for line in complaints.iter().flat_map(|complaint| complaint.lines()) {
@@ -115,7 +141,10 @@ fn give_up(name: &str, limit: Duration) {
 fn describe(thread: &facts::Thread) -> String {
     let read = |what| {
         let path = format!("/proc/{}/{what}", thread.pid);
-        fs::read_to_string(path).unwrap_or_default().trim_end().to_owned()
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned()
     };
     let state = read("stat");
     let state = state.rsplit_once(") ").map_or("?", |(_, rest)| &rest[..1]);
@@ -130,5 +159,8 @@ fn log_tail() -> Vec<String> {
         return Vec::new();
     };
     let skip = log.len().saturating_sub(LINES);
-    log[skip..].iter().map(|line| format!("kernel log: {line}")).collect()
+    log[skip..]
+        .iter()
+        .map(|line| format!("kernel log: {line}"))
+        .collect()
 }

@@ -4,16 +4,39 @@
 
 use crate::{
     device::Device,
-    disk::{Disk, Mode},
-    memory::{GuestMemory, RegionSpec, REGIONS},
-    sys::{poll::EventFd, Errno},
+    disk::{
+        Disk,
+        Mode, //
+    },
+    memory::{
+        GuestMemory,
+        RegionSpec,
+        REGIONS, //
+    },
+    sys::{
+        poll::EventFd,
+        Errno, //
+    },
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::Duration, //
+};
 use vblk_core::{
     addr::GuestAddr,
-    features::{bit, Features},
-    testing::{BlockRequest, Buf, Driver, DriverMemory, Layout, UsedEntry},
-    uapi::VringAddr,
+    features::{
+        bit,
+        Features, //
+    },
+    testing::{
+        BlockRequest,
+        Buf,
+        Driver,
+        DriverMemory,
+        Layout,
+        UsedEntry, //
+    },
+    uapi::VringAddr, //
 };
 
 /// How long anything may take that the device has to do: far more than it ever needs, and the
@@ -117,12 +140,8 @@ impl Vm {
     fn set_up_queue(&mut self, index: u32, setup: &Setup) -> Result<Queue, Errno> {
         let layout = Layout::with_size(setup.size, GuestAddr(self.free));
         self.free = layout.end().0.next_multiple_of(PAGE);
-        let driver = Driver::starting_at(
-            self.memory.clone(),
-            layout,
-            setup.event_idx(),
-            setup.base,
-        );
+        let driver =
+            Driver::starting_at(self.memory.clone(), layout, setup.event_idx(), setup.base);
         let queue = Queue {
             index,
             driver,
@@ -241,7 +260,10 @@ impl Queue {
             if !self.driver.enable_interrupt() && self.call.wait(PATIENCE).expect("call") == 0 {
                 let (stands, seen) = (self.driver.used_index(), self.driver.next_used());
                 assert_eq!(stands, seen, "queue {}: interrupt lost", self.index);
-                panic!("queue {}: request not answered (used index {seen})", self.index);
+                panic!(
+                    "queue {}: request not answered (used index {seen})",
+                    self.index
+                );
             }
             self.driver.disable_interrupt();
         }

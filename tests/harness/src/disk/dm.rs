@@ -2,8 +2,14 @@
 
 //! A device-mapper target, by the ioctls of `<linux/dm-ioctl.h>`.
 
-use crate::sys::{ioctl, Errno};
-use std::{fs::File, path::PathBuf};
+use crate::sys::{
+    ioctl,
+    Errno, //
+};
+use std::{
+    fs::File,
+    path::PathBuf, //
+};
 
 const HEADER: usize = 312;
 const NAME_AT: usize = 48;
@@ -75,7 +81,10 @@ fn target(sectors: u64, kind: &str, parameters: &str) -> Vec<u8> {
 
 /// Calls the device mapper with `struct dm_ioctl` and what follows it.
 fn call(command: Command, name: &str, payload: &[u8]) -> Result<Vec<u8>, Errno> {
-    let control = File::options().read(true).write(true).open("/dev/mapper/control")?;
+    let control = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/mapper/control")?;
     let total = (HEADER + payload.len()) as u32;
     let targets = u32::from(!payload.is_empty());
     let mut bytes = Vec::with_capacity(total as usize);

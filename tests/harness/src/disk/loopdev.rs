@@ -2,15 +2,26 @@
 
 //! A loop device over a file in memory.
 
-use super::{open, wait_for, Mode};
+use super::{
+    open,
+    wait_for,
+    Mode, //
+};
 use crate::sys::{
-    ioctl::{self, Plain},
-    system, Errno,
+    ioctl::{
+        self,
+        Plain, //
+    },
+    system,
+    Errno, //
 };
 use std::{
     fs::File,
     os::fd::AsRawFd,
-    path::{Path, PathBuf},
+    path::{
+        Path,
+        PathBuf, //
+    },
 };
 
 /// A loop device that was bound.
@@ -39,7 +50,8 @@ impl Instance {
     /// Unbinds it, which also gives up the file.
     pub fn remove(&mut self) {
         if let Ok(device) = open(&self.node(), Mode::ReadWrite, 0) {
-            drop(ioctl::plain(device, Plain::LoopClearFd, 0));
+            // A failure here shows as a disk that is still held.
+            let _ = ioctl::plain(device, Plain::LoopClearFd, 0);
         }
     }
 }

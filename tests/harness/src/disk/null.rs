@@ -2,12 +2,21 @@
 
 //! null_blk through configfs.
 
-use crate::sys::{system, Errno};
+use crate::sys::{
+    system,
+    Errno, //
+};
 use std::{
     fs,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::Duration,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    sync::atomic::{
+        AtomicU32,
+        Ordering::Relaxed, //
+    },
+    time::Duration, //
 };
 
 const CONFIGFS: &str = "/sys/kernel/config";

@@ -2,7 +2,10 @@
 
 //! What the kernel tells about itself in files, parsed.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs, //
+};
 
 /// Taint bits that say nothing bad: out-of-tree and unsigned modules.
 const HARMLESS_TAINT: u64 = 1 << 12 | 1 << 13;
@@ -18,7 +21,12 @@ pub fn bad_taint(tainted: &str) -> u64 {
 pub fn pins(vmstat: &str) -> Option<i64> {
     let value = |key: &str| {
         let mut lines = vmstat.lines().filter_map(|line| line.split_once(' '));
-        lines.find(|(name, _)| *name == key)?.1.trim().parse::<i64>().ok()
+        lines
+            .find(|(name, _)| *name == key)?
+            .1
+            .trim()
+            .parse::<i64>()
+            .ok()
     };
     Some(value("nr_foll_pin_acquired")? - value("nr_foll_pin_released")?)
 }
@@ -30,14 +38,19 @@ pub fn pins_held() -> Option<i64> {
 
 /// The open files of this process, by number.
 pub fn open_files() -> BTreeMap<i32, String> {
-    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let entries = fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten();
     let files = entries.filter_map(|entry| {
         let number = entry.file_name().to_str()?.parse().ok()?;
         // The directory that is being read is gone when its own entry is looked up.
         let target = fs::read_link(entry.path()).ok()?;
         Some((number, target.to_string_lossy().into_owned()))
     });
-    files.filter(|(_, target)| !target.ends_with("/fd")).collect()
+    files
+        .filter(|(_, target)| !target.ends_with("/fd"))
+        .collect()
 }
 
 /// How many users the module has; `None` when it is not loaded.
@@ -93,7 +106,10 @@ mod tests {
         let vmstat = "nr_foll_pin_acquired 120\nnr_foll_pin_released 117\nnr_other 5\n";
         assert_eq!(pins(vmstat), Some(3));
         assert_eq!(pins("nr_foll_pin_acquired 120\n"), None);
-        assert_eq!(pins("xnr_foll_pin_acquired 1\nnr_foll_pin_released 1\n"), None);
+        assert_eq!(
+            pins("xnr_foll_pin_acquired 1\nnr_foll_pin_released 1\n"),
+            None
+        );
     }
 
     #[test]
@@ -117,9 +133,15 @@ mod tests {
         let before = open_files();
         let file = fs::File::open("/proc/self/status").unwrap();
         let after = open_files();
-        let new: Vec<_> = after.iter().filter(|file| !before.contains_key(file.0)).collect();
+        let new: Vec<_> = after
+            .iter()
+            .filter(|file| !before.contains_key(file.0))
+            .collect();
         // Other tests of this process may open files at the same time.
-        assert!(new.iter().any(|(_, name)| name.ends_with("/status")), "{new:?}");
+        assert!(
+            new.iter().any(|(_, name)| name.ends_with("/status")),
+            "{new:?}"
+        );
         drop(file);
     }
 }

@@ -4,9 +4,16 @@
 
 use crate::sys::Errno;
 use std::{
-    fs::{File, OpenOptions},
-    io::{Read, Seek, SeekFrom},
-    os::unix::fs::OpenOptionsExt,
+    fs::{
+        File,
+        OpenOptions, //
+    },
+    io::{
+        Read,
+        Seek,
+        SeekFrom, //
+    },
+    os::unix::fs::OpenOptionsExt, //
 };
 
 /// What a report of a broken rule looks like, by those who write such reports. Compared without
@@ -88,7 +95,9 @@ fn has_words(line: &str, words: &str) -> bool {
 /// value that begin with a space. `None` for what is no such record.
 fn text_of(record: &str) -> Option<&str> {
     let (prefix, rest) = record.split_once(';')?;
-    prefix.starts_with(|first: char| first.is_ascii_digit()).then_some(())?;
+    prefix
+        .starts_with(|first: char| first.is_ascii_digit())
+        .then_some(())?;
     rest.lines().next()
 }
 
@@ -195,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_record_is_reduced_to_its_text() {
-        let record = "4,812,98123456,-,caller=T71;WARNING: inconsistent lock state\n SUBSYSTEM=block\n";
+        let record =
+            "4,812,98123456,-,caller=T71;WARNING: inconsistent lock state\n SUBSYSTEM=block\n";
         assert_eq!(text_of(record), Some("WARNING: inconsistent lock state"));
         assert_eq!(text_of("6,1,2,-;a;b\n"), Some("a;b"));
         assert_eq!(text_of(" SUBSYSTEM=x;y"), None);

@@ -10,11 +10,18 @@
 pub mod facts;
 pub mod klog;
 
-use crate::{disk, kmod, sys::Errno};
+use crate::{
+    disk,
+    kmod,
+    sys::Errno, //
+};
 use klog::KernelLog;
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant},
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 /// How long the kernel may take to let go of what a test used.
@@ -54,7 +61,11 @@ impl Oracle {
         settle(&|| differs("users of the module", self.users, kmod::users()));
         settle(&|| differs("pages still pinned", self.pins, facts::pins_held()));
         settle(&|| files_left_open(&self.files, &facts::open_files()));
-        settle(&|| disk::held().map(|held| format!("disk still held: {held}")));
+        complaints.extend(
+            disk::held()
+                .iter()
+                .map(|held| format!("disk still held: {held}")),
+        );
         complaints.extend(bad_taint());
         complaints.extend(self.alarms());
         complaints
@@ -99,11 +110,11 @@ fn leftover_threads() -> Option<String> {
     (!threads.is_empty()).then(|| format!("workers left: {threads:?}"))
 }
 
-fn files_left_open(
-    before: &BTreeMap<i32, String>,
-    now: &BTreeMap<i32, String>,
-) -> Option<String> {
-    let left: Vec<_> = now.iter().filter(|file| !before.contains_key(file.0)).collect();
+fn files_left_open(before: &BTreeMap<i32, String>, now: &BTreeMap<i32, String>) -> Option<String> {
+    let left: Vec<_> = now
+        .iter()
+        .filter(|file| !before.contains_key(file.0))
+        .collect();
     (!left.is_empty()).then(|| format!("files left open: {left:?}"))
 }
 
@@ -121,7 +132,9 @@ mod tests {
     #[test]
     fn a_difference_is_a_complaint() {
         assert_eq!(differs("pins", Some(2), Some(2)), None);
-        assert!(differs("pins", Some(2), Some(3)).unwrap().contains("Some(3)"));
+        assert!(differs("pins", Some(2), Some(3))
+            .unwrap()
+            .contains("Some(3)"));
         assert!(differs("users", Some(0), None).is_some());
     }
 
@@ -131,7 +144,9 @@ mod tests {
         let mut now = before.clone();
         assert_eq!(files_left_open(&before, &now), None);
         now.insert(5, "/dev/vhost-blk-rs".to_owned());
-        assert!(files_left_open(&before, &now).unwrap().contains("/dev/vhost-blk-rs"));
+        assert!(files_left_open(&before, &now)
+            .unwrap()
+            .contains("/dev/vhost-blk-rs"));
     }
 
     #[test]
@@ -144,7 +159,10 @@ mod tests {
     #[test]
     fn patience_has_an_end_and_a_condition_a_second_chance() {
         let always = || Some("still".to_owned());
-        assert_eq!(eventually(Duration::ZERO, &always).as_deref(), Some("still"));
+        assert_eq!(
+            eventually(Duration::ZERO, &always).as_deref(),
+            Some("still")
+        );
         let calls = Cell::new(0);
         let later = || {
             calls.set(calls.get() + 1);

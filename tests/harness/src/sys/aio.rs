@@ -2,10 +2,18 @@
 
 //! Linux AIO by its system calls, to measure what raw asynchronous I/O costs.
 
-use super::{check, map::Mapping, Errno};
+use super::{
+    check,
+    map::Mapping,
+    Errno, //
+};
 use std::{
     marker::PhantomData,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{
+        AsFd,
+        AsRawFd,
+        BorrowedFd, //
+    },
 };
 
 const IOCB_CMD_PREAD: u16 = 0;
@@ -93,14 +101,17 @@ impl<'a> Aio<'a> {
     /// When there are more than the depth, one lies outside the buffer, or not all were taken.
     pub fn submit(&mut self, transfers: &[Transfer]) -> Result<(), Errno> {
         let mut pointers = [std::ptr::null_mut::<Iocb>(); 64];
-        for ((transfer, iocb), pointer) in
-            transfers.iter().zip(&mut self.iocbs).zip(&mut pointers)
+        for ((transfer, iocb), pointer) in transfers.iter().zip(&mut self.iocbs).zip(&mut pointers)
         {
             let end = transfer.at.checked_add(transfer.len);
             assert!(end.is_some_and(|end| end <= self.buffer.len()));
             *iocb = Iocb {
                 data: transfer.tag,
-                opcode: if transfer.write { IOCB_CMD_PWRITE } else { IOCB_CMD_PREAD },
+                opcode: if transfer.write {
+                    IOCB_CMD_PWRITE
+                } else {
+                    IOCB_CMD_PREAD
+                },
                 fildes: self.file.as_raw_fd() as u32,
                 buf: self.buffer.addr() + transfer.at as u64,
                 nbytes: transfer.len as u64,

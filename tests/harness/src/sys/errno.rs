@@ -2,7 +2,10 @@
 
 //! Error numbers by their names, because tests compare and print them.
 
-use std::{fmt, io};
+use std::{
+    fmt,
+    io, //
+};
 
 /// An error number.
 #[derive(Clone, Copy, PartialEq, Eq)]

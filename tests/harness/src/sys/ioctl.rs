@@ -2,8 +2,15 @@
 
 //! `ioctl` in the shapes that the harness needs.
 
-use super::{check, map::Mapping, Errno};
-use std::os::fd::{AsFd, AsRawFd};
+use super::{
+    check,
+    map::Mapping,
+    Errno, //
+};
+use std::os::fd::{
+    AsFd,
+    AsRawFd, //
+};
 
 /// Bytes that a command says it moves: `_IOC_SIZE`.
 const fn size_field(command: u32) -> usize {
@@ -20,7 +27,13 @@ pub fn with_bytes(fd: impl AsFd, command: u32, argument: &mut [u8]) -> Result<i3
     // SAFETY: every command used with this function (vhost, device mapper) accesses what its size
     // field covers, or by what its own header says, which the callers derive from the length of
     // `argument`. The slice is writable and lives across the call.
-    let ret = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), command.into(), argument.as_mut_ptr()) };
+    let ret = unsafe {
+        libc::ioctl(
+            fd.as_fd().as_raw_fd(),
+            command.into(),
+            argument.as_mut_ptr(),
+        )
+    };
     check(ret.into()).map(|value| value as i32)
 }
 
@@ -90,7 +103,10 @@ pub fn with_mapping(
     offset: usize,
 ) -> Result<i32, Errno> {
     let end = offset.checked_add(size_field(command));
-    assert!(end.is_some_and(|end| end <= map.len()), "argument behind the mapping");
+    assert!(
+        end.is_some_and(|end| end <= map.len()),
+        "argument behind the mapping"
+    );
     let addr = map.addr() + offset as u64;
     // SAFETY: the kernel accesses what the size field covers, which lies in a mapping that allows
     // changes behind our back.

@@ -6,11 +6,23 @@
 //! words or bytes, so that a concurrent change by the kernel is a value and never undefined
 //! behaviour; and every access is checked against the length of the mapping first.
 
-use super::{check, Errno};
+use super::{
+    check,
+    Errno, //
+};
 use std::{
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{
+        AsRawFd,
+        BorrowedFd, //
+    },
     ptr::NonNull,
-    sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU16,
+        AtomicU32,
+        AtomicU64,
+        AtomicU8,
+        Ordering::Relaxed, //
+    },
 };
 
 /// What a mapping may be used for.
@@ -102,7 +114,11 @@ impl Mapping {
     fn at<T>(&self, offset: usize, count: usize) -> *mut T {
         let bytes = count * size_of::<T>();
         let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.len);
-        assert!(fits, "{bytes} bytes at {offset:#x} of a mapping of {:#x}", self.len);
+        assert!(
+            fits,
+            "{bytes} bytes at {offset:#x} of a mapping of {:#x}",
+            self.len
+        );
         assert_eq!(offset % align_of::<T>(), 0, "misaligned offset {offset:#x}");
         // SAFETY: `offset` is at most `len`, so the result points into or just behind the mapping.
         unsafe { self.start.as_ptr().add(offset).cast() }
@@ -123,11 +139,6 @@ impl Mapping {
 
     /// The 32 bits at `offset`.
     pub fn u32(&self, offset: usize) -> &AtomicU32 {
-        &self.atomics(offset, 1)[0]
-    }
-
-    /// The 64 bits at `offset`.
-    pub fn u64(&self, offset: usize) -> &AtomicU64 {
         &self.atomics(offset, 1)[0]
     }
 
@@ -170,7 +181,9 @@ impl Mapping {
         let (head, words, tail) = self.split(offset, len);
         let word = u64::from_ne_bytes([value; 8]);
         words.iter().for_each(|to| to.store(word, Relaxed));
-        head.iter().chain(tail).for_each(|to| to.store(value, Relaxed));
+        head.iter()
+            .chain(tail)
+            .for_each(|to| to.store(value, Relaxed));
     }
 
     /// A range as bytes up to the first whole word, words, and the bytes behind them.
@@ -180,7 +193,11 @@ impl Mapping {
         let tail = len - head - words * 8;
         (
             self.atomics(offset, head),
-            if words == 0 { &[] } else { self.atomics(offset + head, words) },
+            if words == 0 {
+                &[]
+            } else {
+                self.atomics(offset + head, words)
+            },
             self.atomics(offset + len - tail, tail),
         )
     }

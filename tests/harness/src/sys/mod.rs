@@ -14,6 +14,7 @@ pub mod map;
 pub mod poll;
 pub mod process;
 pub mod system;
+pub mod tsc;
 
 pub use errno::Errno;
 

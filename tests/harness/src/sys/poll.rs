@@ -2,12 +2,27 @@
 
 //! Event descriptors, and waiting for one with a limit.
 
-use super::{check, Errno};
+use super::{
+    check,
+    Errno, //
+};
 use std::{
     fs::File,
-    io::{Read, Write},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    time::{Duration, Instant},
+    io::{
+        Read,
+        Write, //
+    },
+    os::fd::{
+        AsFd,
+        AsRawFd,
+        BorrowedFd,
+        FromRawFd,
+        OwnedFd, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 /// An eventfd that never blocks.

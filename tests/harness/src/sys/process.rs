@@ -2,7 +2,10 @@
 
 //! What a process can do to itself: split, give up privileges, restrict its memory.
 
-use super::{check, Errno};
+use super::{
+    check,
+    Errno, //
+};
 
 /// Runs `f` in a forked child and returns its exit status (128 and more for a signal).
 ///
@@ -10,7 +13,9 @@ use super::{check, Errno};
 ///
 /// When this process has more than one thread: the child could then inherit locked locks.
 pub fn in_fork(f: impl FnOnce() -> u8) -> Result<i32, Errno> {
-    let threads = std::fs::read_dir("/proc/self/task").map_err(Errno::from)?.count();
+    let threads = std::fs::read_dir("/proc/self/task")
+        .map_err(Errno::from)?
+        .count();
     assert_eq!(threads, 1, "fork in a process of several threads");
     // SAFETY: this is the only thread, so the child is a full copy in which everything works.
     let pid = check(unsafe { libc::fork() }.into())? as i32;
@@ -56,12 +61,24 @@ pub fn kill(pid: u32) -> Result<(), Errno> {
     check(unsafe { libc::kill(pid as i32, libc::SIGKILL) }.into()).map(drop)
 }
 
-/// Keeps the calling thread on one CPU.
-pub fn pin_to_cpu(cpu: usize) -> Result<(), Errno> {
-    // SAFETY: a cpu_set_t is plain bits, for which zeroes are valid, and is borrowed for the call.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        check(libc::sched_setaffinity(0, size_of_val(&set), &set).into()).map(drop)
-    }
+/// How the scheduler treats a thread that wakes up or is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Takes the CPU from nobody when it wakes up.
+    Batch,
+    /// Loses the CPU to everybody who wakes up, except its own kind.
+    Idle,
+}
+
+/// Sets the policy of a thread; 0 is the caller's.
+pub fn set_policy(pid: u32, policy: Policy) -> Result<(), Errno> {
+    let policy = match policy {
+        Policy::Batch => libc::SCHED_BATCH,
+        Policy::Idle => libc::SCHED_IDLE,
+    };
+    // These policies know one priority only.
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: takes integers, and a valid structure, borrowed for the call.
+    let ret = unsafe { libc::sched_setscheduler(pid as i32, policy, &parameter) };
+    check(ret.into()).map(drop)
 }

@@ -2,11 +2,19 @@
 
 //! What root can do to the machine: modules and mounts; and memory files.
 
-use super::{check, Errno};
+use super::{
+    check,
+    Errno, //
+};
 use std::{
     ffi::CStr,
     fs::File,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{
+        AsFd,
+        AsRawFd,
+        FromRawFd,
+        OwnedFd, //
+    },
 };
 
 /// `finit_module` without parameters.
@@ -28,7 +36,13 @@ pub fn unload_module(name: &CStr) -> Result<(), Errno> {
 pub fn mount(kind: &CStr, at: &CStr) -> Result<(), Errno> {
     // SAFETY: C strings, no flags, no data.
     let ret = unsafe {
-        libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null())
+        libc::mount(
+            kind.as_ptr(),
+            at.as_ptr(),
+            kind.as_ptr(),
+            0,
+            std::ptr::null(),
+        )
     };
     check(ret.into()).map(drop)
 }

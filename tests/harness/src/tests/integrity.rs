@@ -4,18 +4,42 @@
 //! of the disk and with what is on it in the end.
 
 use crate::{
-    area::{Area, Kind, Placed},
-    context::{Context, Outcome, Test},
-    disk::{Disk, NullBlk},
+    area::{
+        Area,
+        Io,
+        Kind,
+        Placed, //
+    },
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Disk,
+        NullBlk, //
+    },
     memory::MIDDLE,
     rng::Rng,
-    vm::{Answer, Setup, Vm, OK},
+    sys::Errno,
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        OK, //
+    },
 };
-use std::{ops::Range, time::Duration};
+use std::{
+    ops::Range,
+    time::Duration, //
+};
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
-    testing::{BlockRequest, DriverMemory},
+    testing::{
+        BlockRequest,
+        DriverMemory, //
+    },
 };
 
 #[rustfmt::skip]
@@ -53,6 +77,7 @@ struct Exerciser<'a> {
     vm: &'a mut Vm,
     disk: &'a Disk,
     block: usize,
+    align: u64,
     indirect: bool,
     model: Vec<u8>,
     areas: Vec<Area>,
@@ -62,13 +87,19 @@ struct Exerciser<'a> {
 }
 
 impl<'a> Exerciser<'a> {
-    fn new(context: &Context, vm: &'a mut Vm, disk: &'a Disk, indirect: bool) -> Result<Self, Box<dyn std::error::Error>> {
+    fn new(
+        context: &Context,
+        vm: &'a mut Vm,
+        disk: &'a Disk,
+        indirect: bool,
+    ) -> Result<Self, Errno> {
         let memory = (GuestAddr(MIDDLE.guest), MIDDLE.bytes as u64);
         let window = WINDOW.min(disk.bytes()? as usize);
         Ok(Self {
             rng: context.rng(),
             disk,
             block: disk.block_size()? as usize,
+            align: disk.safe_alignment()?,
             indirect,
             model: disk.read(0, window)?,
             areas: Area::split(memory.0, memory.1, MAX_DEPTH),
@@ -117,10 +148,18 @@ impl<'a> Exerciser<'a> {
     /// request that is under way, with an outcome that nobody can know.
     fn start(&mut self, queue: usize) -> bool {
         let blocks = self.rng.index(1..LONGEST as usize / self.block + 1);
-        let len = if self.rng.one_in(2) { self.block } else { blocks * self.block };
+        let len = if self.rng.one_in(2) {
+            self.block
+        } else {
+            blocks * self.block
+        };
         let first = self.rng.index(0..(self.model.len() - len) / self.block + 1) * self.block;
         let range = first..first + len;
-        let kind = if self.rng.one_in(2) { Kind::Read } else { Kind::Write };
+        let kind = if self.rng.one_in(2) {
+            Kind::Read
+        } else {
+            Kind::Write
+        };
         let mut others = self.in_flight.iter().flatten();
         if others.any(|other| {
             let meets = other.range.start < range.end && range.start < other.range.end;
@@ -131,8 +170,12 @@ impl<'a> Exerciser<'a> {
         let Some(area) = self.areas.pop() else {
             return false;
         };
-        let sector = (first / 512) as u64;
-        let placed = area.place(&mut self.rng, kind, sector, len as u32, SEGMENTS);
+        let io = Io {
+            kind,
+            sector: (first / 512) as u64,
+            len: len as u32,
+        };
+        let placed = area.place(&mut self.rng, &io, SEGMENTS, self.align);
         let data = self.rng.bytes(len);
         placed.scatter(&*self.vm.memory, &data);
         let indirect = self.indirect && self.rng.one_in(2);
@@ -143,7 +186,13 @@ impl<'a> Exerciser<'a> {
         if kind == Kind::Write {
             self.model[range.clone()].copy_from_slice(&data);
         }
-        self.in_flight[queue].push(InFlight { head, placed, kind, range, area });
+        self.in_flight[queue].push(InFlight {
+            head,
+            placed,
+            kind,
+            range,
+            area,
+        });
         true
     }
 
@@ -171,10 +220,20 @@ impl<'a> Exerciser<'a> {
             Kind::Read => done.range.len() as u32 + 1,
             Kind::Write => 1,
         };
-        assert_eq!(Answer::new(status, len), Answer::new(OK, written), "{:?}", done.placed);
+        assert_eq!(
+            Answer::new(status, len),
+            Answer::new(OK, written),
+            "{:?}",
+            done.placed
+        );
         if done.kind == Kind::Read {
             let data = done.placed.gather(&*self.vm.memory);
-            assert_same(&data, &self.model[done.range.clone()], "a read", done.range.start);
+            assert_same(
+                &data,
+                &self.model[done.range.clone()],
+                "a read",
+                done.range.start,
+            );
         }
     }
 }
@@ -207,17 +266,27 @@ fn on_ramdisk(context: &Context) -> Outcome {
 }
 
 fn on_null_blk(context: &Context) -> Outcome {
-    exercise(context, &Disk::null(&NullBlk::default())?, &Setup::size(1024))
+    exercise(
+        context,
+        &Disk::null(&NullBlk::default())?,
+        &Setup::size(1024),
+    )
 }
 
 fn on_interrupting(context: &Context) -> Outcome {
     let delay = Some(Duration::from_micros(100));
-    let disk = Disk::null(&NullBlk { delay, ..NullBlk::default() })?;
+    let disk = Disk::null(&NullBlk {
+        delay,
+        ..NullBlk::default()
+    })?;
     exercise(context, &disk, &Setup::size(1024))
 }
 
 fn on_4k_blocks(context: &Context) -> Outcome {
-    let disk = Disk::null(&NullBlk { block_size: 4096, ..NullBlk::default() })?;
+    let disk = Disk::null(&NullBlk {
+        block_size: 4096,
+        ..NullBlk::default()
+    })?;
     exercise(context, &disk, &Setup::size(256))
 }
 
@@ -226,18 +295,30 @@ fn on_loop(context: &Context) -> Outcome {
 }
 
 fn on_dm_delay(context: &Context) -> Outcome {
-    exercise(context, &Disk::delayed(WINDOW as u64, 2)?, &Setup::size(1024))
+    exercise(
+        context,
+        &Disk::delayed(WINDOW as u64, 2)?,
+        &Setup::size(1024),
+    )
 }
 
 fn plain_ring(context: &Context) -> Outcome {
-    let setup = Setup::size(512).without(bit::RING_EVENT_IDX).without(bit::RING_INDIRECT_DESC);
+    let setup = Setup::size(512)
+        .without(bit::RING_EVENT_IDX)
+        .without(bit::RING_INDIRECT_DESC);
     // Also across the wrap of both indices.
-    let setup = Setup { base: 65000, ..setup };
+    let setup = Setup {
+        base: 65000,
+        ..setup
+    };
     exercise(context, &Disk::null(&NullBlk::default())?, &setup)
 }
 
 fn on_several_queues(context: &Context) -> Outcome {
-    let setup = Setup { queues: 8, ..Setup::size(256) };
+    let setup = Setup {
+        queues: 8,
+        ..Setup::size(256)
+    };
     exercise(context, &Disk::null(&NullBlk::default())?, &setup)
 }
 
@@ -252,7 +333,7 @@ fn large_requests(context: &Context) -> Outcome {
             (257 << 12, 0, u32::MAX),
             (8 << 20, 0, u32::MAX),
             (8 << 20, 1, u32::MAX),
-            (6 << 20, 2048, 4096),
+            (6 << 20, 2560, 4096),
             (5 << 20, 0, 4096),
             ((3 << 20) + 512, 777, 1631),
             (1 << 20, 3, 513),
@@ -268,10 +349,18 @@ fn large_requests(context: &Context) -> Outcome {
             }
             let what = format!("{bytes} bytes at +{offset} in pieces of {piece}");
             vm.memory.write(GuestAddr(start), &data);
-            assert_eq!(vm.queue().request(&write), Answer::new(OK, 1), "write of {what}");
+            assert_eq!(
+                vm.queue().request(&write),
+                Answer::new(OK, 1),
+                "write of {what}"
+            );
             assert_same(&disk.read(8192, bytes as usize)?, &data, &what, 8192);
             vm.memory.fill(GuestAddr(start), bytes as usize, 0);
-            assert_eq!(vm.queue().request(&read), Answer::new(OK, bytes + 1), "read of {what}");
+            assert_eq!(
+                vm.queue().request(&read),
+                Answer::new(OK, bytes + 1),
+                "read of {what}"
+            );
             let back = vm.memory.read_vec(GuestAddr(start), bytes as usize);
             assert_same(&back, &data, &what, 8192);
         }

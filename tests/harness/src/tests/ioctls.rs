@@ -3,25 +3,47 @@
 //! The control interface: what holds for every command alike.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    device::Device,
-    disk::{Disk, Mode},
-    sys::{
-        ioctl::{self, BadPointer},
-        map::{Access, Mapping},
-        Errno,
+    context::{
+        Context,
+        Outcome,
+        Test, //
     },
-    vm::{Setup, Vm},
+    device::Device,
+    disk::{
+        Disk,
+        Mode, //
+    },
+    sys::{
+        ioctl::{
+            self,
+            BadPointer, //
+        },
+        map::{
+            Access,
+            Mapping, //
+        },
+        Errno, //
+    },
+    vm::{
+        Setup,
+        Vm, //
+    },
 };
 use std::{
     fmt::Debug,
-    io::{Read, Write},
+    io::{
+        Read,
+        Write, //
+    },
 };
 use vblk_core::{
     features::Features,
     split::MAX_QUEUE_SIZE,
     table::MAX_REGIONS,
-    uapi::{self, VringFile},
+    uapi::{
+        self,
+        VringFile, //
+    },
 };
 
 #[rustfmt::skip]
@@ -130,13 +152,17 @@ fn cut_off_arguments(_: &Context) -> Outcome {
     map.protect(PAGE, PAGE, Access::None)?;
     let commands = OWNERS_COMMANDS.iter().chain(ANYONES_COMMANDS);
     // Four bytes are there, in which a queue's number is 0 and a table has one region.
-    map.u32(PAGE - 4).store(0, std::sync::atomic::Ordering::Relaxed);
+    map.u32(PAGE - 4)
+        .store(0, std::sync::atomic::Ordering::Relaxed);
     for (name, command) in commands {
         let result = ioctl::with_mapping(&vm.device, *command, &map, PAGE - 4);
         assert_errno(name, result, Errno::EFAULT);
     }
     // A table whose header is there, but not all of its regions.
-    map.write(PAGE - 8, &crate::device::mem_table(0, &[Default::default()])[..8]);
+    map.write(
+        PAGE - 8,
+        &crate::device::mem_table(0, &[Default::default()])[..8],
+    );
     let table = ioctl::with_mapping(&vm.device, uapi::VHOST_SET_MEM_TABLE, &map, PAGE - 8);
     assert_errno("SET_MEM_TABLE", table, Errno::EFAULT);
     // Results go to writable memory only.
@@ -176,6 +202,7 @@ fn queue_numbers(_: &Context) -> Outcome {
         assert_errno(&format!("SET_BACKEND of {index}"), result, Errno::ENOBUFS);
     }
     // The last queue there is.
+    vm.device.detach()?;
     vm.device.set_vring_num(255, 128)?;
     assert_eq!(vm.device.vring_base(255)?, 0);
     Ok(())
@@ -212,8 +239,16 @@ fn unknown_commands(_: &Context) -> Outcome {
         assert_errno(name, result, Errno::ENOTTY);
     }
     let mut file = vm.device.file();
-    assert_errno("read", file.read(&mut [0; 8]).map_err(Errno::from), Errno::EINVAL);
-    assert_errno("write", file.write(&[0; 8]).map_err(Errno::from), Errno::EINVAL);
+    assert_errno(
+        "read",
+        file.read(&mut [0; 8]).map_err(Errno::from),
+        Errno::EINVAL,
+    );
+    assert_errno(
+        "write",
+        file.write(&[0; 8]).map_err(Errno::from),
+        Errno::EINVAL,
+    );
     Ok(())
 }
 
@@ -232,7 +267,13 @@ fn one_owner(_: &Context) -> Outcome {
 
 fn reset_owner(_: &Context) -> Outcome {
     let disk = Disk::ram();
-    let vm = Vm::with_disk(&Setup { base: 7, ..Setup::default() }, &disk)?;
+    let vm = Vm::with_disk(
+        &Setup {
+            base: 7,
+            ..Setup::default()
+        },
+        &disk,
+    )?;
     assert_eq!(vm.device.vring_base(0)?, 7);
     vm.device.reset_owner()?;
     // The disk is let go of at once.
@@ -241,16 +282,21 @@ fn reset_owner(_: &Context) -> Outcome {
     assert_eq!(vm.device.vring_base(0)?, 0);
     assert_eq!(vm.device.stats()?, Default::default());
     let attach = |expected| {
-        let result = disk.open(Mode::ReadWrite).and_then(|disk| vm.device.attach(&disk));
+        let result = disk
+            .open(Mode::ReadWrite)
+            .and_then(|disk| vm.device.attach(&disk));
         assert_errno("attach", result, expected);
     };
     attach(Errno::EFAULT);
     vm.device.set_mem_table(&vm.memory.table())?;
     attach(Errno::EINVAL);
-    vm.queues[0].tell_geometry(&vm.device, 0)?;
-    // Nothing is left of the features either, and nothing of the kick and call eventfds.
+    vm.queues[0].tell_geometry(&vm.device, 7)?;
     vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
-    assert_eq!(vm.device.stats()?.requests, 0);
+    // Nothing is left of the eventfds.
+    vm.queues[0].kick();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(vm.queues[0].kick.take()?, 1, "the kick that nobody took");
+    assert_eq!(vm.device.stats()?, Default::default());
     Ok(())
 }
 
@@ -263,13 +309,19 @@ fn frozen_geometry(_: &Context) -> Outcome {
     let device = &vm.device;
     busy("SET_OWNER", device.set_owner());
     busy("SET_FEATURES", device.set_features(0));
-    busy("SET_FEATURES, the same", device.set_features(Features::SUPPORTED.0));
+    busy(
+        "SET_FEATURES, the same",
+        device.set_features(Features::SUPPORTED.0),
+    );
     busy("SET_BACKEND_FEATURES", device.set_backend_features(0));
     for index in [0, 1, 255] {
         busy("SET_VRING_NUM", device.set_vring_num(index, 256));
         busy("SET_VRING_NUM, impossible", device.set_vring_num(index, 3));
         busy("SET_VRING_BASE", device.set_vring_base(index, 0));
-        let addr = uapi::VringAddr { index, ..vm.queues[0].addr() };
+        let addr = uapi::VringAddr {
+            index,
+            ..vm.queues[0].addr()
+        };
         busy("SET_VRING_ADDR", device.set_vring_addr(&addr));
     }
     busy("SET_BACKEND", device.attach(&file));

@@ -4,18 +4,34 @@
 //! error eventfd, never logged, and the queue goes on.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode},
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::Disk,
     memory::MIDDLE,
     oracle::klog::KernelLog,
-    vm::{Answer, Queue, Setup, Vm, IOERR, OK, PATIENCE},
+    vm::{
+        Answer,
+        Queue,
+        Setup,
+        Vm,
+        IOERR,
+        OK,
+        PATIENCE, //
+    },
 };
-use std::time::Duration;
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
     split::Descriptor,
-    testing::{BlockRequest, Buf, DriverMemory, STATUS_UNWRITTEN},
+    testing::{
+        BlockRequest,
+        Buf,
+        DriverMemory,
+        STATUS_UNWRITTEN, //
+    },
 };
 
 #[rustfmt::skip]
@@ -23,30 +39,26 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/malformed_chains", limit: 40, run: malformed_chains },
     Test { name: "harness/malformed_requests", limit: 40, run: malformed_requests },
     Test { name: "harness/indirect_not_negotiated", limit: 20, run: indirect_not_negotiated },
-    Test { name: "harness/head_out_of_range_is_skipped", limit: 20, run: head_out_of_range },
-    Test { name: "harness/impossible_index_stops_one_queue", limit: 40, run: impossible_index },
-    Test { name: "harness/a_burst_of_mistakes_is_told_once", limit: 20, run: burst },
-    Test { name: "harness/only_mistakes_for_a_while", limit: 40, run: only_mistakes },
 ];
 
-const SIZE: u16 = 64;
-const HOLE: u64 = MIDDLE.guest + MIDDLE.bytes as u64;
-const DATA: u64 = MIDDLE.guest;
+pub const SIZE: u16 = 64;
+pub const HOLE: u64 = MIDDLE.guest + MIDDLE.bytes as u64;
+pub const DATA: u64 = MIDDLE.guest;
 
-const NEXT: u16 = Descriptor::F_NEXT;
-const WRITE: u16 = Descriptor::F_WRITE;
+pub const NEXT: u16 = Descriptor::F_NEXT;
+pub const WRITE: u16 = Descriptor::F_WRITE;
 const INDIRECT: u16 = Descriptor::F_INDIRECT;
 
 /// Where the parts of the one request lie.
 #[derive(Clone, Copy)]
-struct Place {
+pub struct Place {
     header: u64,
     status: u64,
     table: u64,
 }
 
 impl Place {
-    fn of(vm: &Vm) -> Self {
+    pub fn of(vm: &Vm) -> Self {
         let start = vm.free().0;
         Self {
             header: start,
@@ -55,13 +67,13 @@ impl Place {
         }
     }
 
-    fn read(&self) -> BlockRequest {
+    pub fn read(&self) -> BlockRequest {
         let (header, status) = (GuestAddr(self.header), GuestAddr(self.status));
         BlockRequest::read(0, header, status).data(GuestAddr(DATA), 512)
     }
 }
 
-fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
+pub fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
     Descriptor {
         addr,
         len,
@@ -71,21 +83,21 @@ fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
 }
 
 /// Checks that one mistake has all its effects, and that the next request succeeds.
-struct Checker {
-    vm: Vm,
+pub struct Checker {
+    pub vm: Vm,
     place: Place,
     log: KernelLog,
 }
 
 impl Checker {
-    fn new(setup: &Setup) -> Result<Self, Box<dyn std::error::Error>> {
+    pub fn new(setup: &Setup) -> Result<Self, Box<dyn std::error::Error>> {
         let vm = Vm::with_disk(setup, &Disk::ram())?;
         let place = Place::of(&vm);
         let log = KernelLog::from_now()?;
         Ok(Self { vm, place, log })
     }
 
-    fn queue(&mut self) -> &mut Queue {
+    pub fn queue(&mut self) -> &mut Queue {
         &mut self.vm.queues[0]
     }
 
@@ -109,11 +121,15 @@ impl Checker {
     }
 
     /// A good request, and nothing in the log.
-    fn check_alive(&mut self, name: &str) -> Outcome {
+    pub fn check_alive(&mut self, name: &str) -> Outcome {
         let read = self.place.read();
         let answer = self.queue().request(&read);
         assert_eq!(answer, Answer::new(OK, 513), "{name}: the request after it");
-        assert_eq!(self.queue().err.take()?, 0, "{name}: error for a good request");
+        assert_eq!(
+            self.queue().err.take()?,
+            0,
+            "{name}: error for a good request"
+        );
         let log = self.log.take()?;
         let ours: Vec<_> = log.iter().filter(|line| line.contains("vhost")).collect();
         assert!(ours.is_empty(), "{name}: logged: {ours:?}");
@@ -124,32 +140,88 @@ impl Checker {
 /// Chains that can't be walked: given back without a status and with length 0.
 fn malformed_chains(_: &Context) -> Outcome {
     let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
-    let Place { header, status, table } = checker.place;
+    let Place {
+        header,
+        status,
+        table,
+    } = checker.place;
     let outer = |len| desc(table, len, INDIRECT, 0);
     let end = desc(status, 1, WRITE, 0);
     let whole = u32::MAX;
     type Descs = Vec<Descriptor>;
     let cases: Vec<(&str, Descs, Descs)> = vec![
         ("loop of one", vec![desc(header, 16, NEXT, 0)], vec![]),
-        ("loop of two", vec![desc(header, 16, NEXT, 1), desc(DATA, 1, NEXT | WRITE, 0)], vec![]),
+        (
+            "loop of two",
+            vec![desc(header, 16, NEXT, 1), desc(DATA, 1, NEXT | WRITE, 0)],
+            vec![],
+        ),
         ("loop of empty ones", vec![desc(header, 0, NEXT, 0)], vec![]),
-        ("next out of range", vec![desc(header, 16, NEXT, SIZE)], vec![]),
-        ("next far out of range", vec![desc(header, 16, NEXT, u16::MAX)], vec![]),
-        ("indirect with next", vec![desc(table, 32, INDIRECT | NEXT, 1), end], vec![end, end]),
+        (
+            "next out of range",
+            vec![desc(header, 16, NEXT, SIZE)],
+            vec![],
+        ),
+        (
+            "next far out of range",
+            vec![desc(header, 16, NEXT, u16::MAX)],
+            vec![],
+        ),
+        (
+            "indirect with next",
+            vec![desc(table, 32, INDIRECT | NEXT, 1), end],
+            vec![end, end],
+        ),
         ("indirect of no bytes", vec![outer(0)], vec![]),
         ("indirect of half a descriptor", vec![outer(8)], vec![]),
-        ("indirect of two and a bit", vec![outer(33)], vec![end, end, end]),
-        ("indirect nowhere", vec![desc(HOLE, 32, INDIRECT, 0)], vec![]),
-        ("indirect into a hole", vec![desc(HOLE - 16, 32, INDIRECT, 0)], vec![]),
-        ("indirect behind the end", vec![desc(u64::MAX - 15, 32, INDIRECT, 0)], vec![]),
-        ("nested indirect", vec![outer(32)], vec![desc(header, 16, NEXT, 1), outer(32)]),
+        (
+            "indirect of two and a bit",
+            vec![outer(33)],
+            vec![end, end, end],
+        ),
+        (
+            "indirect nowhere",
+            vec![desc(HOLE, 32, INDIRECT, 0)],
+            vec![],
+        ),
+        (
+            "indirect into a hole",
+            vec![desc(HOLE - 16, 32, INDIRECT, 0)],
+            vec![],
+        ),
+        (
+            "indirect behind the end",
+            vec![desc(u64::MAX - 15, 32, INDIRECT, 0)],
+            vec![],
+        ),
+        (
+            "nested indirect",
+            vec![outer(32)],
+            vec![desc(header, 16, NEXT, 1), outer(32)],
+        ),
         ("nested at once", vec![outer(16)], vec![outer(16)]),
-        ("indirect next out of range", vec![outer(32)], vec![desc(header, 16, NEXT, 2), end]),
-        ("indirect loop", vec![outer(32)], vec![desc(header, 16, NEXT, 1), desc(DATA, 1, NEXT, 0)]),
-        ("indirect longer than the queue", vec![outer(16 * (u32::from(SIZE) + 1))], long_table()),
+        (
+            "indirect next out of range",
+            vec![outer(32)],
+            vec![desc(header, 16, NEXT, 2), end],
+        ),
+        (
+            "indirect loop",
+            vec![outer(32)],
+            vec![desc(header, 16, NEXT, 1), desc(DATA, 1, NEXT, 0)],
+        ),
+        (
+            "indirect longer than the queue",
+            vec![outer(16 * (u32::from(SIZE) + 1))],
+            long_table(),
+        ),
         (
             "4 GiB to read",
-            vec![desc(header, whole, NEXT, 1), desc(DATA, whole, NEXT, 2), end],
+            vec![
+                desc(header, whole, NEXT, 1),
+                desc(DATA, whole, NEXT, 2),
+                end,
+            ],
             vec![],
         ),
         (
@@ -191,19 +263,49 @@ fn malformed_requests(_: &Context) -> Outcome {
     let none = STATUS_UNWRITTEN;
     let cases: Vec<(&str, Vec<Buf>, u32, u8)> = vec![
         ("header only", vec![head(16)], 0, none),
-        ("header and data to write only", vec![head(16), data(512)], 0, none),
+        (
+            "header and data to write only",
+            vec![head(16), data(512)],
+            0,
+            none,
+        ),
         ("nothing but empty buffers", vec![head(0), room(0)], 0, none),
         ("status only", vec![end], 1, IOERR),
         ("short header", vec![head(15), end], 1, IOERR),
-        ("short header, space for data", vec![head(15), room(512), end], 0, IOERR),
+        (
+            "short header, space for data",
+            vec![head(15), room(512), end],
+            0,
+            IOERR,
+        ),
         ("no header, data", vec![room(512), end], 0, IOERR),
-        ("space before the header", vec![room(512), head(16), end], 0, IOERR),
+        (
+            "space before the header",
+            vec![room(512), head(16), end],
+            0,
+            IOERR,
+        ),
         ("status before the header", vec![end, head(16)], 0, none),
-        ("data to write behind space", vec![head(16), room(1), data(1), end], 0, IOERR),
+        (
+            "data to write behind space",
+            vec![head(16), room(1), data(1), end],
+            0,
+            IOERR,
+        ),
         ("header nowhere", vec![unread, end], 1, IOERR),
-        ("half of the header nowhere", vec![head(8), unread, end], 1, IOERR),
+        (
+            "half of the header nowhere",
+            vec![head(8), unread, end],
+            1,
+            IOERR,
+        ),
         ("status nowhere", vec![head(16), unwritable], 0, none),
-        ("status nowhere, data fine", vec![head(16), room(512), unwritable], 0, none),
+        (
+            "status nowhere, data fine",
+            vec![head(16), room(512), unwritable],
+            0,
+            none,
+        ),
     ];
     for (name, bufs, len, status) in cases {
         let driver = &checker.queue().driver;
@@ -225,105 +327,4 @@ fn indirect_not_negotiated(_: &Context) -> Outcome {
     driver.write_indirect_table(GuestAddr(table), &read);
     driver.write_descriptor(0, &desc(table, 48, INDIRECT, 0));
     checker.check_posted("indirect", 0, STATUS_UNWRITTEN)
-}
-
-fn head_out_of_range(_: &Context) -> Outcome {
-    let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
-    for head in [SIZE, SIZE + 1, 0x8000, u16::MAX] {
-        let before = checker.vm.device.stats()?;
-        let queue = checker.queue();
-        queue.driver.post(head);
-        queue.notify();
-        let name = format!("head {head}");
-        assert_eq!(queue.err.wait(PATIENCE)?, 1, "{name}: error eventfd");
-        checker.check_alive(&name)?;
-        let after = checker.vm.device.stats()?;
-        assert_eq!(after.malformed - before.malformed, 1, "{name}: malformed");
-        assert_eq!(after.requests - before.requests, 1, "{name}: only the good one is given back");
-        checker.queue().driver.forget_posted();
-    }
-    Ok(())
-}
-
-fn impossible_index(_: &Context) -> Outcome {
-    let disk = Disk::ram();
-    for (ahead, base) in [(SIZE + 1, 0), (0x8000, 17), (u16::MAX, 5), (SIZE + 1, 65500)] {
-        let setup = Setup { queues: 2, base, ..Setup::size(SIZE.into()) };
-        let mut vm = Vm::with_disk(&setup, &disk)?;
-        let read = Place::of(&vm).read();
-        assert_eq!(vm.queues[0].request(&read), Answer::new(OK, 513));
-        let stands = vm.queues[0].driver.next_avail();
-        let queue = &mut vm.queues[0];
-        queue.driver.write_avail_index(stands.wrapping_add(ahead));
-        queue.kick();
-        assert_eq!(queue.err.wait(PATIENCE)?, 1, "error eventfd");
-        assert_eq!(vm.device.stats()?.malformed, 1);
-        // It stays stopped, also when the index is put right.
-        let queue = &mut vm.queues[0];
-        read.prepare(queue.driver.memory());
-        queue.driver.add(&read.buffers()).expect("room");
-        queue.driver.publish();
-        queue.kick();
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(queue.driver.used_index(), stands, "answers of a stopped queue");
-        // The other one goes on meanwhile: it has a buffer of its own.
-        let other = BlockRequest {
-            header: GuestAddr(read.header.0 + 256),
-            status: GuestAddr(read.status.0 + 256),
-            ..read.clone()
-        };
-        for _ in 0..10 {
-            assert_eq!(vm.queues[1].request(&other), Answer::new(OK, 513));
-        }
-        assert_eq!(vm.device.vring_base(0)?, u32::from(stands), "nothing was taken");
-        // Set up again, it serves what is there.
-        vm.device.detach()?;
-        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
-        assert_eq!(vm.queues[0].next_used().len, 513);
-        assert_eq!(vm.queues[0].request(&read), Answer::new(OK, 513));
-    }
-    Ok(())
-}
-
-fn burst(_: &Context) -> Outcome {
-    const BURST: u16 = 20;
-    let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
-    let queue = checker.queue();
-    for index in 0..BURST {
-        queue.driver.write_descriptor(index, &desc(DATA, 16, NEXT, index));
-        queue.driver.post(index);
-    }
-    queue.notify();
-    for index in 0..BURST {
-        let used = queue.next_used();
-        assert_eq!((used.id, used.len), (u32::from(index), 0));
-    }
-    assert_eq!(queue.err.wait(PATIENCE)?, 1, "signals for one burst");
-    assert_eq!(checker.vm.device.stats()?.malformed, u64::from(BURST));
-    checker.check_alive("burst")
-}
-
-/// Thousands of bad chains among good ones: the device neither tires nor talks.
-fn only_mistakes(context: &Context) -> Outcome {
-    let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
-    let rounds = context.times(2000);
-    for _ in 0..rounds {
-        let queue = checker.queue();
-        for index in 0..SIZE / 2 {
-            queue.driver.write_descriptor(index, &desc(HOLE, u32::MAX, NEXT | WRITE, index + 1));
-            queue.driver.post(if index % 8 == 7 { SIZE + index } else { index });
-        }
-        queue.notify();
-        for _ in 0..SIZE / 2 - SIZE / 16 {
-            assert_eq!(queue.next_used().len, 0);
-        }
-        queue.driver.forget_posted();
-    }
-    checker.queue().err.take()?;
-    let malformed = checker.vm.device.stats()?.malformed;
-    assert_eq!(malformed, rounds * u64::from(SIZE / 2));
-    // The error eventfd may be signalled once more by the end of the last burst.
-    std::thread::sleep(Duration::from_millis(20));
-    checker.queue().err.take()?;
-    checker.check_alive("in the end")
 }

@@ -3,24 +3,41 @@
 //! Kick and call: nothing is lost, nothing is sent in vain.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, NullBlk},
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Disk,
+        NullBlk, //
+    },
     memory::MIDDLE,
     sys::poll::EventFd,
-    vm::{Answer, Queue, Setup, Vm, OK, PATIENCE},
+    vm::{
+        Answer,
+        Queue,
+        Setup,
+        Vm,
+        OK,
+        PATIENCE, //
+    },
 };
-use std::time::{Duration, Instant};
+use std::time::{
+    Duration,
+    Instant, //
+};
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
-    testing::{BlockRequest, DriverMemory},
+    testing::{
+        BlockRequest,
+        DriverMemory, //
+    },
 };
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
-    Test { name: "harness/nothing_is_lost_with_event_idx", limit: 120, run: with_event_idx },
-    Test { name: "harness/nothing_is_lost_without_event_idx", limit: 120, run: without_event_idx },
-    Test { name: "harness/nothing_is_lost_on_an_interrupting_disk", limit: 120, run: on_slow_disk },
     Test { name: "harness/kick_before_attach_counts", limit: 20, run: kick_before_attach },
     Test { name: "harness/signalled_eventfd_counts_as_kick", limit: 20, run: signalled_eventfd },
     Test { name: "harness/no_kick_eventfd", limit: 20, run: no_kick_eventfd },
@@ -32,12 +49,10 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/kicks_without_requests_do_nothing", limit: 20, run: empty_kicks },
 ];
 
-/// Requests of the two long tests together.
-const MILLION: u64 = 1_000_000;
 const DATA: GuestAddr = GuestAddr(MIDDLE.guest);
 
 /// A small read with header and status of its own.
-fn small_read(vm: &Vm, slot: u64) -> BlockRequest {
+pub fn small_read(vm: &Vm, slot: u64) -> BlockRequest {
     let header = GuestAddr(vm.free().0 + slot * 32);
     let status = GuestAddr(header.0 + 16);
     BlockRequest::read(0, header, status).data(GuestAddr(DATA.0 + slot * 512), 512)
@@ -46,94 +61,6 @@ fn small_read(vm: &Vm, slot: u64) -> BlockRequest {
 /// Gives the worker time to go to sleep and to count what it did.
 fn settle() {
     std::thread::sleep(Duration::from_millis(20));
-}
-
-/// Performs `count` requests. After each batch of random size the driver sleeps for as long as
-/// it has nothing to do, so that a lost kick or interrupt ends in a wait that runs out of time.
-fn race(context: &Context, setup: &Setup, disk: &Disk, count: u64) -> Outcome {
-    let mut rng = context.rng();
-    let mut vm = Vm::with_disk(setup, disk)?;
-    let requests: Vec<_> = (0..64).map(|slot| small_read(&vm, slot)).collect();
-    requests.iter().for_each(|request| request.prepare(&*vm.memory));
-    let bufs: Vec<_> = requests.iter().map(BlockRequest::buffers).collect();
-    let (mut sent, mut done) = (0, 0);
-    let queue = vm.queue();
-    while done < count {
-        let depth = if rng.one_in(2) { rng.within(1..4) } else { rng.within(1..65) };
-        while sent < count && sent - done < depth {
-            // Buffers may be shared by requests: nobody looks at them before the end.
-            let added = queue.driver.add(&bufs[(sent % 64) as usize]);
-            assert!(added.is_some(), "room in the ring");
-            sent += 1;
-            // Sometimes one by one, to meet the device as it falls asleep.
-            if rng.one_in(3) {
-                queue.notify();
-            }
-        }
-        queue.notify();
-        done += reap(queue, rng.bits(), sent - done);
-    }
-    assert_eq!((sent, done), (count, count));
-    assert!(queue.driver.poll_used().is_none(), "more answers than requests");
-    let stats = vm.device.stats()?;
-    assert_eq!((stats.requests, stats.malformed, stats.io_errors), (count, 0, 0));
-    assert!(requests.iter().all(|request| vm.memory.read_u8(request.status) == OK));
-    Ok(())
-}
-
-/// Takes answers in one of the ways that drivers have. At least one.
-fn reap(queue: &mut Queue, how: u64, outstanding: u64) -> u64 {
-    let mut done = 0;
-    let mut take_rest = |queue: &mut Queue| {
-        while queue.driver.poll_used().is_some() {
-            done += 1;
-        }
-        done
-    };
-    match how % 4 {
-        // Sleep for the first, then see what else is there.
-        0 | 1 => {
-            queue.next_used();
-            1 + take_rest(queue)
-        }
-        // Sleep until all are done, with a look after each interrupt.
-        2 => {
-            for _ in 0..outstanding {
-                queue.next_used();
-            }
-            outstanding
-        }
-        // Ask for an interrupt behind some of them only.
-        _ => {
-            let skip = (how >> 8) % outstanding;
-            let ready = queue.driver.enable_interrupt_after(skip as u16);
-            if !ready && queue.call.wait(PATIENCE).expect("call") == 0 {
-                panic!("no interrupt after {skip} of {outstanding}");
-            }
-            queue.driver.disable_interrupt();
-            match take_rest(queue) {
-                // A call for an earlier batch, which was reaped without waiting.
-                0 => reap(queue, 0, outstanding),
-                some => some,
-            }
-        }
-    }
-}
-
-fn with_event_idx(context: &Context) -> Outcome {
-    let count = context.times(MILLION / 2);
-    race(context, &Setup::default(), &Disk::ram(), count)
-}
-
-fn without_event_idx(context: &Context) -> Outcome {
-    let setup = Setup::default().without(bit::RING_EVENT_IDX);
-    race(context, &setup, &Disk::ram(), context.times(MILLION / 2))
-}
-
-fn on_slow_disk(context: &Context) -> Outcome {
-    let delay = Some(Duration::from_micros(20));
-    let disk = Disk::null(&NullBlk { delay, keeps_data: false, ..NullBlk::default() })?;
-    race(context, &Setup::default(), &disk, context.times(MILLION / 20))
 }
 
 fn kick_before_attach(_: &Context) -> Outcome {
@@ -148,7 +75,8 @@ fn kick_before_attach(_: &Context) -> Outcome {
             vm.queue().kick();
         }
         assert_eq!(vm.queue().driver.used_index(), 0, "no disk yet");
-        vm.device.attach(&disk.open(crate::disk::Mode::ReadWrite)?)?;
+        vm.device
+            .attach(&disk.open(crate::disk::Mode::ReadWrite)?)?;
         assert_eq!(vm.queue().next_used().len, 513);
     }
     Ok(())
@@ -215,7 +143,11 @@ fn poll_used(queue: &mut Queue) {
 
 fn replaced(context: &Context) -> Outcome {
     let delay = Some(Duration::from_micros(50));
-    let disk = Disk::null(&NullBlk { delay, keeps_data: false, ..NullBlk::default() })?;
+    let disk = Disk::null(&NullBlk {
+        delay,
+        keeps_data: false,
+        ..NullBlk::default()
+    })?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let mut rng = context.rng();
     let reads: Vec<_> = (0..8).map(|slot| small_read(&vm, slot)).collect();
@@ -242,7 +174,9 @@ fn replaced(context: &Context) -> Outcome {
         reads.iter().for_each(|_| {
             vm.queue().next_used();
         });
-        assert!(reads.iter().all(|read| vm.memory.read_u8(read.status) == OK));
+        assert!(reads
+            .iter()
+            .all(|read| vm.memory.read_u8(read.status) == OK));
     }
     Ok(())
 }
@@ -256,6 +190,8 @@ fn unwanted(_: &Context) -> Outcome {
         let mut vm = Vm::with_disk(&setup, &Disk::ram())?;
         let read = small_read(&vm, 0);
         assert_eq!(vm.queue().request(&read), Answer::new(OK, 513));
+        // Once: with the event index that is enough for 2^16 entries. Doing it again could ask for
+        // an interrupt, if it meets the device between an entry and the decision about it.
         vm.queue().driver.disable_interrupt();
         settle();
         vm.queue().call.take()?;
@@ -264,11 +200,13 @@ fn unwanted(_: &Context) -> Outcome {
             read.prepare(&*vm.memory);
             vm.queue().submit(&read.buffers());
             poll_used(vm.queue());
-            vm.queue().driver.disable_interrupt();
         }
         settle();
         let sent = vm.device.stats()?.interrupts - before;
-        assert_eq!(sent, 0, "interrupts that nobody wanted, event index: {event_idx}");
+        assert_eq!(
+            sent, 0,
+            "interrupts that nobody wanted, event index: {event_idx}"
+        );
         assert_eq!(vm.queue().call.take()?, 0);
     }
     Ok(())
@@ -290,9 +228,16 @@ fn event_idx_interrupt(_: &Context) -> Outcome {
         vm.queue().call.take()?;
         assert!(!vm.queue().driver.enable_interrupt_after(BATCH - 1));
         vm.queue().notify();
-        assert_ne!(vm.queue().call.wait(PATIENCE)?, 0, "round {round}: no interrupt");
+        assert_ne!(
+            vm.queue().call.wait(PATIENCE)?,
+            0,
+            "round {round}: no interrupt"
+        );
         for slot in 0..BATCH {
-            assert!(vm.queue().driver.poll_used().is_some(), "round {round}: early at {slot}");
+            assert!(
+                vm.queue().driver.poll_used().is_some(),
+                "round {round}: early at {slot}"
+            );
         }
         settle();
         let sent = vm.device.stats()?.interrupts - before;
@@ -318,7 +263,10 @@ fn idle_wants_kicks(_: &Context) -> Outcome {
                 false => queue.driver.used_flags() == 0,
             };
             while !wanted(vm.queue()) {
-                assert!(Instant::now() < deadline, "round {round}: asleep without wanting kicks");
+                assert!(
+                    Instant::now() < deadline,
+                    "round {round}: asleep without wanting kicks"
+                );
                 std::thread::yield_now();
             }
         }
@@ -335,6 +283,10 @@ fn empty_kicks(context: &Context) -> Outcome {
     assert_eq!(vm.queue().request(&read), Answer::new(OK, 513));
     let stats = vm.device.stats()?;
     assert_eq!((stats.requests, stats.malformed), (1, 0));
-    assert!(stats.kicks <= context.times(2000) + 2, "{} kicks", stats.kicks);
+    assert!(
+        stats.kicks <= context.times(2000) + 2,
+        "{} kicks",
+        stats.kicks
+    );
     Ok(())
 }

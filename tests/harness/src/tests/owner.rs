@@ -2,29 +2,64 @@
 
 //! Who owns a device, who works for it, and at whose expense.
 
-use super::ioctls::{assert_errno, assert_not_permitted};
+use super::ioctls::{
+    assert_errno,
+    assert_not_permitted, //
+};
 use crate::{
-    child::{self, Role},
-    context::{Context, Outcome, Test},
+    child::{
+        self,
+        Role, //
+    },
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
     device::Device,
-    disk::{Disk, Mode},
+    disk::{
+        Disk,
+        Mode, //
+    },
     memory::MIDDLE,
-    oracle::{facts, WORKER},
-    sys::{process, system, Errno},
-    vm::{Answer, Setup, Vm, OK, PATIENCE},
+    oracle::{
+        facts,
+        WORKER, //
+    },
+    sys::{
+        process,
+        system,
+        Errno, //
+    },
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        OK,
+        PATIENCE, //
+    },
 };
 use std::{
     fs,
     fs::File,
     io,
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::{
+        fd::AsFd,
+        unix::process::CommandExt, //
+    },
     path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    process::{
+        Command,
+        Stdio, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 use vblk_core::{
     addr::GuestAddr,
-    testing::BlockRequest,
+    testing::BlockRequest, //
 };
 
 #[rustfmt::skip]
@@ -40,12 +75,30 @@ pub const TESTS: &[Test] = &[
 
 pub const ROLES: &[Role] = &[STRANGER, NEW_OWNER, FORKING, EXECING, IN_CGROUP, LOCKING];
 
-const STRANGER: Role = Role { name: "stranger", run: be_a_stranger };
-const NEW_OWNER: Role = Role { name: "new-owner", run: become_owner };
-const FORKING: Role = Role { name: "forking", run: fork_and_try };
-const EXECING: Role = Role { name: "execing", run: exec_and_try };
-const IN_CGROUP: Role = Role { name: "in-cgroup", run: own_in_cgroup };
-const LOCKING: Role = Role { name: "locking", run: lock_memory };
+const STRANGER: Role = Role {
+    name: "stranger",
+    run: be_a_stranger,
+};
+const NEW_OWNER: Role = Role {
+    name: "new-owner",
+    run: become_owner,
+};
+const FORKING: Role = Role {
+    name: "forking",
+    run: fork_and_try,
+};
+const EXECING: Role = Role {
+    name: "execing",
+    run: exec_and_try,
+};
+const IN_CGROUP: Role = Role {
+    name: "in-cgroup",
+    run: own_in_cgroup,
+};
+const LOCKING: Role = Role {
+    name: "locking",
+    run: lock_memory,
+};
 
 fn worker_name(_: &Context) -> Outcome {
     let name = format!("{WORKER}{}", std::process::id());
@@ -54,7 +107,7 @@ fn worker_name(_: &Context) -> Outcome {
     assert!(workers().is_empty(), "a worker without an owner");
     device.set_owner()?;
     let names: Vec<_> = workers().into_iter().map(|worker| worker.name).collect();
-    assert_eq!(names, [name.clone()]);
+    assert_eq!(names, [name.as_str()]);
     let second = Device::open()?;
     second.set_owner()?;
     assert_eq!(workers().len(), 2, "one for each device");
@@ -65,7 +118,10 @@ fn worker_name(_: &Context) -> Outcome {
     // It is a thread of the kernel that takes no CPU time for nothing.
     device.set_owner()?;
     let worker = workers().remove(0);
-    assert_eq!(fs::read_link(format!("/proc/{}/exe", worker.pid)).ok(), None);
+    assert_eq!(
+        fs::read_link(format!("/proc/{}/exe", worker.pid)).ok(),
+        None
+    );
     std::thread::sleep(Duration::from_millis(50));
     let ticks = cpu_ticks(worker.pid)?;
     std::thread::sleep(Duration::from_millis(200));
@@ -207,14 +263,20 @@ fn lock_memory(_: &[&str]) -> Outcome {
     let large = Vm::new(&Setup::size(32768))?;
     process::limit_locked_memory(LIMIT)?;
     large.device.attach(&disk)?;
-    assert!(locked()? > LIMIT, "with CAP_IPC_LOCK the limit is counted, but not enforced");
+    assert!(
+        locked()? > LIMIT,
+        "with CAP_IPC_LOCK the limit is counted, but not enforced"
+    );
     large.device.detach()?;
     assert_eq!(locked()?, 0, "after detach");
 
     process::become_user(NOBODY)?;
     for round in 0..100 {
         small.device.attach(&disk)?;
-        assert!((1..=LIMIT).contains(&locked()?), "round {round}: rings that count for nothing");
+        assert!(
+            (1..=LIMIT).contains(&locked()?),
+            "round {round}: rings that count for nothing"
+        );
         small.device.detach()?;
         assert_errno("too large", large.device.attach(&disk), Errno::ENOMEM);
         assert_eq!(locked()?, 0, "round {round}: after detach and failure");

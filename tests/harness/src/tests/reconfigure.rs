@@ -4,18 +4,35 @@
 
 use super::ioctls::assert_errno;
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode, NullBlk},
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Disk,
+        Mode,
+        NullBlk, //
+    },
     load::Load,
     memory::MIDDLE,
     sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        IOERR,
+        OK, //
+    },
 };
 use std::time::Duration;
 use vblk_core::{
     addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-    uapi::MemoryRegion,
+    testing::{
+        BlockRequest,
+        DriverMemory, //
+    },
+    uapi::MemoryRegion, //
 };
 
 #[rustfmt::skip]
@@ -31,7 +48,10 @@ pub const TESTS: &[Test] = &[
 
 fn slow_disk() -> Result<Disk, Errno> {
     let delay = Some(Duration::from_micros(200));
-    Disk::null(&NullBlk { delay, ..NullBlk::default() })
+    Disk::null(&NullBlk {
+        delay,
+        ..NullBlk::default()
+    })
 }
 
 /// The same memory, told in smaller regions and another order.
@@ -45,7 +65,10 @@ fn cut_table(table: &[MemoryRegion]) -> Vec<MemoryRegion> {
     let halves = table.iter().rev().flat_map(|region| {
         // Not at a page boundary: single requests straddle the cut.
         let cut = 3000;
-        [half(region, cut, region.memory_size - cut), half(region, 0, cut)]
+        [
+            half(region, cut, region.memory_size - cut),
+            half(region, 0, cut),
+        ]
     });
     halves.collect()
 }
@@ -76,12 +99,19 @@ fn take_memory_away(_: &Context) -> Outcome {
     let read = BlockRequest::read(0, header, status).data(GuestAddr(MIDDLE.guest), 4096);
     let all = vm.memory.table();
     let without = |guest: u64| -> Vec<MemoryRegion> {
-        all.iter().copied().filter(|region| region.guest_phys_addr != guest).collect()
+        all.iter()
+            .copied()
+            .filter(|region| region.guest_phys_addr != guest)
+            .collect()
     };
     for _ in 0..10 {
         assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
         vm.device.set_mem_table(&without(MIDDLE.guest))?;
-        assert_eq!(vm.queue().request(&read), Answer::new(IOERR, 0), "data is gone");
+        assert_eq!(
+            vm.queue().request(&read),
+            Answer::new(IOERR, 0),
+            "data is gone"
+        );
         // The rings stay where they were mapped, although no region holds them.
         vm.device.set_mem_table(&without(0))?;
         read.prepare(&*vm.memory);
@@ -91,9 +121,16 @@ fn take_memory_away(_: &Context) -> Outcome {
     }
     assert_eq!(vm.device.stats()?.malformed, 10);
     // Guest addresses may come to mean other memory.
-    let moved = MemoryRegion { guest_phys_addr: 1 << 40, ..without(0)[1] };
-    assert_eq!(vm.memory.host(GuestAddr(MIDDLE.guest)), moved.userspace_addr);
-    vm.device.set_mem_table(&[without(MIDDLE.guest), vec![moved]].concat())?;
+    let moved = MemoryRegion {
+        guest_phys_addr: 1 << 40,
+        ..without(0)[1]
+    };
+    assert_eq!(
+        vm.memory.host(GuestAddr(MIDDLE.guest)),
+        moved.userspace_addr
+    );
+    vm.device
+        .set_mem_table(&[without(MIDDLE.guest), vec![moved]].concat())?;
     vm.memory.fill(GuestAddr(MIDDLE.guest), 4096, 0x77);
     let read = BlockRequest::read(0, header, status).data(GuestAddr(1 << 40), 4096);
     assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
@@ -134,7 +171,10 @@ fn detach_under_load(context: &Context) -> Outcome {
 
 fn detach_waits(_: &Context) -> Outcome {
     let delay = Duration::from_millis(100);
-    let disk = Disk::null(&NullBlk { delay: Some(delay), ..NullBlk::default() })?;
+    let disk = Disk::null(&NullBlk {
+        delay: Some(delay),
+        ..NullBlk::default()
+    })?;
     let mut vm = Vm::with_disk(&Setup::size(1024), &disk)?;
     let request = |slot: u64| {
         let header = GuestAddr(vm.free().0 + slot * 32);
@@ -157,7 +197,9 @@ fn detach_waits(_: &Context) -> Outcome {
     for _ in &requests {
         assert_eq!(vm.queue().next_used().len, 4097);
     }
-    assert!(requests.iter().all(|request| vm.memory.read_u8(request.status) == OK));
+    assert!(requests
+        .iter()
+        .all(|request| vm.memory.read_u8(request.status) == OK));
     Ok(())
 }
 
@@ -203,7 +245,13 @@ fn refused(context: &Context) -> Outcome {
 
 fn base_across_the_wrap(context: &Context) -> Outcome {
     for base in [65535, 65500, 32767, 1] {
-        let mut vm = Vm::with_disk(&Setup { base, ..Setup::size(64) }, &Disk::ram())?;
+        let mut vm = Vm::with_disk(
+            &Setup {
+                base,
+                ..Setup::size(64)
+            },
+            &Disk::ram(),
+        )?;
         let queue = vm.queues.remove(0);
         let load = Load::start(queue, vm.memory.clone(), vm.free());
         for _ in 0..context.times(20) {
@@ -211,7 +259,10 @@ fn base_across_the_wrap(context: &Context) -> Outcome {
         }
         let queue = load.finish();
         vm.device.detach()?;
-        assert_eq!(vm.device.vring_base(0)?, u32::from(queue.driver.next_avail()));
+        assert_eq!(
+            vm.device.vring_base(0)?,
+            u32::from(queue.driver.next_avail())
+        );
     }
     Ok(())
 }

@@ -3,16 +3,35 @@
 //! Single requests, one after the other: what each type does and how it is answered.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode, NullBlk},
-    memory::{HIGH, MIDDLE},
-    sys::map::Access,
-    vm::{Answer, Setup, Vm, IOERR, OK, UNSUPP},
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Disk,
+        Mode,
+        NullBlk, //
+    },
+    memory::MIDDLE,
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        IOERR,
+        OK,
+        UNSUPP, //
+    },
 };
 use vblk_core::{
     addr::GuestAddr,
     request::ID_BYTES,
-    testing::{join, BlockRequest, Buf, DriverMemory},
+    testing::{
+        join,
+        BlockRequest,
+        Buf,
+        DriverMemory, //
+    },
 };
 
 #[rustfmt::skip]
@@ -25,30 +44,28 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/requests_beyond_the_disk_fail", limit: 20, run: beyond_the_disk },
     Test { name: "harness/read_only_disk_refuses_writes", limit: 20, run: read_only_disk },
     Test { name: "harness/disk_of_4k_blocks", limit: 20, run: disk_of_4k_blocks },
-    Test { name: "harness/status_byte_anywhere", limit: 20, run: status_anywhere },
-    Test { name: "harness/unusable_data_memory_fails_the_request", limit: 20, run: unusable_memory },
 ];
 
-const DATA: GuestAddr = GuestAddr(MIDDLE.guest);
+pub const DATA: GuestAddr = GuestAddr(MIDDLE.guest);
 
 /// Where header and status of the only request lie.
-struct Place {
-    header: GuestAddr,
-    status: GuestAddr,
+pub struct Place {
+    pub header: GuestAddr,
+    pub status: GuestAddr,
 }
 
 impl Place {
-    fn of(vm: &Vm) -> Self {
+    pub fn of(vm: &Vm) -> Self {
         let header = vm.free();
         let status = GuestAddr(header.0 + 64);
         Self { header, status }
     }
 
-    fn read(&self, sector: u64, len: u32) -> BlockRequest {
+    pub fn read(&self, sector: u64, len: u32) -> BlockRequest {
         BlockRequest::read(sector, self.header, self.status).data(DATA, len)
     }
 
-    fn write(&self, sector: u64, len: u32) -> BlockRequest {
+    pub fn write(&self, sector: u64, len: u32) -> BlockRequest {
         BlockRequest::write(sector, self.header, self.status).data(DATA, len)
     }
 
@@ -82,13 +99,19 @@ fn write_then_read(context: &Context) -> Outcome {
 
 fn flush(context: &Context) -> Outcome {
     // A disk with a cache, one without, and one whose flush takes a detour through a file.
-    let cached = NullBlk { cache_mib: 1, ..NullBlk::default() };
+    let cached = NullBlk {
+        cache_mib: 1,
+        ..NullBlk::default()
+    };
     for disk in [Disk::null(&cached)?, Disk::ram(), Disk::looped(8 << 20)?] {
         let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
         let place = Place::of(&vm);
         let bytes = context.rng().bytes(8192);
         vm.memory.write(DATA, &bytes);
-        assert_eq!(vm.queue().request(&place.write(0, 8192)), Answer::new(OK, 1));
+        assert_eq!(
+            vm.queue().request(&place.write(0, 8192)),
+            Answer::new(OK, 1)
+        );
         let mut flush = place.of_type(4);
         assert_eq!(vm.queue().request(&flush), Answer::new(OK, 1));
         // "sector" means nothing here (virtio 1.2, 5.2.6.1: it is reserved).
@@ -115,15 +138,26 @@ fn get_id(_: &Context) -> Outcome {
             if len > 0 {
                 request = request.data(DATA, len);
             }
-            assert_eq!(vm.queue().request(&request), Answer::new(OK, used), "buffer of {len}");
+            assert_eq!(
+                vm.queue().request(&request),
+                Answer::new(OK, used),
+                "buffer of {len}"
+            );
             let told = (len as usize).min(ID_BYTES);
             let memory = vm.memory.read_vec(DATA, 4097);
             assert_eq!(memory[..told], serial[..told], "buffer of {len}");
-            assert!(memory[told..].iter().all(|byte| *byte == 0xA5), "written behind the serial");
+            assert!(
+                memory[told..].iter().all(|byte| *byte == 0xA5),
+                "written behind the serial"
+            );
         }
     };
     check(&mut vm, &serial);
-    for serial in [*b"0123456789abcdefghij", *b"short\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", [0; 20]] {
+    for serial in [
+        *b"0123456789abcdefghij",
+        *b"short\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        [0; 20],
+    ] {
         vm.device.set_serial(&serial)?;
         check(&mut vm, &serial);
     }
@@ -137,7 +171,10 @@ fn get_id(_: &Context) -> Outcome {
     let answer = vm.queue().request_as(&request, &join(&request.buffers()));
     assert_eq!(answer, Answer::new(OK, 21));
     assert_eq!(vm.memory.read_vec(DATA, 3), b"012");
-    assert_eq!(vm.memory.read_vec(GuestAddr(DATA.0 + 100), 16), b"3456789abcdefghi");
+    assert_eq!(
+        vm.memory.read_vec(GuestAddr(DATA.0 + 100), 16),
+        b"3456789abcdefghi"
+    );
     assert_eq!(vm.memory.read_u8(GuestAddr(place.status.0 - 1)), b'j');
     Ok(())
 }
@@ -146,15 +183,42 @@ fn unknown_types(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let place = Place::of(&vm);
     // SCSI commands, lifetime, discard, write zeroes, zones, secure erase, the old barrier bit.
-    for kind in [2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 16, 0x8000_0000, u32::MAX] {
+    for kind in [
+        2,
+        3,
+        5,
+        6,
+        7,
+        9,
+        10,
+        11,
+        13,
+        14,
+        15,
+        16,
+        0x8000_0000,
+        u32::MAX,
+    ] {
         let bare = place.of_type(kind);
-        assert_eq!(vm.queue().request(&bare), Answer::new(UNSUPP, 1), "type {kind:#x}");
+        assert_eq!(
+            vm.queue().request(&bare),
+            Answer::new(UNSUPP, 1),
+            "type {kind:#x}"
+        );
         let mut wants = place.of_type(kind);
         wants.data.push(Buf::writable(DATA, 512));
-        assert_eq!(vm.queue().request(&wants), Answer::new(UNSUPP, 0), "type {kind:#x}");
+        assert_eq!(
+            vm.queue().request(&wants),
+            Answer::new(UNSUPP, 0),
+            "type {kind:#x}"
+        );
         let mut gives = place.of_type(kind);
         gives.data.push(Buf::readable(DATA, 512));
-        assert_eq!(vm.queue().request(&gives), Answer::new(UNSUPP, 1), "type {kind:#x}");
+        assert_eq!(
+            vm.queue().request(&gives),
+            Answer::new(UNSUPP, 1),
+            "type {kind:#x}"
+        );
     }
     assert_eq!(vm.device.stats()?.malformed, 0);
     Ok(())
@@ -166,7 +230,9 @@ fn used_length(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let place = Place::of(&vm);
     let extra_in = |mut request: BlockRequest| {
-        request.data.push(Buf::writable(GuestAddr(DATA.0 + 8192), 512));
+        request
+            .data
+            .push(Buf::writable(GuestAddr(DATA.0 + 8192), 512));
         request
     };
     let no_data = |kind| place.of_type(kind);
@@ -174,13 +240,29 @@ fn used_length(_: &Context) -> Outcome {
         ("read", place.read(0, 512), Answer::new(OK, 513)),
         ("read of nothing", no_data(0), Answer::new(OK, 1)),
         ("write of nothing", no_data(1), Answer::new(OK, 1)),
-        ("large read", place.read(0, 1 << 20), Answer::new(OK, (1 << 20) + 1)),
+        (
+            "large read",
+            place.read(0, 1 << 20),
+            Answer::new(OK, (1 << 20) + 1),
+        ),
         ("failed read", place.read(end, 512), Answer::new(IOERR, 0)),
-        ("failed read of a part of a sector", place.read(0, 100), Answer::new(IOERR, 0)),
+        (
+            "failed read of a part of a sector",
+            place.read(0, 100),
+            Answer::new(IOERR, 0),
+        ),
         ("failed write", place.write(end, 512), Answer::new(IOERR, 1)),
         // Bytes before the status that the device has no use for are not written.
-        ("write with space for data", extra_in(place.write(8, 512)), Answer::new(OK, 0)),
-        ("flush with space for data", extra_in(no_data(4)), Answer::new(OK, 0)),
+        (
+            "write with space for data",
+            extra_in(place.write(8, 512)),
+            Answer::new(OK, 0),
+        ),
+        (
+            "flush with space for data",
+            extra_in(no_data(4)),
+            Answer::new(OK, 0),
+        ),
     ];
     for (name, request, answer) in table {
         assert_eq!(vm.queue().request(&request), answer, "{name}");
@@ -227,10 +309,24 @@ fn read_only_disk(context: &Context) -> Outcome {
     vm.device.attach(&disk.open(Mode::ReadOnly)?)?;
     let place = Place::of(&vm);
     vm.memory.fill(DATA, 4096, 0x11);
-    assert_eq!(vm.queue().request(&place.write(0, 4096)), Answer::new(IOERR, 1));
-    assert_eq!(vm.queue().request(&place.of_type(1)), Answer::new(IOERR, 1), "write of nothing");
-    assert_eq!(vm.queue().request(&place.of_type(4)), Answer::new(OK, 1), "flush");
-    assert_eq!(vm.queue().request(&place.read(0, 4096)), Answer::new(OK, 4097));
+    assert_eq!(
+        vm.queue().request(&place.write(0, 4096)),
+        Answer::new(IOERR, 1)
+    );
+    assert_eq!(
+        vm.queue().request(&place.of_type(1)),
+        Answer::new(IOERR, 1),
+        "write of nothing"
+    );
+    assert_eq!(
+        vm.queue().request(&place.of_type(4)),
+        Answer::new(OK, 1),
+        "flush"
+    );
+    assert_eq!(
+        vm.queue().request(&place.read(0, 4096)),
+        Answer::new(OK, 4097)
+    );
     assert_eq!(vm.memory.read_vec(DATA, 4096), bytes);
     drop(vm);
     assert_eq!(disk.read(0, 4096)?, bytes, "what is on the disk");
@@ -238,93 +334,37 @@ fn read_only_disk(context: &Context) -> Outcome {
 }
 
 fn disk_of_4k_blocks(context: &Context) -> Outcome {
-    let disk = Disk::null(&NullBlk { block_size: 4096, ..NullBlk::default() })?;
+    let disk = Disk::null(&NullBlk {
+        block_size: 4096,
+        ..NullBlk::default()
+    })?;
     assert_eq!(disk.block_size()?, 4096);
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let place = Place::of(&vm);
     let bytes = context.rng().bytes(12288);
     vm.memory.write(DATA, &bytes);
-    assert_eq!(vm.queue().request(&place.write(16, 12288)), Answer::new(OK, 1));
-    for (sector, len) in [(0, 512), (0, 2048), (1, 4096), (7, 4096), (8, 4096 + 512), (9, 512)] {
+    assert_eq!(
+        vm.queue().request(&place.write(16, 12288)),
+        Answer::new(OK, 1)
+    );
+    for (sector, len) in [
+        (0, 512),
+        (0, 2048),
+        (1, 4096),
+        (7, 4096),
+        (8, 4096 + 512),
+        (9, 512),
+    ] {
         let read = vm.queue().request(&place.read(sector, len));
         assert_eq!(read, Answer::new(IOERR, 0), "read {sector} {len}");
         let write = vm.queue().request(&place.write(sector, len));
         assert_eq!(write, Answer::new(IOERR, 1), "write {sector} {len}");
     }
     vm.memory.fill(DATA, 12288, 0);
-    assert_eq!(vm.queue().request(&place.read(16, 12288)), Answer::new(OK, 12289));
+    assert_eq!(
+        vm.queue().request(&place.read(16, 12288)),
+        Answer::new(OK, 12289)
+    );
     assert_eq!(vm.memory.read_vec(DATA, 12288), bytes);
-    Ok(())
-}
-
-fn status_anywhere(_: &Context) -> Outcome {
-    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
-    let header = vm.free();
-    // Other regions, their first and last bytes, and both ends of a page.
-    let places = [
-        HIGH.guest,
-        HIGH.guest + HIGH.bytes as u64 - 1,
-        MIDDLE.guest,
-        MIDDLE.guest - 1,
-        MIDDLE.guest + MIDDLE.bytes as u64 - 1,
-        MIDDLE.guest + 4095,
-        MIDDLE.guest + 4096,
-    ];
-    for status in places.map(GuestAddr) {
-        let data = GuestAddr(MIDDLE.guest + 0x10_0000);
-        let read = BlockRequest::read(0, header, status).data(data, 512);
-        assert_eq!(vm.queue().request(&read), Answer::new(OK, 513), "status at {:#x}", status.0);
-        let end = BlockRequest::read(u64::MAX, header, status).data(data, 512);
-        assert_eq!(vm.queue().request(&end), Answer::new(IOERR, 0), "status at {:#x}", status.0);
-    }
-    // In the same buffer as the data, across the border of two regions.
-    let status = GuestAddr(MIDDLE.guest);
-    let data = GuestAddr(MIDDLE.guest - 512);
-    let read = BlockRequest::read(0, header, status).data(data, 512);
-    let bufs = join(&read.buffers());
-    assert_eq!(bufs.len(), 2);
-    assert_eq!(vm.queue().request_as(&read, &bufs), Answer::new(OK, 513));
-    Ok(())
-}
-
-fn unusable_memory(_: &Context) -> Outcome {
-    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
-    let place = Place::of(&vm);
-    let hole = MIDDLE.guest + MIDDLE.bytes as u64;
-    let nowhere = [
-        ("in a hole", hole),
-        ("into a hole", hole - 512),
-        ("at the end of the address space", u64::MAX - 100),
-        ("around the end of the address space", u64::MAX),
-    ];
-    for (name, addr) in nowhere {
-        let mut request = BlockRequest::read(0, place.header, place.status);
-        request = request.data(GuestAddr(addr), 1024);
-        assert_eq!(vm.queue().request(&request), Answer::new(IOERR, 0), "read {name}");
-        request.kind = 1;
-        request.data[0].writable = false;
-        assert_eq!(vm.queue().request(&request), Answer::new(IOERR, 1), "write {name}");
-    }
-    // Guest memory that the owner itself can't use in that way.
-    let (map, offset) = vm.memory.mapping(DATA);
-    map.protect(offset, 4096, Access::Read)?;
-    map.protect(offset + 4096, 4096, Access::None)?;
-    let at = |offset, request: fn(&Place, u64, u32) -> BlockRequest| {
-        let mut request = request(&place, 0, 4096);
-        request.data[0].addr = GuestAddr(DATA.0 + offset);
-        request
-    };
-    let table = [
-        ("write from read-only memory", at(0, Place::write), Answer::new(OK, 1)),
-        ("read into read-only memory", at(0, Place::read), Answer::new(IOERR, 0)),
-        ("write from no memory", at(4096, Place::write), Answer::new(IOERR, 1)),
-        ("read into no memory", at(4096, Place::read), Answer::new(IOERR, 0)),
-        ("read into partly read-only memory", at(6144, Place::read), Answer::new(IOERR, 0)),
-    ];
-    for (name, request, answer) in table {
-        assert_eq!(vm.queue().request(&request), answer, "{name}");
-    }
-    assert_eq!(vm.queue().request(&at(8192, Place::read)), Answer::new(OK, 4097));
-    assert_eq!(vm.device.stats()?.malformed, 0);
     Ok(())
 }

@@ -4,23 +4,48 @@
 
 use super::ioctls::assert_errno;
 use crate::{
-    child::{self, Role},
-    context::{Context, Outcome, Test},
+    child::{
+        self,
+        Role, //
+    },
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
     device::Device,
-    disk::{self, Disk, Mode, NullBlk},
+    disk::{
+        self,
+        Disk,
+        Mode,
+        NullBlk, //
+    },
     kmod,
     memory::MIDDLE,
     oracle::facts,
-    sys::{process, Errno},
-    vm::{Setup, Vm, PATIENCE},
+    sys::{
+        process,
+        Errno, //
+    },
+    vm::{
+        Setup,
+        Vm,
+        PATIENCE, //
+    },
 };
 use std::{
     path::Path,
-    time::{Duration, Instant},
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 use vblk_core::{
     addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
+    testing::{
+        BlockRequest,
+        DriverMemory, //
+    },
 };
 
 #[rustfmt::skip]
@@ -32,6 +57,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/module_in_use_is_not_removed", limit: 20, run: in_use },
     Test { name: "harness/open_close_load_unload_200_times", limit: 60, run: load_unload },
     Test { name: "harness/unload_right_after_close_in_flight", limit: 60, run: unload_after_close },
+    Test { name: "harness/kernel_memory_is_not_leaked", limit: 60, run: no_kernel_leak },
 ];
 
 pub const ROLES: &[Role] = &[IN_FLIGHT, ORPHANS];
@@ -51,13 +77,17 @@ const DELAY: Duration = Duration::from_millis(20);
 const ROUNDS: u64 = 50;
 
 fn slow_disk() -> Result<Disk, Errno> {
-    Disk::null(&NullBlk { delay: Some(DELAY), ..NullBlk::default() })
+    Disk::null(&NullBlk {
+        delay: Some(DELAY),
+        ..NullBlk::default()
+    })
 }
 
 /// A device with 256 reads and writes that the disk has just begun.
 fn in_flight(disk: &Path) -> Result<Vm, Errno> {
     let mut vm = Vm::new(&Setup::size(1024))?;
-    vm.device.attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
+    vm.device
+        .attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
     for slot in 0..DEPTH {
         let header = GuestAddr(vm.free().0 + slot * 32);
         let status = GuestAddr(header.0 + 16);
@@ -78,7 +108,12 @@ fn in_flight(disk: &Path) -> Result<Vm, Errno> {
 fn close_in_flight(context: &Context) -> Outcome {
     let disk = slow_disk()?;
     for round in 0..context.times(ROUNDS) {
-        let Vm { device, memory, queues, .. } = in_flight(disk.path())?;
+        let Vm {
+            device,
+            memory,
+            queues,
+            ..
+        } = in_flight(disk.path())?;
         drop(device);
         // Nothing may reach the memory from here on.
         let data = GuestAddr(MIDDLE.guest);
@@ -86,9 +121,16 @@ fn close_in_flight(context: &Context) -> Outcome {
         memory.fill(data, len, 0x5A);
         let used = queues[0].driver.used_index();
         std::thread::sleep(DELAY + DELAY / 2);
-        assert_eq!(queues[0].driver.used_index(), used, "round {round}: answer after close");
+        assert_eq!(
+            queues[0].driver.used_index(),
+            used,
+            "round {round}: answer after close"
+        );
         let bytes = memory.read_vec(data, len);
-        assert!(bytes.iter().all(|byte| *byte == 0x5A), "round {round}: data after close");
+        assert!(
+            bytes.iter().all(|byte| *byte == 0x5A),
+            "round {round}: data after close"
+        );
     }
     Ok(())
 }
@@ -194,7 +236,11 @@ fn load_unload(context: &Context) -> Outcome {
         drop(device);
         kmod::unload()?;
         assert_eq!(kmod::users(), None);
-        assert_eq!(Device::open().err(), Some(Errno::ENOENT), "a node without a driver");
+        assert_eq!(
+            Device::open().err(),
+            Some(Errno::ENOENT),
+            "a node without a driver"
+        );
         kmod::load()?;
     }
     Ok(())
@@ -205,8 +251,54 @@ fn unload_after_close(context: &Context) -> Outcome {
     for _ in 0..context.times(ROUNDS / 5) {
         drop(in_flight(disk.path())?.device);
         kmod::unload()?;
-        assert!(facts::threads_named(crate::oracle::WORKER).is_empty(), "a worker without a module");
+        assert!(
+            facts::threads_named(crate::oracle::WORKER).is_empty(),
+            "a worker without a module"
+        );
         kmod::load()?;
     }
     Ok(())
+}
+
+/// Of all tests until here. Only the debug kernel can tell (kmemleak).
+fn no_kernel_leak(_: &Context) -> Outcome {
+    const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+    if !Path::new(KMEMLEAK).exists() {
+        return Ok(());
+    }
+    // What was allocated in the last seconds is not looked at. A pointer that is just being moved
+    // can be missed by one scan, hardly by two.
+    std::thread::sleep(Duration::from_secs(6));
+    for _ in 0..2 {
+        std::fs::write(KMEMLEAK, "scan")?;
+    }
+    let report = std::fs::read_to_string(KMEMLEAK)?;
+    let ours = leaks_of(kmod::NAME, &report);
+    assert!(ours.is_empty(), "{}", ours.join("\n"));
+    Ok(())
+}
+
+/// The parts of a kmemleak report whose backtraces lead through a module.
+fn leaks_of<'a>(module: &str, report: &'a str) -> Vec<&'a str> {
+    let mark = format!("[{module}]");
+    let objects = report.split_inclusive("unreferenced object ");
+    objects.filter(|object| object.contains(&mark)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaks_are_told_apart_by_their_backtraces() {
+        let report = "unreferenced object 0xffff888003a3a000 (size 192):\n  \
+            comm \"a\", pid 7\n  backtrace (crc 0):\n    kmalloc+0x1/0x2\n    \
+            open+0x1/0x2 [vhost_blk_rs]\n\
+            unreferenced object 0xffff888003a3b000 (size 32):\n  backtrace (crc 1):\n    \
+            other+0x1/0x2 [other]\n";
+        let ours = leaks_of("vhost_blk_rs", report);
+        assert_eq!(ours.len(), 1);
+        assert!(ours[0].contains("size 192"));
+        assert!(leaks_of("vhost_blk_rs", "").is_empty());
+    }
 }

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Figures: what a 4 KiB request costs in instructions, by whom it is served.
+//!
+//! Means something only where the TSC counts instructions and nothing else runs: in L1 under
+//! `scripts/l1 --icount`. Each figure is a line of JSON on standard output; `scripts/bench`
+//! collects them.
+
+mod module;
+mod raw;
+
+use crate::{
+    disk::{
+        Disk,
+        NullBlk, //
+    },
+    rng::Rng, //
+};
+use std::error::Error;
+
+/// Bytes of a request.
+const BLOCK: usize = 4096;
+/// The part of the disk that is used.
+const WINDOW: u64 = 32 << 20;
+/// Samples of which the median is taken, and those before that are thrown away.
+const SAMPLES: usize = 1000;
+const WARM_UP: usize = 100;
+/// How often each figure is taken.
+const RUNS: usize = 3;
+
+/// Which way the requests go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// What the driver does while the device works, with one CPU for both. Left alone, the scheduler
+/// chooses between the two by what happened before, so each is made to happen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    /// It sleeps, and is woken by the interrupt.
+    Asleep,
+    /// It is preempted by the kick, and finds the interrupt there when it goes on.
+    HandsOver,
+}
+
+/// A load to measure.
+#[derive(Clone, Copy)]
+struct Load {
+    direction: Direction,
+    depth: usize,
+    driver: Driver,
+}
+
+/// Measures one load on a disk once: instructions per request.
+type Measure = fn(&Disk, &Load) -> Result<u64, Box<dyn Error>>;
+
+/// Who serves the requests.
+struct Backend {
+    name: &'static str,
+    measure: Measure,
+    /// Whether it can have several requests under way.
+    concurrent: bool,
+    /// Whether someone else works for the driver, at a kick.
+    kicked: bool,
+}
+
+const LOADS: [(usize, Driver); 4] = [
+    (1, Driver::Asleep),
+    (1, Driver::HandsOver),
+    (32, Driver::Asleep),
+    (32, Driver::HandsOver),
+];
+
+const BACKENDS: &[Backend] = &[
+    Backend {
+        name: "vhost-blk-rs",
+        measure: module::measure,
+        concurrent: true,
+        kicked: true,
+    },
+    Backend {
+        name: "libaio",
+        measure: raw::libaio,
+        concurrent: true,
+        kicked: false,
+    },
+    Backend {
+        name: "pread/pwrite",
+        measure: raw::synchronous,
+        concurrent: false,
+        kicked: false,
+    },
+];
+
+/// Measures the cases whose names contain `pattern`.
+pub fn main(pattern: &str) -> Result<(), Box<dyn Error>> {
+    // The order matters: writing makes an unwritten disk another one.
+    let ram = Disk::ram();
+    on_disk("ramdisk-unwritten", &ram, &[Direction::Read], pattern)?;
+    let chunk = vec![0xA5; 1 << 20];
+    for offset in (0..WINDOW).step_by(chunk.len()) {
+        ram.write(offset, &chunk)?;
+    }
+    let both = [Direction::Read, Direction::Write];
+    on_disk("ramdisk", &ram, &both, pattern)?;
+    let null = NullBlk {
+        mib: (WINDOW >> 20) as u32,
+        keeps_data: false,
+        ..NullBlk::default()
+    };
+    on_disk("null_blk", &Disk::null(&null)?, &both, pattern)
+}
+
+fn on_disk(
+    name: &str,
+    disk: &Disk,
+    directions: &[Direction],
+    pattern: &str,
+) -> Result<(), Box<dyn Error>> {
+    for &direction in directions {
+        for (depth, driver) in LOADS {
+            let way = match direction {
+                Direction::Read => "read",
+                Direction::Write => "write",
+            };
+            let how = match driver {
+                Driver::Asleep => "",
+                Driver::HandsOver => "-handover",
+            };
+            let case = format!("{name}-{way}-4k-qd{depth}{how}");
+            let able = |backend: &&Backend| {
+                (backend.concurrent || depth == 1) && (backend.kicked || driver == Driver::Asleep)
+            };
+            let load = Load {
+                direction,
+                depth,
+                driver,
+            };
+            if case.contains(pattern) {
+                for backend in BACKENDS.iter().filter(able) {
+                    report(&case, backend, disk, &load)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn report(case: &str, backend: &Backend, disk: &Disk, load: &Load) -> Result<(), Box<dyn Error>> {
+    let mut values = Vec::with_capacity(RUNS);
+    for _ in 0..RUNS {
+        values.push((backend.measure)(disk, load)?);
+    }
+    let spread = values.iter().max().unwrap_or(&0) - values.iter().min().unwrap_or(&0);
+    println!(
+        "{{\"case\": \"{case}\", \"backend\": \"{}\", \"metric\": \"cost per request\", \
+         \"value\": {}, \"unit\": \"instructions\", \"runs\": {RUNS}, \"spread\": {spread}, \
+         \"retries\": 0}}",
+        backend.name,
+        median(&mut values),
+    );
+    Ok(())
+}
+
+fn median(values: &mut [u64]) -> u64 {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
+}
+
+/// Takes samples by calling `batch`, which tells how many instructions `depth` requests at the
+/// given block numbers took.
+fn sample(
+    load: &Load,
+    mut batch: impl FnMut(&[u64]) -> Result<u64, Box<dyn Error>>,
+) -> Result<u64, Box<dyn Error>> {
+    let mut rng = Rng::new(1);
+    let mut samples = Vec::with_capacity(SAMPLES);
+    for round in 0..WARM_UP + SAMPLES {
+        let block = |_| rng.within(0..WINDOW / BLOCK as u64);
+        let blocks: Vec<u64> = (0..load.depth).map(block).collect();
+        let time = batch(&blocks)?;
+        if round >= WARM_UP {
+            samples.push(time / load.depth as u64);
+        }
+    }
+    Ok(median(&mut samples))
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the parts of a request lie in guest memory, and memory that can't be used.
+
+use super::requests::{
+    Place,
+    DATA, //
+};
+use crate::{
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::Disk,
+    memory::{
+        HIGH,
+        MIDDLE, //
+    },
+    sys::map::Access,
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        IOERR,
+        OK, //
+    },
+};
+use vblk_core::{
+    addr::GuestAddr,
+    testing::{
+        join,
+        BlockRequest, //
+    },
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/status_byte_anywhere", limit: 20, run: status_anywhere },
+    Test { name: "harness/unusable_data_memory_fails_the_request", limit: 20, run: unusable_memory },
+];
+
+fn status_anywhere(_: &Context) -> Outcome {
+    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let header = vm.free();
+    // Other regions, their first and last bytes, and both ends of a page.
+    let places = [
+        HIGH.guest,
+        HIGH.guest + HIGH.bytes as u64 - 1,
+        MIDDLE.guest,
+        MIDDLE.guest - 1,
+        MIDDLE.guest + MIDDLE.bytes as u64 - 1,
+        MIDDLE.guest + 4095,
+        MIDDLE.guest + 4096,
+    ];
+    for status in places.map(GuestAddr) {
+        let data = GuestAddr(MIDDLE.guest + 0x10_0000);
+        let read = BlockRequest::read(0, header, status).data(data, 512);
+        assert_eq!(
+            vm.queue().request(&read),
+            Answer::new(OK, 513),
+            "status at {:#x}",
+            status.0
+        );
+        let end = BlockRequest::read(u64::MAX, header, status).data(data, 512);
+        assert_eq!(
+            vm.queue().request(&end),
+            Answer::new(IOERR, 0),
+            "status at {:#x}",
+            status.0
+        );
+    }
+    // In the same buffer as the data, across the border of two regions.
+    let status = GuestAddr(MIDDLE.guest);
+    let data = GuestAddr(MIDDLE.guest - 512);
+    let read = BlockRequest::read(0, header, status).data(data, 512);
+    let bufs = join(&read.buffers());
+    assert_eq!(bufs.len(), 2);
+    assert_eq!(vm.queue().request_as(&read, &bufs), Answer::new(OK, 513));
+    Ok(())
+}
+
+fn unusable_memory(_: &Context) -> Outcome {
+    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let place = Place::of(&vm);
+    let hole = MIDDLE.guest + MIDDLE.bytes as u64;
+    let nowhere = [
+        ("in a hole", hole),
+        ("into a hole", hole - 512),
+        ("at the end of the address space", u64::MAX - 100),
+        ("around the end of the address space", u64::MAX),
+    ];
+    for (name, addr) in nowhere {
+        let mut request = BlockRequest::read(0, place.header, place.status);
+        request = request.data(GuestAddr(addr), 1024);
+        assert_eq!(
+            vm.queue().request(&request),
+            Answer::new(IOERR, 0),
+            "read {name}"
+        );
+        request.kind = 1;
+        request.data[0].writable = false;
+        assert_eq!(
+            vm.queue().request(&request),
+            Answer::new(IOERR, 1),
+            "write {name}"
+        );
+    }
+    // Guest memory that the owner itself can't use in that way.
+    let (map, offset) = vm.memory.mapping(DATA);
+    map.protect(offset, 4096, Access::Read)?;
+    map.protect(offset + 4096, 4096, Access::None)?;
+    let at = |offset, request: fn(&Place, u64, u32) -> BlockRequest| {
+        let mut request = request(&place, 0, 4096);
+        request.data[0].addr = GuestAddr(DATA.0 + offset);
+        request
+    };
+    let table = [
+        (
+            "write from read-only memory",
+            at(0, Place::write),
+            Answer::new(OK, 1),
+        ),
+        (
+            "read into read-only memory",
+            at(0, Place::read),
+            Answer::new(IOERR, 0),
+        ),
+        (
+            "write from no memory",
+            at(4096, Place::write),
+            Answer::new(IOERR, 1),
+        ),
+        (
+            "read into no memory",
+            at(4096, Place::read),
+            Answer::new(IOERR, 0),
+        ),
+        (
+            "read into partly read-only memory",
+            at(6144, Place::read),
+            Answer::new(IOERR, 0),
+        ),
+    ];
+    for (name, request, answer) in table {
+        assert_eq!(vm.queue().request(&request), answer, "{name}");
+    }
+    assert_eq!(
+        vm.queue().request(&at(8192, Place::read)),
+        Answer::new(OK, 4097)
+    );
+    assert_eq!(vm.device.stats()?.malformed, 0);
+    Ok(())
+}
