@@ -31,6 +31,7 @@ static void finish(const char *problem)
 {
 	if (problem)
 		perror(problem);
+	fflush(NULL);
 	/* What the kernel says next would get in between. */
 	tcdrain(STDOUT_FILENO);
 	reboot(RB_POWER_OFF);
@@ -85,7 +86,6 @@ int main(void)
 	const char *what = getenv("latency");
 	int fd;
 
-	setbuf(stdout, NULL);
 	mkdir("/dev", 0755);
 	if (mount("dev", "/dev", "devtmpfs", 0, NULL))
 		finish("devtmpfs");

@@ -72,6 +72,10 @@ pub struct Thread {
 pub fn threads_named(prefix: &str) -> Vec<Thread> {
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        // Neither "self" nor what is no process.
+        if !process.file_name().as_encoded_bytes()[0].is_ascii_digit() {
+            continue;
+        }
         let tasks = fs::read_dir(process.path().join("task"));
         for task in tasks.into_iter().flatten().flatten() {
             let pid = task.file_name().to_str().and_then(|pid| pid.parse().ok());
