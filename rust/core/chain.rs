@@ -13,9 +13,14 @@ use crate::{
         CopyIn,
         SharedMemory, //
     },
+    packed::{
+        self,
+        PackedRing, //
+    },
+    queue::Head,
+    ring::Ring,
     split::{
-        Descriptor,
-        Head,
+        self,
         SplitRing, //
     },
     table::{
@@ -36,18 +41,40 @@ pub struct Segment {
     pub writable: bool,
 }
 
+impl From<split::Descriptor> for Segment {
+    fn from(desc: split::Descriptor) -> Self {
+        Self {
+            addr: GuestAddr(desc.addr),
+            len: desc.len,
+            writable: desc.flags & split::Descriptor::F_WRITE != 0,
+        }
+    }
+}
+
+impl From<packed::Descriptor> for Segment {
+    fn from(desc: packed::Descriptor) -> Self {
+        Self {
+            addr: GuestAddr(desc.addr),
+            len: desc.len,
+            writable: desc.flags & packed::Descriptor::F_WRITE != 0,
+        }
+    }
+}
+
 /// Why a chain can't be walked to its end, so that its buffers are not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChainError {
     /// More descriptors than the queue has entries: a loop, or too long a chain.
     TooLong,
-    /// `next` points outside its table.
+    /// `next` points outside its table. Only in split rings.
     NextOutOfRange,
     /// An indirect descriptor although the feature was not negotiated.
     IndirectNotNegotiated,
-    /// An indirect descriptor with a successor (virtio 1.2, 2.7.5.3.1).
+    /// An indirect descriptor with a successor (virtio 1.2, 2.7.5.3.1), or in a packed ring with
+    /// any other (2.8.19).
     IndirectWithNext,
-    /// An indirect descriptor inside an indirect table (virtio 1.2, 2.7.5.3.1).
+    /// An indirect descriptor inside an indirect table (virtio 1.2, 2.7.5.3.1). Only in split
+    /// rings: tables of packed ones have no such flag (2.8.7).
     NestedIndirect,
     /// An indirect table of no entries, or of a part of one.
     IndirectSize,
@@ -126,28 +153,25 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    fn take(&mut self, desc: &Descriptor) -> Result<(), ChainError> {
-        if desc.len == 0 {
+    fn take(&mut self, segment: Segment) -> Result<(), ChainError> {
+        if segment.len == 0 {
             return Ok(());
         }
-        let writable = desc.flags & Descriptor::F_WRITE != 0;
-        let sum = if writable {
+        let sum = if segment.writable {
             self.first_writable.get_or_insert(self.filled);
             &mut self.writable_bytes
         } else {
             self.ordered &= self.first_writable.is_none();
             &mut self.readable_bytes
         };
-        *sum = sum.checked_add(desc.len).ok_or(ChainError::TooManyBytes)?;
+        *sum = sum
+            .checked_add(segment.len)
+            .ok_or(ChainError::TooManyBytes)?;
         let slot = self
             .segments
             .get_mut(self.filled)
             .ok_or(ChainError::TooLong)?;
-        *slot = Segment {
-            addr: GuestAddr(desc.addr),
-            len: desc.len,
-            writable,
-        };
+        *slot = segment;
         self.filled += 1;
         Ok(())
     }
@@ -168,8 +192,43 @@ impl<'s> Walk<'s> {
     }
 }
 
+/// Bytes of a descriptor, in either format.
+const DESC_BYTES: usize = 16;
+
 /// Entries of an indirect table that are read at once.
 const WINDOW: usize = 8;
+
+/// How indirect tables are reached.
+struct Tables<'a, R, C> {
+    /// Whether VIRTIO_F_INDIRECT_DESC was negotiated.
+    allowed: bool,
+    table: &'a MemoryTable<R>,
+    memory: &'a C,
+}
+
+impl<'a, R, C> Tables<'a, R, C> {
+    /// The table that a descriptor refers to; `last` says that no other follows in the ring.
+    fn open(&self, addr: u64, len: u32, last: bool) -> Result<IndirectTable<'a, R, C>, ChainError> {
+        if !self.allowed {
+            return Err(ChainError::IndirectNotNegotiated);
+        }
+        if !last {
+            return Err(ChainError::IndirectWithNext);
+        }
+        if len == 0 || len % DESC_BYTES as u32 != 0 {
+            return Err(ChainError::IndirectSize);
+        }
+        Ok(IndirectTable {
+            table: self.table,
+            memory: self.memory,
+            start: GuestAddr(addr),
+            entries: len / DESC_BYTES as u32,
+            window: [[0; DESC_BYTES]; WINDOW],
+            first: 0,
+            filled: 0,
+        })
+    }
+}
 
 /// An indirect table, read a few entries at a time.
 struct IndirectTable<'a, R, C> {
@@ -177,15 +236,14 @@ struct IndirectTable<'a, R, C> {
     memory: &'a C,
     start: GuestAddr,
     entries: u32,
-    window: [[u8; Descriptor::BYTES]; WINDOW],
+    window: [[u8; DESC_BYTES]; WINDOW],
     /// The entries that `window` holds: this one and `filled - 1` more.
     first: u32,
     filled: u32,
 }
 
 impl<R: DerefMut<Target = [Region]>, C: CopyIn> IndirectTable<'_, R, C> {
-    fn get(&mut self, index: u16) -> Result<Descriptor, ChainError> {
-        let index = u32::from(index);
+    fn get(&mut self, index: u32) -> Result<&[u8; DESC_BYTES], ChainError> {
         if index >= self.entries {
             return Err(ChainError::NextOutOfRange);
         }
@@ -193,13 +251,12 @@ impl<R: DerefMut<Target = [Region]>, C: CopyIn> IndirectTable<'_, R, C> {
             self.refill(index)?;
         }
         let slot = index.wrapping_sub(self.first) as usize;
-        let bytes = self.window.get(slot).ok_or(ChainError::NextOutOfRange)?;
-        Ok(Descriptor::from_bytes(bytes))
+        self.window.get(slot).ok_or(ChainError::NextOutOfRange)
     }
 
     fn refill(&mut self, index: u32) -> Result<(), ChainError> {
         let count = (self.entries - index).min(WINDOW as u32);
-        let offset = u64::from(index) * Descriptor::BYTES as u64;
+        let offset = u64::from(index) * DESC_BYTES as u64;
         let from = self
             .start
             .checked_add(offset)
@@ -228,7 +285,7 @@ impl<R: DerefMut<Target = [Region]>, C: CopyIn> IndirectTable<'_, R, C> {
 ///
 /// See [`ChainError`]. The buffers found until then mean nothing.
 pub fn walk<'s, M, R, C>(
-    ring: &SplitRing<M>,
+    ring: &Ring<M>,
     head: Head,
     indirect: bool,
     table: &MemoryTable<R>,
@@ -249,64 +306,91 @@ where
         ordered: true,
         budget: ring.size().get(),
     };
-    let mut index = head.index();
-    loop {
-        walk.spend()?;
-        let desc = ring.descriptor(index).ok_or(ChainError::NextOutOfRange)?;
-        if desc.flags & Descriptor::F_INDIRECT != 0 {
-            if !indirect {
-                return Err(ChainError::IndirectNotNegotiated);
-            }
-            walk_indirect(&mut walk, &desc, table, memory)?;
-            break;
-        }
-        walk.take(&desc)?;
-        if desc.flags & Descriptor::F_NEXT == 0 {
-            break;
-        }
-        index = desc.next;
+    let tables = Tables {
+        allowed: indirect,
+        table,
+        memory,
+    };
+    match ring {
+        Ring::Split(ring) => walk_split(&mut walk, ring, head, &tables)?,
+        Ring::Packed(ring) => walk_packed(&mut walk, ring, head, &tables)?,
     }
     walk.finish()
 }
 
-fn walk_indirect<R, C>(
+fn walk_split<M, R, C>(
     walk: &mut Walk<'_>,
-    outer: &Descriptor,
-    table: &MemoryTable<R>,
-    memory: &C,
+    ring: &SplitRing<M>,
+    head: Head,
+    tables: &Tables<'_, R, C>,
 ) -> Result<(), ChainError>
 where
+    M: SharedMemory,
     R: DerefMut<Target = [Region]>,
     C: CopyIn,
 {
-    if outer.flags & Descriptor::F_NEXT != 0 {
-        return Err(ChainError::IndirectWithNext);
-    }
-    if outer.len == 0 || outer.len % Descriptor::BYTES as u32 != 0 {
-        return Err(ChainError::IndirectSize);
-    }
-    let mut entries = IndirectTable {
-        table,
-        memory,
-        start: GuestAddr(outer.addr),
-        entries: outer.len / Descriptor::BYTES as u32,
-        window: [[0; Descriptor::BYTES]; WINDOW],
-        first: 0,
-        filled: 0,
+    use split::Descriptor;
+    let mut index = head.index();
+    let outer = loop {
+        walk.spend()?;
+        let desc = ring.descriptor(index).ok_or(ChainError::NextOutOfRange)?;
+        if desc.flags & Descriptor::F_INDIRECT != 0 {
+            break desc;
+        }
+        walk.take(desc.into())?;
+        if desc.flags & Descriptor::F_NEXT == 0 {
+            return Ok(());
+        }
+        index = desc.next;
     };
+    let last = outer.flags & Descriptor::F_NEXT == 0;
+    let mut entries = tables.open(outer.addr, outer.len, last)?;
     // The descriptor that refers to the table holds no buffer: a table as long as the queue is fine.
     walk.budget = walk.budget.saturating_add(1);
     let mut index = 0;
     loop {
         walk.spend()?;
-        let desc = entries.get(index)?;
+        let desc = Descriptor::from_bytes(entries.get(u32::from(index))?);
         if desc.flags & Descriptor::F_INDIRECT != 0 {
             return Err(ChainError::NestedIndirect);
         }
-        walk.take(&desc)?;
+        walk.take(desc.into())?;
         if desc.flags & Descriptor::F_NEXT == 0 {
             return Ok(());
         }
         index = desc.next;
     }
+}
+
+/// Where the chain ends was found out when it was taken: that is not asked again.
+fn walk_packed<M, R, C>(
+    walk: &mut Walk<'_>,
+    ring: &PackedRing<M>,
+    head: Head,
+    tables: &Tables<'_, R, C>,
+) -> Result<(), ChainError>
+where
+    M: SharedMemory,
+    R: DerefMut<Target = [Region]>,
+    C: CopyIn,
+{
+    use packed::Descriptor;
+    for ahead in 0..head.count() {
+        walk.spend()?;
+        let desc = ring.descriptor(head.index().wrapping_add(ahead));
+        if desc.flags & Descriptor::F_INDIRECT == 0 {
+            walk.take(desc.into())?;
+            continue;
+        }
+        // Unlike in a split ring, it must be the only one (virtio 1.2, 2.8.19).
+        let mut entries = tables.open(desc.addr, desc.len, head.count() == 1)?;
+        walk.budget = walk.budget.saturating_add(1);
+        // All of the table, in order: of the flags only WRITE counts (virtio 1.2, 2.8.7).
+        for index in 0..entries.entries {
+            walk.spend()?;
+            walk.take(Descriptor::from_bytes(entries.get(index)?).into())?;
+        }
+        return Ok(());
+    }
+    Ok(())
 }

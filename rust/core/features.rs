@@ -20,6 +20,8 @@ pub mod bit {
     pub const RING_EVENT_IDX: u32 = 29;
     /// The device follows virtio 1.0 or later.
     pub const VERSION_1: u32 = 32;
+    /// Rings have the packed format.
+    pub const RING_PACKED: u32 = 34;
 }
 
 /// A set of feature bits.
@@ -33,7 +35,8 @@ impl Features {
             | 1 << bit::BLK_MQ
             | 1 << bit::RING_INDIRECT_DESC
             | 1 << bit::RING_EVENT_IDX
-            | 1 << bit::VERSION_1,
+            | 1 << bit::VERSION_1
+            | 1 << bit::RING_PACKED,
     );
 
     /// Whether the bit with this number is in the set.

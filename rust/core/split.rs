@@ -8,18 +8,15 @@
 
 use crate::{
     memory::SharedMemory,
-    notify::need_event, //
+    notify::need_event,
+    queue::{
+        Head,
+        Part,
+        Parts,
+        Popped,
+        QueueSize, //
+    },
 };
-
-/// Largest queue (virtio 1.2, 2.7: "the maximum Queue Size value is 32768").
-pub const MAX_QUEUE_SIZE: u16 = 32768;
-
-/// Alignment of the descriptor table, in bytes (virtio 1.2, 2.7).
-pub const DESC_ALIGN: u64 = 16;
-/// Alignment of the available ring, in bytes.
-pub const AVAIL_ALIGN: u64 = 2;
-/// Alignment of the used ring, in bytes.
-pub const USED_ALIGN: u64 = 4;
 
 const DESC_BYTES: usize = 16;
 const USED_ELEM_BYTES: usize = 8;
@@ -33,54 +30,35 @@ const AVAIL_F_NO_INTERRUPT: u16 = 1;
 /// The device does not want kicks (virtio 1.2, 2.7.8, VIRTQ_USED_F_NO_NOTIFY).
 const USED_F_NO_NOTIFY: u16 = 1;
 
-/// Number of entries of a ring.
-///
-/// # Invariants
-///
-/// A power of two from 1 to [`MAX_QUEUE_SIZE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueSize(u16);
-
-impl QueueSize {
-    /// Checks a size that was asked for; `None` unless it is a power of two in range.
-    pub fn new(size: u32) -> Option<Self> {
-        let size = u16::try_from(size).ok()?;
-        // INVARIANT: a u16 that is a power of two is at most 32768.
-        size.is_power_of_two().then_some(Self(size))
+/// What the parts of a ring must be like (virtio 1.2, 2.7).
+pub const fn parts(size: QueueSize) -> Parts<Part> {
+    Parts {
+        desc: Part {
+            bytes: size.get() as usize * DESC_BYTES,
+            align: 16,
+            written: false,
+        },
+        driver: Part {
+            bytes: used_event(size) + 2,
+            align: 2,
+            written: false,
+        },
+        device: Part {
+            bytes: avail_event(size) + 2,
+            align: 4,
+            written: true,
+        },
     }
+}
 
-    /// The number of entries.
-    pub const fn get(self) -> u16 {
-        self.0
-    }
+/// Where the driver says at which used index it wants an interrupt: behind the available ring.
+const fn used_event(size: QueueSize) -> usize {
+    RING_ENTRIES + size.get() as usize * 2
+}
 
-    /// Where a free-running index points to.
-    const fn slot(self, index: u16) -> usize {
-        (index & (self.0 - 1)) as usize
-    }
-
-    /// Bytes of the descriptor table.
-    pub const fn desc_bytes(self) -> usize {
-        self.0 as usize * DESC_BYTES
-    }
-
-    /// Bytes of the available ring, with `used_event` behind it.
-    pub const fn avail_bytes(self) -> usize {
-        RING_ENTRIES + self.0 as usize * 2 + 2
-    }
-
-    /// Bytes of the used ring, with `avail_event` behind it.
-    pub const fn used_bytes(self) -> usize {
-        RING_ENTRIES + self.0 as usize * USED_ELEM_BYTES + 2
-    }
-
-    const fn used_event(self) -> usize {
-        RING_ENTRIES + self.0 as usize * 2
-    }
-
-    const fn avail_event(self) -> usize {
-        RING_ENTRIES + self.0 as usize * USED_ELEM_BYTES
-    }
+/// Where the device says at which available index it wants a kick: behind the used ring.
+const fn avail_event(size: QueueSize) -> usize {
+    RING_ENTRIES + size.get() as usize * USED_ELEM_BYTES
 }
 
 /// A descriptor as it stood in guest memory when it was read, once (virtio 1.2, 2.7.5).
@@ -137,14 +115,13 @@ pub struct SplitRing<M> {
 }
 
 impl<M: SharedMemory> SplitRing<M> {
-    /// A ring of `size` entries over its three parts, which hold [`QueueSize::desc_bytes`],
-    /// [`QueueSize::avail_bytes`] and [`QueueSize::used_bytes`] bytes.
-    pub fn new(size: QueueSize, desc: M, avail: M, used: M) -> Self {
+    /// A ring of `size` entries over its three parts, which are as long as [`parts`] says.
+    pub fn new(size: QueueSize, parts: Parts<M>) -> Self {
         Self {
             size,
-            desc,
-            avail,
-            used,
+            desc: parts.desc,
+            avail: parts.driver,
+            used: parts.device,
         }
     }
 
@@ -162,29 +139,6 @@ impl<M: SharedMemory> SplitRing<M> {
         let [addr, rest] = self.desc.load_u64_pair(at);
         Some(Descriptor::from_words(addr, rest))
     }
-}
-
-/// The first descriptor of a chain that the driver made available. Giving it back to
-/// [`Used::push`] ends the device's ownership of the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head(u16);
-
-impl Head {
-    /// Index into the descriptor table; less than the size of the queue it came from.
-    pub fn index(self) -> u16 {
-        self.0
-    }
-}
-
-/// What [`Avail::pop`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Popped {
-    /// Nothing new.
-    Empty,
-    /// A chain, now owned by the device.
-    Chain(Head),
-    /// An entry that names no descriptor. It is consumed; there is nothing to give back.
-    OutOfRange(u16),
 }
 
 /// The available index is further ahead of the device than the queue is long, which no driver can
@@ -210,7 +164,7 @@ pub struct Avail {
 
 impl Avail {
     /// Begins at the free-running index `next`: what VHOST_SET_VRING_BASE was given, or
-    /// [`Self::base`] returned when the ring was last served.
+    /// [`Self::position`] returned when the ring was last served.
     pub fn new(next: u16, event_idx: bool) -> Self {
         Self {
             next,
@@ -221,7 +175,7 @@ impl Avail {
     }
 
     /// The position to go on from later, as in VHOST_GET_VRING_BASE.
-    pub fn base(&self) -> u16 {
+    pub fn position(&self) -> u16 {
         self.next
     }
 
@@ -243,7 +197,7 @@ impl Avail {
         let head = u16::from_le(ring.avail.load_u16(at));
         self.next = self.next.wrapping_add(1);
         Ok(if head < ring.size.get() {
-            Popped::Chain(Head(head))
+            Popped::Chain(Head::new(head, head, 1))
         } else {
             Popped::OutOfRange(head)
         })
@@ -284,7 +238,7 @@ impl Avail {
         ring: &SplitRing<M>,
     ) -> Result<bool, ImpossibleIndex> {
         if self.event_idx {
-            let at = ring.size.avail_event();
+            let at = avail_event(ring.size);
             ring.used.store_u16(at, self.next.to_le());
         } else if !self.notify {
             ring.used.store_u16(RING_FLAGS, 0);
@@ -317,12 +271,17 @@ impl Used {
         }
     }
 
+    /// Free-running index of the next entry to write.
+    pub fn position(&self) -> u16 {
+        self.next
+    }
+
     /// Gives `head` back with `len` bytes written to it, and makes that visible to the driver.
     ///
     /// `len` may be less than what was written, never more (virtio 1.2, 2.7.8.2).
     pub fn push<M: SharedMemory>(&mut self, ring: &SplitRing<M>, head: Head, len: u32) {
         let at = RING_ENTRIES + ring.size.slot(self.next) * USED_ELEM_BYTES;
-        ring.used.store_u32(at, u32::from(head.0).to_le());
+        ring.used.store_u32(at, u32::from(head.id()).to_le());
         ring.used.store_u32(at + 4, len.to_le());
         self.next = self.next.wrapping_add(1);
         if self.signalled == Some(self.next) {
@@ -344,7 +303,7 @@ impl Used {
             let flags = u16::from_le(ring.avail.load_u16(RING_FLAGS));
             return flags & AVAIL_F_NO_INTERRUPT == 0;
         }
-        let event = u16::from_le(ring.avail.load_u16(ring.size.used_event()));
+        let event = u16::from_le(ring.avail.load_u16(used_event(ring.size)));
         match self.signalled.replace(self.next) {
             Some(old) => need_event(event, self.next, old),
             None => true,

@@ -1,39 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a split ring lies, and the buffers that a driver puts into it.
+//! Where a ring lies, and the buffers that a driver puts into it.
 
+use super::DriverMemory;
 use crate::{
     addr::GuestAddr,
     chain::Segment,
-    split::{
-        Descriptor,
-        QueueSize,
-        AVAIL_ALIGN,
-        DESC_ALIGN,
-        USED_ALIGN, //
-    },
+    queue::QueueSize,
+    ring::Format,
+    split::Descriptor, //
 };
 
-/// The guest addresses of the three parts of a split ring.
+/// The guest addresses of the three parts of a ring, by their names in a split one.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
+    /// The format of the ring.
+    pub format: Format,
     /// Number of entries.
     pub size: QueueSize,
-    /// Descriptor table.
+    /// Descriptor table, or descriptor ring.
     pub desc: GuestAddr,
-    /// Available ring.
+    /// Available ring, or the driver's event suppression.
     pub avail: GuestAddr,
-    /// Used ring.
+    /// Used ring, or the device's event suppression.
     pub used: GuestAddr,
 }
 
 impl Layout {
     /// The parts one behind the other from `area` on, each aligned as virtio asks.
-    pub fn new(size: QueueSize, area: GuestAddr) -> Self {
-        let desc = align(area, DESC_ALIGN);
-        let avail = align(GuestAddr(desc.0 + size.desc_bytes() as u64), AVAIL_ALIGN);
-        let used = align(GuestAddr(avail.0 + size.avail_bytes() as u64), USED_ALIGN);
+    pub fn new(format: Format, size: QueueSize, area: GuestAddr) -> Self {
+        let parts = format.parts(size);
+        let behind = |start: GuestAddr, bytes: usize| GuestAddr(start.0 + bytes as u64);
+        let desc = align(area, parts.desc.align);
+        let avail = align(behind(desc, parts.desc.bytes), parts.driver.align);
+        let used = align(behind(avail, parts.driver.bytes), parts.device.align);
         Self {
+            format,
             size,
             desc,
             avail,
@@ -41,28 +43,48 @@ impl Layout {
         }
     }
 
-    /// As [`Self::new`], for a size that is known to be right.
+    /// As [`Self::new`], for a split ring and a size that is known to be right.
     ///
     /// # Panics
     ///
     /// When `size` is not that of a queue.
     pub fn with_size(size: u32, area: GuestAddr) -> Self {
-        Self::new(QueueSize::new(size).expect("a queue size"), area)
+        let size = QueueSize::new(size).expect("a queue size");
+        Self::new(Format::Split, size, area)
     }
 
-    /// The first address behind the used ring.
+    /// As [`Self::with_size`], for a packed ring.
+    ///
+    /// # Panics
+    ///
+    /// When `size` is not that of a queue.
+    pub fn packed(size: u32, area: GuestAddr) -> Self {
+        let size = QueueSize::new(size).expect("a queue size");
+        Self::new(Format::Packed, size, area)
+    }
+
+    /// The first address behind the last part.
     pub fn end(&self) -> GuestAddr {
-        GuestAddr(self.used.0 + self.size.used_bytes() as u64)
+        let device = self.format.parts(self.size).device;
+        GuestAddr(self.used.0 + device.bytes as u64)
     }
 
-    /// Bytes that [`Self::new`] takes of an area that is aligned to [`DESC_ALIGN`].
-    pub fn bytes(size: QueueSize) -> u64 {
-        Self::new(size, GuestAddr(0)).end().0
+    /// Fills all parts with zeroes.
+    pub fn clear<M: DriverMemory>(&self, memory: &M) {
+        let parts = self.format.parts(self.size);
+        memory.fill(self.desc, parts.desc.bytes, 0);
+        memory.fill(self.avail, parts.driver.bytes, 0);
+        memory.fill(self.used, parts.device.bytes, 0);
     }
 
     /// Where a descriptor stands, also one behind the table.
     pub fn descriptor(&self, index: u16) -> GuestAddr {
         GuestAddr(self.desc.0 + u64::from(index) * Descriptor::BYTES as u64)
+    }
+
+    /// Where the flags of a descriptor of a packed ring stand.
+    pub fn packed_flags(&self, index: u16) -> GuestAddr {
+        GuestAddr(self.descriptor(index).0 + 14)
     }
 
     /// Where the flags of the available ring stand.

@@ -6,8 +6,9 @@
 //! byte vector, on which a whole device can run within one thread; the harness implements it over
 //! pages that it shares with the kernel module.
 //!
-//! Two faces of the same [`Driver`]: the one that keeps the rules of virtio and checks that the
-//! device keeps its own, and raw operations that put anything anywhere.
+//! [`Driver`] keeps the rules of virtio and checks that the device keeps its own, whatever the
+//! format of the ring. [`SplitDriver`] and [`PackedDriver`], of which it is one, have raw operations
+//! besides that put anything anywhere.
 //!
 //! Mistakes of the test itself (an address that is no memory, too many descriptors) and of the
 //! device (giving back a chain that it does not have) panic: that is how a test fails.
@@ -15,8 +16,10 @@
 mod driver;
 mod layout;
 mod memory;
+mod packed;
 mod ram;
 mod request;
+mod split;
 
 pub use driver::{
     Driver,
@@ -27,6 +30,7 @@ pub use layout::{
     Layout, //
 };
 pub use memory::DriverMemory;
+pub use packed::PackedDriver;
 pub use ram::{
     Ram,
     RamPart, //
@@ -37,3 +41,4 @@ pub use request::{
     BlockRequest,
     STATUS_UNWRITTEN, //
 };
+pub use split::SplitDriver;

@@ -16,7 +16,8 @@ use crate::{
         Fault,
         SharedMemory, //
     },
-    split::SplitRing,
+    queue::Parts,
+    ring::Ring,
     table::{
         MemoryTable,
         Region, //
@@ -91,19 +92,27 @@ impl Ram {
         RamPart(self.at_guest(from, len))
     }
 
+    /// The parts of the ring at `layout`.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such memory.
+    pub fn parts(&self, layout: &Layout) -> Parts<RamPart<'_>> {
+        let parts = layout.format.parts(layout.size);
+        Parts {
+            desc: self.part(layout.desc, parts.desc.bytes),
+            driver: self.part(layout.avail, parts.driver.bytes),
+            device: self.part(layout.used, parts.device.bytes),
+        }
+    }
+
     /// The device's side of the ring at `layout`.
     ///
     /// # Panics
     ///
     /// When there is no such memory.
-    pub fn ring(&self, layout: &Layout) -> SplitRing<RamPart<'_>> {
-        let size = layout.size;
-        SplitRing::new(
-            size,
-            self.part(layout.desc, size.desc_bytes()),
-            self.part(layout.avail, size.avail_bytes()),
-            self.part(layout.used, size.used_bytes()),
-        )
+    pub fn ring(&self, layout: &Layout) -> Ring<RamPart<'_>> {
+        Ring::new(layout.format, layout.size, self.parts(layout))
     }
 
     /// Writes as a device does, through a host address.

@@ -22,16 +22,17 @@ use vblk_core::{
         ChainError,
         Segment, //
     },
+    queue::Popped,
     split::{
         Descriptor,
-        Popped, //
+        SplitRing, //
     },
     testing::{
         Buf,
-        Driver,
         DriverMemory,
         Layout,
-        Ram, //
+        Ram,
+        SplitDriver, //
     },
 };
 
@@ -69,7 +70,7 @@ fn walk_in(
     indirect: &[Descriptor],
 ) -> Result<Walked, ChainError> {
     let layout = Layout::with_size(size.into(), RING);
-    let mut driver = Driver::new(ram, layout, false);
+    let mut driver = SplitDriver::new(ram, layout, false);
     for (index, desc) in ring.iter().enumerate() {
         driver.write_descriptor(index as u16, desc);
     }
@@ -196,12 +197,15 @@ fn next_outside_its_table_is_an_error() {
 fn a_head_outside_the_ring_is_no_chain() {
     let ram = Ram::new(MEMORY);
     let layout = Layout::with_size(SIZE.into(), RING);
-    let mut driver = Driver::new(&ram, layout, false);
+    let mut driver = SplitDriver::new(&ram, layout, false);
     let mut device = Device::new(&ram, &layout);
     for head in [SIZE, SIZE + 1, 0x8000, 0xFFFF] {
         driver.post(head);
         driver.publish();
-        assert_eq!(device.avail.pop(&device.ring), Ok(Popped::OutOfRange(head)),);
+        assert_eq!(
+            device.avail.pop(&device.ring, || 0),
+            Ok(Popped::OutOfRange(head))
+        );
     }
     // The entry was consumed: the next one is found behind it.
     driver.post(SIZE - 1);
@@ -323,7 +327,7 @@ fn a_table_of_no_entries_or_of_parts_of_them_is_an_error() {
 fn a_table_that_was_not_negotiated_is_an_error() {
     let ram = Ram::new(MEMORY);
     let layout = Layout::with_size(SIZE.into(), RING);
-    let mut driver = Driver::new(&ram, layout, false);
+    let mut driver = SplitDriver::new(&ram, layout, false);
     let mut device = Device::new(&ram, &layout);
     let head = driver.add_indirect(&[Buf::readable(GuestAddr(0x9000), 16)], GuestAddr(TABLE));
     device.indirect = false;
@@ -455,7 +459,7 @@ fn the_last_byte_is_where_the_chain_ends() {
     let last = |descs: &[Descriptor]| {
         let ram = Ram::new(MEMORY);
         let layout = Layout::with_size(SIZE.into(), RING);
-        let mut driver = Driver::new(&ram, layout, false);
+        let mut driver = SplitDriver::new(&ram, layout, false);
         for (index, desc) in descs.iter().enumerate() {
             driver.write_descriptor(index as u16, desc);
         }
@@ -504,6 +508,7 @@ fn descriptors_are_little_endian() {
     let ram = Ram::new(MEMORY);
     let layout = Layout::with_size(SIZE.into(), RING);
     ram.write(layout.descriptor(2), &bytes);
-    assert_eq!(ram.ring(&layout).descriptor(2), Some(expected));
-    assert_eq!(ram.ring(&layout).descriptor(SIZE), None);
+    let ring = SplitRing::new(layout.size, ram.parts(&layout));
+    assert_eq!(ring.descriptor(2), Some(expected));
+    assert_eq!(ring.descriptor(SIZE), None);
 }

@@ -16,6 +16,10 @@ use vblk_core::{
         HostAddr, //
     },
     memory::CopyIn,
+    queue::{
+        Popped,
+        QueueSize, //
+    },
     request::{
         Action,
         Disk,
@@ -24,8 +28,10 @@ use vblk_core::{
         Status,
         ID_BYTES, //
     },
-    split::{
-        Popped,
+    ring::{
+        Avail,
+        Base,
+        Format,
         Used, //
     },
     testing::{
@@ -77,7 +83,11 @@ fn host_bytes(device: &Device<'_>, data: &Payload<'_>) -> Option<Vec<HostAddr>> 
 /// Serves everything that is there. Chains are given back in reverse when `reverse`.
 fn serve(device: &mut Device<'_>, used: &mut Used, disk: &mut [u8], reverse: bool) {
     let mut done = Vec::new();
-    while let Popped::Chain(head) = device.avail.pop(&device.ring).expect("a possible index") {
+    while let Popped::Chain(head) = device
+        .avail
+        .pop(&device.ring, || used.position())
+        .expect("a possible ring")
+    {
         let (ram, indirect) = (device.ram, device.indirect);
         let mut segments = [Default::default(); 256];
         let chain = vblk_core::chain::walk(
@@ -217,14 +227,18 @@ proptest! {
     fn requests_in_any_layout_do_what_they_ask_for(
         batches in vec((vec(plans(), 1..=REQUESTS as usize), any::<bool>()), 1..8),
         event_idx in any::<bool>(),
+        packed in any::<bool>(),
     ) {
         let ram = ram();
-        let layout = Layout::with_size(256, GuestAddr(0x100));
+        let format = if packed { Format::Packed } else { Format::Split };
+        let size = QueueSize::new(256).expect("a size");
+        let layout = Layout::new(format, size, GuestAddr(0x100));
         let start = 65530;
         let mut driver = Driver::starting_at(&ram, layout, event_idx, start);
         let mut device = Device::new(&ram, &layout);
-        device.avail = vblk_core::split::Avail::new(start, event_idx);
-        let mut used = Used::new(&device.ring, event_idx);
+        let base = Base::decode(format, size, driver.base()).expect("a base");
+        device.avail = Avail::new(&device.ring, base, event_idx);
+        let mut used = Used::new(&device.ring, base, event_idx);
         let mut disk: Vec<u8> = (0..SECTORS * 512).map(|i| (i * 7 / 512) as u8).collect();
         let mut model = disk.clone();
         for (plans, reverse) in batches {

@@ -25,13 +25,13 @@ use vblk_core::{
     },
     testing::{
         cut,
-        join,
+        join, //
         BlockRequest,
         Buf,
-        Driver,
         DriverMemory,
         Layout,
-        Ram, //
+        Ram,
+        SplitDriver,
     },
 };
 
@@ -60,7 +60,7 @@ struct Parsed {
 
 /// A guest for one request after the other.
 struct Guest<'a> {
-    driver: Driver<&'a Ram>,
+    driver: SplitDriver<&'a Ram>,
     device: Device<'a>,
 }
 
@@ -68,7 +68,7 @@ impl<'a> Guest<'a> {
     fn new(ram: &'a Ram) -> Self {
         let layout = Layout::with_size(64, RING);
         Self {
-            driver: Driver::new(ram, layout, false),
+            driver: SplitDriver::new(ram, layout, false),
             device: Device::new(ram, &layout),
         }
     }
@@ -91,7 +91,7 @@ impl<'a> Guest<'a> {
         let answer = judge(Request::parse(&chain, &ram.table(), ram));
         // The descriptors are needed again.
         let layout = *self.driver.layout();
-        self.driver = Driver::starting_at(ram, layout, false, self.driver.next_avail());
+        self.driver = SplitDriver::starting_at(ram, layout, false, self.driver.next_avail());
         answer
     }
 

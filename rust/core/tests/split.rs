@@ -7,22 +7,25 @@ mod common;
 use common::RING;
 use vblk_core::{
     addr::GuestAddr,
-    split::{
-        Avail,
+    queue::{
         Head,
-        ImpossibleIndex,
         Popped,
-        QueueSize,
+        QueueSize, //
+    },
+    split::{
+        parts,
+        Avail,
+        ImpossibleIndex,
         SplitRing,
         Used, //
     },
     testing::{
         Buf,
-        Driver,
         DriverMemory,
         Layout,
         Ram,
         RamPart,
+        SplitDriver,
         UsedEntry, //
     },
 };
@@ -31,7 +34,7 @@ const MEMORY: usize = 0x10_0000;
 
 /// A driver and a device on one ring, both beginning at the same index.
 struct Queue<'a> {
-    driver: Driver<&'a Ram>,
+    driver: SplitDriver<&'a Ram>,
     ring: SplitRing<RamPart<'a>>,
     avail: Avail,
     used: Used,
@@ -40,8 +43,8 @@ struct Queue<'a> {
 impl<'a> Queue<'a> {
     fn new(ram: &'a Ram, size: u32, event_idx: bool, start: u16) -> Self {
         let layout = Layout::with_size(size, RING);
-        let driver = Driver::starting_at(ram, layout, event_idx, start);
-        let ring = ram.ring(&layout);
+        let driver = SplitDriver::starting_at(ram, layout, event_idx, start);
+        let ring = SplitRing::new(layout.size, ram.parts(&layout));
         Self {
             driver,
             avail: Avail::new(start, event_idx),
@@ -110,9 +113,12 @@ fn parts_are_as_long_as_the_specification_says() {
     for size in (0..16).map(|i| 1 << i) {
         let queue = QueueSize::new(size).expect("a size");
         let size = size as usize;
-        assert_eq!(queue.desc_bytes(), 16 * size);
-        assert_eq!(queue.avail_bytes(), 6 + 2 * size);
-        assert_eq!(queue.used_bytes(), 6 + 8 * size);
+        let parts = parts(queue);
+        assert_eq!((parts.desc.bytes, parts.desc.align), (16 * size, 16));
+        assert_eq!((parts.driver.bytes, parts.driver.align), (6 + 2 * size, 2));
+        assert_eq!((parts.device.bytes, parts.device.align), (6 + 8 * size, 4));
+        let written = [parts.desc, parts.driver, parts.device].map(|part| part.written);
+        assert_eq!(written, [false, false, true]);
     }
 }
 
@@ -122,7 +128,7 @@ fn an_empty_ring_has_nothing() {
     for start in [0, 1, 32768, 65535] {
         let mut queue = Queue::new(&ram, 8, false, start);
         assert_eq!(queue.pop(), Ok(Popped::Empty));
-        assert_eq!(queue.avail.base(), start);
+        assert_eq!(queue.avail.position(), start);
     }
 }
 
@@ -138,7 +144,7 @@ fn chains_are_taken_in_order_once_they_are_published() {
         assert_eq!(queue.take().index(), head);
     }
     assert_eq!(queue.pop(), Ok(Popped::Empty));
-    assert_eq!(queue.avail.base(), 3);
+    assert_eq!(queue.avail.position(), 3);
 }
 
 #[test]
@@ -155,7 +161,7 @@ fn a_full_ring_is_possible_and_one_more_entry_is_not() {
             };
             assert_eq!(queue.pop(), Err(impossible));
             assert_eq!(queue.enable_notify(), Err(impossible));
-            assert_eq!(queue.avail.base(), start);
+            assert_eq!(queue.avail.position(), start);
             // It is not believed the second time either, but may be mended.
             assert_eq!(queue.pop(), Err(impossible));
             queue.driver.write_avail_index(claimed.wrapping_sub(1));
@@ -230,8 +236,8 @@ fn the_available_half_goes_on_at_its_base() {
     let (first, second) = (queue.submit(), queue.submit());
     assert_eq!(queue.take().index(), first);
     // Not what was seen, but what was taken, is the position.
-    assert_eq!(queue.avail.base(), 0);
-    queue.avail = Avail::new(queue.avail.base(), true);
+    assert_eq!(queue.avail.position(), 0);
+    queue.avail = Avail::new(queue.avail.position(), true);
     assert_eq!(queue.take().index(), second);
     assert_eq!(queue.pop(), Ok(Popped::Empty));
 }

@@ -14,6 +14,8 @@ use std::{
 };
 use vblk_core::{
     features::bit,
+    packed,
+    queue::QueueSize,
     request::{
         RequestType,
         Status,
@@ -21,10 +23,8 @@ use vblk_core::{
         ID_BYTES, //
     },
     split::{
-        Descriptor,
-        AVAIL_ALIGN,
-        DESC_ALIGN,
-        USED_ALIGN, //
+        self,
+        Descriptor, //
     },
     uapi::*,
 };
@@ -190,6 +190,21 @@ fn structures_are_those_of_the_headers() {
 #[test]
 fn numbers_of_vhost_and_virtio_are_those_of_the_headers() {
     let is = |name: &str, value: u64| (name.to_string(), value);
+    let one = QueueSize::new(1).expect("a size");
+    let split = split::parts(one);
+    // The headers have one name for these in both formats.
+    assert_eq!(
+        [
+            packed::Descriptor::F_NEXT,
+            packed::Descriptor::F_WRITE,
+            packed::Descriptor::F_INDIRECT,
+        ],
+        [
+            Descriptor::F_NEXT,
+            Descriptor::F_WRITE,
+            Descriptor::F_INDIRECT,
+        ],
+    );
     let expected = [
         is(
             "(unsigned int)VHOST_FILE_UNBIND",
@@ -203,9 +218,25 @@ fn numbers_of_vhost_and_virtio_are_those_of_the_headers() {
         is("VRING_DESC_F_NEXT", Descriptor::F_NEXT.into()),
         is("VRING_DESC_F_WRITE", Descriptor::F_WRITE.into()),
         is("VRING_DESC_F_INDIRECT", Descriptor::F_INDIRECT.into()),
-        is("VRING_DESC_ALIGN_SIZE", DESC_ALIGN),
-        is("VRING_AVAIL_ALIGN_SIZE", AVAIL_ALIGN),
-        is("VRING_USED_ALIGN_SIZE", USED_ALIGN),
+        is("VRING_DESC_ALIGN_SIZE", split.desc.align),
+        is("VRING_AVAIL_ALIGN_SIZE", split.driver.align),
+        is("VRING_USED_ALIGN_SIZE", split.device.align),
+        is(
+            "1 << VRING_PACKED_DESC_F_AVAIL",
+            packed::Descriptor::F_AVAIL.into(),
+        ),
+        is(
+            "1 << VRING_PACKED_DESC_F_USED",
+            packed::Descriptor::F_USED.into(),
+        ),
+        is(
+            "sizeof(struct vring_packed_desc)",
+            packed::parts(one).desc.bytes as u64,
+        ),
+        is(
+            "sizeof(struct vring_packed_desc_event)",
+            packed::parts(one).driver.bytes as u64,
+        ),
         is("VIRTIO_BLK_S_OK", Status::Ok as u64),
         is("VIRTIO_BLK_S_IOERR", Status::IoError as u64),
         is("VIRTIO_BLK_S_UNSUPP", Status::Unsupported as u64),
@@ -220,6 +251,7 @@ fn numbers_of_vhost_and_virtio_are_those_of_the_headers() {
         ),
         is("VIRTIO_RING_F_EVENT_IDX", bit::RING_EVENT_IDX.into()),
         is("VIRTIO_F_VERSION_1", bit::VERSION_1.into()),
+        is("VIRTIO_F_RING_PACKED", bit::RING_PACKED.into()),
     ];
     compare("numbers", &expected);
 

@@ -13,22 +13,25 @@ use vblk_core::{
         ChainError,
         Segment, //
     },
-    split::{
-        Avail,
-        Descriptor,
+    queue::{
         Head,
-        Popped,
-        SplitRing, //
+        Popped, //
     },
+    ring::{
+        Avail,
+        Base,
+        Ring, //
+    },
+    split::Descriptor,
     table::{
         MemoryTable,
         Region, //
     },
     testing::{
-        Driver,
         Layout,
         Ram,
-        RamPart, //
+        RamPart,
+        SplitDriver, //
     },
 };
 
@@ -38,7 +41,7 @@ pub const RING: GuestAddr = GuestAddr(0x1000);
 /// The device's half of a guest with one ring.
 pub struct Device<'a> {
     pub ram: &'a Ram,
-    pub ring: SplitRing<RamPart<'a>>,
+    pub ring: Ring<RamPart<'a>>,
     pub table: MemoryTable<Vec<Region>>,
     pub avail: Avail,
     pub indirect: bool,
@@ -46,12 +49,15 @@ pub struct Device<'a> {
 }
 
 impl<'a> Device<'a> {
+    /// A device that begins with the first entry.
     pub fn new(ram: &'a Ram, layout: &Layout) -> Self {
+        let ring = ram.ring(layout);
+        let base = Base { avail: 0, used: 0 };
         Self {
             ram,
-            ring: ram.ring(layout),
+            avail: Avail::new(&ring, base, false),
+            ring,
             table: ram.table(),
-            avail: Avail::new(0, false),
             indirect: true,
             segments: vec![Segment::default(); usize::from(layout.size.get())],
         }
@@ -59,7 +65,7 @@ impl<'a> Device<'a> {
 
     /// Takes a chain that must be there.
     pub fn pop(&mut self) -> Head {
-        match self.avail.pop(&self.ring) {
+        match self.avail.pop(&self.ring, || 0) {
             Ok(Popped::Chain(head)) => head,
             other => panic!("a chain should be there, not {other:?}"),
         }
@@ -76,10 +82,10 @@ impl<'a> Device<'a> {
         )
     }
 
-    /// Makes `head` available by the driver's raw operations and walks the chain.
+    /// Makes `head` available by the driver's raw operations, and walks the chain.
     pub fn walk_posted(
         &mut self,
-        driver: &mut Driver<&Ram>,
+        driver: &mut SplitDriver<&Ram>,
         head: u16,
     ) -> Result<Chain<'_>, ChainError> {
         driver.post(head);

@@ -34,22 +34,23 @@ use vblk_core::{
         Fault,
         SharedMemory, //
     },
+    queue::Popped,
     request::{
         Payload,
         Request, //
     },
-    split::{
+    ring::{
         Avail,
-        Descriptor,
-        Popped,
-        SplitRing, //
+        Base,
+        Ring, //
     },
+    split::Descriptor,
     testing::{
-        Driver,
         DriverMemory,
         Layout,
         Ram,
-        RamPart, //
+        RamPart,
+        SplitDriver, //
     },
 };
 
@@ -198,7 +199,7 @@ impl World {
     }
 
     /// Writes all descriptors: those of the ring, then those of each table.
-    fn write(&self, driver: &Driver<&Ram>, memory: &reference::Memory<'_>) {
+    fn write(&self, driver: &SplitDriver<&Ram>, memory: &reference::Memory<'_>) {
         let lines = self.descs.iter().enumerate().map(|(index, desc)| {
             let behind = (index % ENTRIES + 1) as u16;
             let next = if self.in_line { behind } else { desc.next };
@@ -258,27 +259,23 @@ fn judge(world: &World, mut outcome: impl FnMut(Outcome)) {
     };
     let size = 1 << world.order;
     let layout = Layout::with_size(size, GuestAddr(0x100));
-    let mut driver = Driver::new(&ram, layout, false);
+    let mut driver = SplitDriver::new(&ram, layout, false);
     world.write(&driver, &memory);
 
     let loads = Cell::new(0);
-    let part = |at, len| Counting {
-        part: ram.part(at, len),
+    let counting = |part| Counting {
+        part,
         loads: &loads,
     };
-    let ring = SplitRing::new(
-        layout.size,
-        part(layout.desc, layout.size.desc_bytes()),
-        part(layout.avail, layout.size.avail_bytes()),
-        part(layout.used, layout.size.used_bytes()),
-    );
+    let parts = ram.parts(&layout).map(counting);
+    let ring = Ring::new(layout.format, layout.size, parts);
     let table = ram.table();
-    let mut avail = Avail::new(0, false);
+    let mut avail = Avail::new(&ring, Base { avail: 0, used: 0 }, false);
     let size = size as usize;
     for head in 0..size as u16 {
         driver.post(head);
         driver.publish();
-        let Ok(Popped::Chain(popped)) = avail.pop(&ring) else {
+        let Ok(Popped::Chain(popped)) = avail.pop(&ring, || 0) else {
             panic!("{head} is a head");
         };
         let expected = reference::walk(&memory, layout.desc.0, size, head, world.indirect);

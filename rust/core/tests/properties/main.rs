@@ -7,6 +7,7 @@
 mod common;
 
 mod chains;
+mod packed;
 mod reference;
 mod rings;
 mod tables;

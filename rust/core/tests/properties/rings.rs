@@ -11,15 +11,16 @@ use proptest::{
     prelude::*, //
 };
 use vblk_core::{
+    queue::Popped,
     split::{
         Avail,
-        Popped,
+        SplitRing,
         Used, //
     },
     testing::{
-        Driver,
         Layout,
-        Ram, //
+        Ram,
+        SplitDriver, //
     },
 };
 
@@ -65,8 +66,8 @@ proptest! {
         let ram = Ram::new(0x4000);
         let size = 1 << order;
         let layout = Layout::with_size(size, RING);
-        let driver = Driver::starting_at(&ram, layout, event_idx, start);
-        let ring = ram.ring(&layout);
+        let driver = SplitDriver::starting_at(&ram, layout, event_idx, start);
+        let ring = SplitRing::new(layout.size, ram.parts(&layout));
         let mut avail = Avail::new(start, event_idx);
         let mut used = Used::new(&ring, event_idx);
         let (mut taken, mut given, mut held) = (0u16, 0u16, Vec::new());
@@ -87,7 +88,7 @@ proptest! {
                         Err(impossible) => {
                             let ahead = impossible.claimed.wrapping_sub(impossible.next);
                             assert!(u32::from(ahead) > size);
-                            assert_eq!(impossible.next, avail.base());
+                            assert_eq!(impossible.next, avail.position());
                             break;
                         }
                     }
@@ -107,7 +108,7 @@ proptest! {
                     used.should_interrupt(&ring);
                 }
             }
-            assert_eq!(avail.base(), start.wrapping_add(taken));
+            assert_eq!(avail.position(), start.wrapping_add(taken));
             assert_eq!(driver.used_index(), start.wrapping_add(given));
         }
     }
@@ -120,8 +121,8 @@ proptest! {
     ) {
         let ram = Ram::new(0x4000);
         let layout = Layout::with_size(4, RING);
-        let mut driver = Driver::starting_at(&ram, layout, true, start);
-        let ring = ram.ring(&layout);
+        let mut driver = SplitDriver::starting_at(&ram, layout, true, start);
+        let ring = SplitRing::new(layout.size, ram.parts(&layout));
         let mut avail = Avail::new(start, true);
         let mut used = Used::new(&ring, true);
         driver.post(0);
