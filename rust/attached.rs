@@ -51,48 +51,28 @@ use vblk_core::{
         bit,
         Features, //
     },
+    queue::{
+        Part,
+        Parts,
+        QueueSize, //
+    },
     request::ID_BYTES,
-    split::{
-        QueueSize,
-        AVAIL_ALIGN,
-        DESC_ALIGN,
-        USED_ALIGN, //
+    ring::{
+        Base,
+        Format, //
     },
     uapi::Stats, //
 };
-
-/// Where the parts of a ring lie in the owner. Aligned as virtio demands.
-#[derive(Clone, Copy)]
-pub(crate) struct RingAddresses {
-    desc: HostAddr,
-    avail: HostAddr,
-    used: HostAddr,
-}
-
-impl RingAddresses {
-    /// # Errors
-    ///
-    /// EINVAL when one is not aligned (virtio 1.2, 2.7).
-    pub(crate) fn new(desc: u64, avail: u64, used: u64) -> Result<Self> {
-        let aligned = desc % DESC_ALIGN == 0 && avail % AVAIL_ALIGN == 0 && used % USED_ALIGN == 0;
-        if !aligned {
-            return Err(EINVAL);
-        }
-        Ok(Self {
-            desc: HostAddr(desc),
-            avail: HostAddr(avail),
-            used: HostAddr(used),
-        })
-    }
-}
 
 /// What ioctls said about a queue.
 #[derive(Default)]
 pub(crate) struct RingSetup {
     pub(crate) size: Option<QueueSize>,
-    pub(crate) addresses: Option<RingAddresses>,
-    /// Where to begin. Not kept up to date while the queue is served.
-    pub(crate) base: u16,
+    /// Where the parts of the ring lie in the owner.
+    pub(crate) addresses: Option<Parts<HostAddr>>,
+    /// Where to begin, in the encoding of vhost, unless with a new ring. Not kept up to date while
+    /// the queue is served.
+    pub(crate) base: Option<u32>,
     pub(crate) kick: Option<Arc<EventFile>>,
     pub(crate) call: Option<Arc<EventSignal>>,
     pub(crate) err: Option<Arc<EventSignal>>,
@@ -127,7 +107,7 @@ impl Attached {
     ///
     /// # Errors
     ///
-    /// EINVAL when there is none; EFAULT when a ring is not accessible; ENOMEM; EINTR when the
+    /// EINVAL when there is none, or a base is not in its ring; EFAULT when a ring is not accessible; ENOMEM; EINTR when the
     /// current task is being killed. Nothing is served then.
     pub(crate) fn new(
         common: &Common<'_>,
@@ -178,28 +158,33 @@ impl Attached {
         index: usize,
         setup: &RingSetup,
         size: QueueSize,
-        addresses: RingAddresses,
+        addresses: Parts<HostAddr>,
     ) -> Result {
-        let map = |addr, len, align: u64, access| {
-            MappedRange::new(common.mm.clone(), addr, len, align as usize, access)
+        let format = Format::of(common.features);
+        let base = setup.base.unwrap_or(format.initial_base());
+        let base = Base::decode(format, size, base).ok_or(EINVAL)?;
+        let map = |addr, part: Part| {
+            let access = if part.written {
+                Access::Write
+            } else {
+                Access::Read
+            };
+            let align = part.align as usize;
+            MappedRange::new(common.mm.clone(), addr, part.bytes, align, access)
         };
-        let ring = Ring::new(
-            size,
-            map(addresses.desc, size.desc_bytes(), DESC_ALIGN, Access::Read)?,
-            map(
-                addresses.avail,
-                size.avail_bytes(),
-                AVAIL_ALIGN,
-                Access::Read,
-            )?,
-            map(addresses.used, size.used_bytes(), USED_ALIGN, Access::Write)?,
-        );
-        let ring = Arc::new(ring, GFP_KERNEL_ACCOUNT)?;
+        let parts = format.parts(size);
+        let parts = Parts {
+            desc: map(addresses.desc, parts.desc)?,
+            driver: map(addresses.driver, parts.driver)?,
+            device: map(addresses.device, parts.device)?,
+        };
+        let ring = Arc::new(Ring::new(format, size, parts), GFP_KERNEL_ACCOUNT)?;
         let event_idx = common.features.has(bit::RING_EVENT_IDX);
         let kick = Kick::new(common.worker.work().clone(), common.worker.task(), index);
         let completion = Completion::new(
             kick.clone(),
             ring.clone(),
+            base,
             event_idx,
             setup.call.clone(),
             most_units(size),
@@ -227,7 +212,7 @@ impl Attached {
         )?;
         let server = Server::new(
             ring,
-            setup.base,
+            base,
             event_idx,
             common.features.has(bit::RING_INDIRECT_DESC),
             executor,
@@ -262,11 +247,12 @@ impl Attached {
             if is_owner {
                 queue.completion.answer_late();
             }
+            let base = server.as_ref().map(Server::base);
             add(stats, &queue.completion.close());
             if let Some(server) = server {
                 server.add_stats(stats);
                 if let Some(ring) = rings.get_mut(queue.index) {
-                    ring.base = server.base();
+                    ring.base = base;
                 }
             }
         }

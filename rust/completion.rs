@@ -48,17 +48,18 @@ use kernel::{
 };
 use vblk_core::{
     addr::HostAddr,
+    queue::Head,
     request::Status,
-    split::{
-        Head,
-        SplitRing,
+    ring::{
+        self,
+        Base,
         Used, //
     },
     uapi::Stats, //
 };
 
 /// A ring whose parts are mapped.
-pub(crate) type Ring = SplitRing<MappedRange>;
+pub(crate) type Ring = ring::Ring<MappedRange>;
 
 /// What a request moves, for the statistics.
 #[derive(Clone, Copy)]
@@ -236,7 +237,8 @@ impl State {
 }
 
 impl Completion {
-    /// Begins to answer through `ring`, where it stands, for up to `units` I/Os at a time.
+    /// Begins to answer through `ring`, where it stands or from `base` on if it does not tell, for
+    /// up to `units` I/Os at a time.
     ///
     /// # Errors
     ///
@@ -244,12 +246,13 @@ impl Completion {
     pub(crate) fn new(
         kick: Kick,
         ring: Arc<Ring>,
+        base: Base,
         event_idx: bool,
         call: Option<Arc<EventSignal>>,
         units: usize,
     ) -> Result<Arc<Self>> {
         let state = State {
-            used: Used::new(&*ring, event_idx),
+            used: Used::new(&*ring, base, event_idx),
             ring,
             call,
             returned: KVec::with_capacity(units, GFP_KERNEL_ACCOUNT)?,
@@ -358,6 +361,11 @@ impl Completion {
         let old = self.with_state(|state| core::mem::replace(&mut state.call, call));
         // Outside the lock.
         drop(old);
+    }
+
+    /// The position in the ring behind all answers so far; 0 once closed.
+    pub(crate) fn position(&self) -> u16 {
+        self.with_state(|state| state.used.position()).unwrap_or(0)
     }
 
     /// The counters so far.

@@ -49,6 +49,7 @@ use vblk_core::{
         Sector,
         SECTOR_SIZE, //
     },
+    queue::Head,
     request::{
         Action,
         Disk,
@@ -57,7 +58,6 @@ use vblk_core::{
         Status,
         ID_BYTES, //
     },
-    split::Head,
     table::HostSpan, //
 };
 
@@ -158,6 +158,11 @@ impl Executor {
     pub(crate) fn end_batch(&mut self) {
         self.forget_status_page();
         self.completion.announce();
+    }
+
+    /// The position in the ring behind all answers so far.
+    pub(crate) fn position(&self) -> u16 {
+        self.completion.position()
     }
 
     /// Gives a chain back without an answer.

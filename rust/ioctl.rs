@@ -6,7 +6,6 @@
 //! matched: what differs only in its size or direction is another command.
 
 use crate::{
-    attached::RingAddresses,
     device::{
         Device,
         Owned, //
@@ -35,11 +34,14 @@ use kernel::{
     sync::Arc, //
 };
 use vblk_core::{
+    addr::HostAddr,
     features::Features,
-    split::{
+    queue::{
+        Parts,
         QueueSize,
         MAX_QUEUE_SIZE, //
     },
+    ring::Format,
     table::MAX_REGIONS,
     uapi::*, //
 };
@@ -219,12 +221,12 @@ impl VringCommand {
             Self::GetBase => {
                 let num = match owned.with_served(index, |server| server.base())? {
                     Some(base) => base,
-                    None => owned.ring(index)?.base,
+                    None => {
+                        let initial = Format::of(owned.features).initial_base();
+                        owned.ring(index)?.base.unwrap_or(initial)
+                    }
                 };
-                let state = VringState {
-                    index,
-                    num: u32::from(num),
-                };
+                let state = VringState { index, num };
                 write_result(arg, &state.to_bytes())
             }
             Self::SetKick => {
@@ -264,15 +266,23 @@ impl VringCommand {
                 if addr.flags != 0 {
                     return Err(eopnotsupp());
                 }
-                owned.ring(index)?.addresses = Some(RingAddresses::new(
-                    addr.desc_user_addr,
-                    addr.avail_user_addr,
-                    addr.used_user_addr,
-                )?);
+                let addresses = Parts {
+                    desc: addr.desc_user_addr,
+                    driver: addr.avail_user_addr,
+                    device: addr.used_user_addr,
+                };
+                // Checked once more when a disk is attached: the format is not fixed before.
+                if !Format::of(owned.features).aligned(addresses) {
+                    return Err(EINVAL);
+                }
+                owned.ring(index)?.addresses = Some(addresses.map(HostAddr));
             }
             _ => {
                 let state = VringState::from_bytes(&read_argument(arg)?);
-                owned.ring(index)?.base = u16::try_from(state.num).map_err(|_| EINVAL)?;
+                if !Format::of(owned.features).takes_base(state.num) {
+                    return Err(EINVAL);
+                }
+                owned.ring(index)?.base = Some(state.num);
             }
         }
         Ok(())

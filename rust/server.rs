@@ -26,17 +26,20 @@ use vblk_core::{
         walk,
         Segment, //
     },
+    queue::{
+        Head,
+        Popped, //
+    },
     request::{
         NotARequest,
         Request,
         Status,
         ID_BYTES, //
     },
-    split::{
+    ring::{
         Avail,
-        Head,
-        ImpossibleIndex,
-        Popped, //
+        Base,
+        Impossible, //
     },
     uapi::Stats, //
 };
@@ -79,14 +82,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves `ring` from the free-running index `base` on. The first turn is not due to a kick.
+    /// Serves `ring` from `base` on. The first turn is not due to a kick.
     ///
     /// # Errors
     ///
     /// ENOMEM.
     pub(crate) fn new(
         ring: Arc<Ring>,
-        base: u16,
+        base: Base,
         event_idx: bool,
         indirect: bool,
         executor: Executor,
@@ -94,7 +97,7 @@ impl Server {
     ) -> Result<Self> {
         let entries = usize::from(ring.size().get());
         Ok(Self {
-            avail: Avail::new(base, event_idx),
+            avail: Avail::new(&*ring, base, event_idx),
             indirect,
             segments: KVec::from_elem(Segment::default(), entries, GFP_KERNEL_ACCOUNT)?,
             executor,
@@ -107,9 +110,13 @@ impl Server {
         })
     }
 
-    /// The index of the next entry that will be taken.
-    pub(crate) fn base(&self) -> u16 {
-        self.avail.base()
+    /// Where the ring stands, as VHOST_GET_VRING_BASE tells it.
+    pub(crate) fn base(&self) -> u32 {
+        let base = Base {
+            avail: self.avail.position(),
+            used: self.executor.position(),
+        };
+        base.encode(self.ring.format(), self.ring.size())
     }
 
     /// I/Os submitted so far.
@@ -152,7 +159,7 @@ impl Server {
         if self.broken {
             return false;
         }
-        let more = self.serve().unwrap_or_else(|ImpossibleIndex { .. }| {
+        let more = self.serve().unwrap_or_else(|_: Impossible| {
             self.broken = true;
             self.malformed += 1;
             false
@@ -167,7 +174,7 @@ impl Server {
         more
     }
 
-    fn serve(&mut self) -> Result<bool, ImpossibleIndex> {
+    fn serve(&mut self) -> Result<bool, Impossible> {
         self.avail.disable_notify(&self.ring);
         for _ in 0..TURN_REQUESTS / BATCH_REQUESTS {
             let ended = plugged(|| self.batch());
@@ -186,13 +193,14 @@ impl Server {
         Ok(true)
     }
 
-    fn batch(&mut self) -> Result<Ended, ImpossibleIndex> {
+    fn batch(&mut self) -> Result<Ended, Impossible> {
         let mut bytes = 0;
         for _ in 0..BATCH_REQUESTS {
             if self.avail.known_left() == 0 {
                 self.executor.forget_status_page();
             }
-            match self.avail.pop(&self.ring)? {
+            let popped = self.avail.pop(&*self.ring, || self.executor.position())?;
+            match popped {
                 Popped::Empty => return Ok(Ended::Empty),
                 Popped::Chain(head) => bytes += u64::from(self.one(head)),
                 Popped::OutOfRange(_) => self.malformed += 1,

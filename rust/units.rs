@@ -16,7 +16,7 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use vblk_core::split::QueueSize;
+use vblk_core::queue::QueueSize;
 
 /// Most ordinary I/Os of a queue at a time. A longer ring waits: its requests are no slower for it.
 const MOST_SMALL: usize = 1024;

@@ -33,6 +33,8 @@ use vblk::{
 };
 use vblk_core::{
     addr::GuestAddr,
+    features::bit,
+    ring::Format,
     testing::{
         Driver,
         DriverMemory,
@@ -91,7 +93,10 @@ impl Machine {
         for status in [0, 1, 3] {
             self.put(STATUS, status);
         }
-        let offered = self.offered();
+        let mut offered = self.offered();
+        if layout.format == Format::Split {
+            offered.0 &= !(1 << bit::RING_PACKED);
+        }
         for word in [0, 1] {
             self.put(0x24, word);
             self.put(0x20, (offered.0 >> (32 * word)) as u32);
@@ -117,9 +122,9 @@ impl Machine {
 fn a_driver_reads_through_registers_and_a_ring() {
     let mut machine = Machine::new(&Options::default());
     let guest = Guest(machine.memory.clone());
-    let layout = Layout::with_size(128, GuestAddr(0x10_0000));
-    // Twice, as after a reboot of the guest.
-    for round in 0..2 {
+    // Twice each, as after a reboot of the guest.
+    let layouts = [Layout::with_size, Layout::packed].map(|new| new(128, GuestAddr(0x10_0000)));
+    for (round, layout) in [layouts, layouts].into_iter().flatten().enumerate() {
         let mut driver = Driver::new(guest.clone(), layout, true);
         machine.begin(&layout);
         assert_eq!(machine.get(STATUS), 15, "{round}");
@@ -138,7 +143,7 @@ fn a_driver_reads_through_registers_and_a_ring() {
         assert_eq!(machine.get(STATUS), 0);
     }
     let stats = machine.device.backend().stats().unwrap();
-    assert_eq!(stats.requests, 2);
+    assert_eq!(stats.requests, 4);
     assert_eq!(*machine.failures.lock().unwrap(), [""; 0]);
 }
 

@@ -193,8 +193,8 @@ fn malformed_chains_are_given_back_and_the_queue_goes_on() {
         assert_eq!(rig.request(&read(0, DATA, 512)), (OK, 513));
     };
     // A loop: nothing is known of the chain.
-    rig.driver.write_descriptor(200, &looping);
-    rig.driver.post(200);
+    rig.driver.split().write_descriptor(200, &looping);
+    rig.driver.split().post(200);
     rig.publish();
     let used = rig.wait();
     check(&mut rig, used.len, 0);
@@ -224,9 +224,9 @@ fn malformed_chains_are_given_back_and_the_queue_goes_on() {
     let used = rig.send(&bufs);
     check(&mut rig, used.len, 0);
     // A head that is no descriptor: skipped.
-    rig.driver.post(256);
+    rig.driver.split().post(256);
     rig.publish();
-    rig.driver.forget_posted();
+    rig.driver.split().forget_posted();
     check(&mut rig, 0, 0);
 }
 
@@ -234,12 +234,57 @@ fn malformed_chains_are_given_back_and_the_queue_goes_on() {
 fn an_impossible_index_stops_the_queue_until_it_is_started_again() {
     let mut rig = Rig::new(Setup::default());
     assert_eq!(rig.request(&read(0, DATA, 512)), (OK, 513));
-    rig.driver.write_avail_index(1 + 257);
+    rig.driver.split().write_avail_index(1 + 257);
     rig.kick.write(1).unwrap();
     wait_for("the error eventfd", || rig.err.read().is_ok());
-    assert_eq!(rig.stop().next_avail, 1);
+    assert_eq!(rig.stop().base, 1);
     rig.driver.publish();
     rig.start(1);
+    assert_eq!(rig.request(&read(0, DATA, 512)), (OK, 513));
+    assert_eq!(rig.backend.stats().unwrap().malformed, 1);
+}
+
+#[test]
+fn packed_rings_are_served_over_many_laps_and_restarts() {
+    for setup in [
+        Setup::packed(),
+        Setup::packed().without(bit::RING_EVENT_IDX),
+    ] {
+        let mut rig = Rig::new(setup);
+        let bytes = pattern(7, 4096);
+        rig.memory.write(GuestAddr(DATA), &bytes);
+        for round in 0..5 {
+            for sector in 0..100 {
+                assert_eq!(rig.request(&write(sector * 8, DATA, 4096)), (OK, 1));
+                let back = read(sector * 8, DATA + 65536, 4096);
+                assert_eq!(rig.request(&back), (OK, 4097));
+                let back = rig.memory.read_vec(GuestAddr(DATA + 65536), 4096);
+                assert_eq!(back, bytes);
+            }
+            let base = rig.stop().base;
+            assert_eq!(base, rig.driver.base(), "round {round}");
+            rig.start(base);
+        }
+    }
+}
+
+#[test]
+fn a_packed_chain_around_the_ring_stops_the_queue_until_it_is_started_again() {
+    let mut rig = Rig::new(Setup::packed());
+    assert_eq!(rig.request(&read(0, DATA, 512)), (OK, 513));
+    let (base, next) = (rig.driver.base(), rig.driver.next_avail());
+    let driver = rig.driver.packed();
+    for at in (0..256).rev().map(|ahead| next.wrapping_add(ahead)) {
+        driver.write_flags(at, driver.avail_flags(at) | Descriptor::F_NEXT);
+    }
+    rig.kick.write(1).unwrap();
+    wait_for("the error eventfd", || rig.err.read().is_ok());
+    assert_eq!(rig.stop().base, base);
+    let driver = rig.driver.packed();
+    for at in (1..=256).map(|before| next.wrapping_sub(before)) {
+        driver.write_flags(at, driver.used_flags(at));
+    }
+    rig.start(base);
     assert_eq!(rig.request(&read(0, DATA, 512)), (OK, 513));
     assert_eq!(rig.backend.stats().unwrap().malformed, 1);
 }
@@ -253,7 +298,7 @@ fn stopping_tells_where_to_go_on() {
             assert_eq!(rig.request(&read(request * 8, DATA, 4096)), (OK, 4097));
         }
         taken += 100;
-        assert_eq!(rig.stop().next_avail, taken);
+        assert_eq!(rig.stop().base, taken);
         // Nothing is served now, and what is added waits.
         let request = read(0, DATA, 512);
         request.prepare(&rig.memory);
@@ -383,16 +428,16 @@ fn rings_outside_memory_are_the_drivers_mistake() {
     for (number, spoil) in spoils.into_iter().enumerate() {
         let mut config = rig.queue_config(0);
         spoil(&mut config);
-        let refused = backend.start(&rig.memory.0, Features::SUPPORTED, vec![config]);
+        let refused = backend.start(&rig.memory.0, rig.features, vec![config]);
         assert!(matches!(refused, Err(Error::Queue(0))), "{number}");
     }
     // It was not harmed.
     let config = rig.queue_config(0);
     backend
-        .start(&rig.memory.0, Features::SUPPORTED, vec![config])
+        .start(&rig.memory.0, rig.features, vec![config])
         .unwrap();
     let config = rig.queue_config(0);
-    let again = backend.start(&rig.memory.0, Features::SUPPORTED, vec![config]);
+    let again = backend.start(&rig.memory.0, rig.features, vec![config]);
     assert!(matches!(again, Err(Error::Started)));
 }
 
@@ -455,5 +500,5 @@ fn a_back_end_that_dies_says_so() {
     rig.backend.stop().unwrap();
     let position = 1;
     rig.start(position);
-    assert_eq!(rig.stop().next_avail, position);
+    assert_eq!(rig.stop().base, position);
 }

@@ -20,6 +20,7 @@ use std::{
 };
 pub use vblk_core::{
     features::Features,
+    ring::Format,
     uapi::Stats, //
 };
 use vm_memory::GuestAddress;
@@ -68,14 +69,15 @@ pub struct QueueConfig {
     pub index: u16,
     /// Number of entries.
     pub size: u16,
-    /// Where the descriptor table is.
+    /// Where the descriptor table or ring is.
     pub desc: GuestAddress,
-    /// Where the available ring is.
+    /// Where the available ring, or the driver's event suppression, is.
     pub avail: GuestAddress,
-    /// Where the used ring is.
+    /// Where the used ring, or the device's event suppression, is.
     pub used: GuestAddress,
-    /// Where to begin in the available ring: 0, or what [`Backend::stop`] told.
-    pub next_avail: u16,
+    /// Where to begin, in the encoding of vhost: [`Format::initial_base`], or what
+    /// [`Backend::stop`] told.
+    pub base: u32,
     /// Signalled by the driver when there are requests.
     pub kick: EventFd,
     /// Signalled for an interrupt.
@@ -89,8 +91,8 @@ pub struct QueueConfig {
 pub struct Position {
     /// Which queue.
     pub index: u16,
-    /// The next entry of the available ring to take.
-    pub next_avail: u16,
+    /// Where to go on, in the encoding of vhost.
+    pub base: u32,
 }
 
 /// Serves one disk.

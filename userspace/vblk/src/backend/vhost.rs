@@ -40,10 +40,11 @@ use std::{
 };
 use vblk_core::{
     features::Features,
-    split::{
+    queue::{
         QueueSize,
         MAX_QUEUE_SIZE, //
     },
+    ring::Format,
     uapi::{
         Info,
         Stats, //
@@ -97,6 +98,19 @@ fn open_device() -> Result<File, Error> {
 struct Device<'a> {
     file: &'a File,
     memory: Memory,
+    /// Of the rings.
+    format: Format,
+}
+
+impl<'a> Device<'a> {
+    /// For commands without addresses.
+    fn without_memory(file: &'a File) -> Self {
+        Self {
+            file,
+            memory: Memory::default(),
+            format: Format::Split,
+        }
+    }
 }
 
 impl AsRawFd for Device<'_> {
@@ -117,25 +131,23 @@ impl VhostKernBackend for Device<'_> {
         let Some(size) = QueueSize::new(config.queue_size.into()) else {
             return false;
         };
+        let parts = self.format.parts(size);
         [
-            (config.desc_table_addr, size.desc_bytes()),
-            (config.avail_ring_addr, size.avail_bytes()),
-            (config.used_ring_addr, size.used_bytes()),
+            (config.desc_table_addr, parts.desc),
+            (config.avail_ring_addr, parts.driver),
+            (config.used_ring_addr, parts.device),
         ]
         .into_iter()
-        .all(|(addr, bytes)| {
+        .all(|(addr, part)| {
             self.memory
-                .get_slice(vm_memory::GuestAddress(addr), bytes)
+                .get_slice(vm_memory::GuestAddress(addr), part.bytes)
                 .is_ok()
         })
     }
 }
 
 fn get_features(file: &File) -> Result<Features, Error> {
-    let device = Device {
-        file,
-        memory: Memory::default(),
-    };
+    let device = Device::without_memory(file);
     let features = device.get_features().map_err(step("VHOST_GET_FEATURES"))?;
     Ok(Features(features))
 }
@@ -215,13 +227,15 @@ impl Backend for VhostKernel {
             return Err(Error::Started);
         }
         let file = self.device.try_clone().map_err(Error::Module)?;
+        let features = Features(features.0 & self.features.0);
         let device = Device {
             file: &file,
             memory: memory.clone(),
+            format: Format::of(features),
         };
         self.own(&device)?;
         device
-            .set_features(features.0 & self.features.0)
+            .set_features(features.0)
             .map_err(step("VHOST_SET_FEATURES"))?;
         device
             .set_mem_table(&regions(memory))
@@ -246,18 +260,12 @@ impl Backend for VhostKernel {
             return Ok(Vec::new());
         };
         vhost_blk::set_backend(&self.device, None).map_err(host("VHOST_BLK_SET_BACKEND"))?;
-        let device = Device {
-            file: &self.device,
-            memory: Memory::default(),
-        };
+        let device = Device::without_memory(&self.device);
         let position = |&index: &u16| {
             let base = device
                 .get_vring_base(index.into())
                 .map_err(step("VHOST_GET_VRING_BASE"))?;
-            Ok(Position {
-                index,
-                next_avail: base as u16,
-            })
+            Ok(Position { index, base })
         };
         let positions = attached.queues.iter().map(position).collect();
         self.attached = None;
@@ -297,9 +305,8 @@ fn set_vring(device: &Device<'_>, queue: &QueueConfig) -> Result<(), Error> {
     device
         .set_vring_addr(index, &config)
         .map_err(|_| Error::Queue(queue.index))?;
-    device
-        .set_vring_base(index, queue.next_avail)
-        .map_err(step("VHOST_SET_VRING_BASE"))?;
+    vhost_blk::set_vring_base(device.file, queue.index.into(), queue.base)
+        .map_err(host("VHOST_SET_VRING_BASE"))?;
     device
         .set_vring_call(index, &queue.call)
         .map_err(step("VHOST_SET_VRING_CALL"))?;

@@ -9,8 +9,8 @@ use crate::{
 };
 use std::path::PathBuf;
 use vblk_core::{
-    request::ID_BYTES,
-    split::MAX_QUEUE_SIZE, //
+    queue::MAX_QUEUE_SIZE,
+    request::ID_BYTES, //
 };
 
 /// Queues that the kernel module has.

@@ -9,7 +9,7 @@ use vblk_core::features::{
     Features, //
 };
 
-const NAMES: [(u32, &str); 8] = [
+const NAMES: [(u32, &str); 9] = [
     (bit::BLK_SEG_MAX, "SEG_MAX"),
     (bit::BLK_RO, "RO"),
     (bit::BLK_SIZE, "BLK_SIZE"),
@@ -18,6 +18,7 @@ const NAMES: [(u32, &str); 8] = [
     (bit::RING_INDIRECT_DESC, "INDIRECT_DESC"),
     (bit::RING_EVENT_IDX, "EVENT_IDX"),
     (bit::VERSION_1, "VERSION_1"),
+    (bit::RING_PACKED, "RING_PACKED"),
 ];
 
 /// Prints it, or why the module is absent.
@@ -60,7 +61,7 @@ mod tests {
     fn features_have_names() {
         assert_eq!(
             names(Features::SUPPORTED),
-            "FLUSH MQ INDIRECT_DESC EVENT_IDX VERSION_1"
+            "FLUSH MQ INDIRECT_DESC EVENT_IDX VERSION_1 RING_PACKED"
         );
         assert_eq!(names(Features(1 << 33)), "bit 33");
     }

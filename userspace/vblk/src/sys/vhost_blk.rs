@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctls of `/dev/vhost-blk-rs` that `<linux/vhost.h>` does not have. The standard ones come
-//! from the `vhost` crate.
+//! The ioctls of `/dev/vhost-blk-rs` that `<linux/vhost.h>` does not have, and one whose argument
+//! the `vhost` crate cuts to 16 bits. The other standard ones come from there.
 
 use std::{
     fs::File,
@@ -18,11 +18,13 @@ use vblk_core::{
         Info,
         Stats,
         VringFile,
+        VringState,
         FD_UNBIND,
         VHOST_BLK_GET_INFO,
         VHOST_BLK_GET_STATS,
         VHOST_BLK_SET_BACKEND,
-        VHOST_BLK_SET_SERIAL, //
+        VHOST_BLK_SET_SERIAL,
+        VHOST_SET_VRING_BASE, //
     },
 };
 use vmm_sys_util::ioctl::{
@@ -62,6 +64,14 @@ pub fn get_info(device: &File) -> io::Result<Info> {
 pub fn set_serial(device: &File, serial: &[u8; ID_BYTES]) -> io::Result<()> {
     // SAFETY: The kernel reads as many bytes from the argument as it has.
     check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_SET_SERIAL.into(), serial) })
+}
+
+/// Sets where to begin in a ring, in as many bits as packed rings need.
+pub fn set_vring_base(device: &File, index: u32, base: u32) -> io::Result<()> {
+    let argument = VringState { index, num: base }.to_bytes();
+    // SAFETY: The kernel reads a `struct vhost_vring_state` from the argument, and its bytes are
+    // there.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_SET_VRING_BASE.into(), &argument) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

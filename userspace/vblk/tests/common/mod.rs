@@ -38,6 +38,9 @@ use vblk::{
 };
 use vblk_core::{
     addr::GuestAddr,
+    features::bit,
+    queue::QueueSize,
+    ring::Format,
     testing::{
         BlockRequest,
         Buf,
@@ -141,10 +144,18 @@ impl Default for Setup {
             queue_size: 256,
             features: Features::SUPPORTED,
         }
+        .without(bit::RING_PACKED)
     }
 }
 
 impl Setup {
+    /// With packed rings.
+    pub fn packed() -> Self {
+        let mut setup = Self::default();
+        setup.features.0 |= 1 << bit::RING_PACKED;
+        setup
+    }
+
     pub fn without(mut self, bit: u32) -> Self {
         self.features.0 &= !(1 << bit);
         self
@@ -174,8 +185,9 @@ impl Rig {
             (GuestAddress(SEAM), MEMORY_END as usize - seam),
         ];
         let memory = Guest(memory::anonymous(&ranges).unwrap());
-        let layout = Layout::with_size(setup.queue_size, RINGS);
-        let event_idx = setup.features.has(29);
+        let size = QueueSize::new(setup.queue_size).unwrap();
+        let layout = Layout::new(Format::of(setup.features), size, RINGS);
+        let event_idx = setup.features.has(bit::RING_EVENT_IDX);
         let event = || EventFd::new(EFD_NONBLOCK).unwrap();
         let mut rig = Self {
             file,
@@ -187,13 +199,13 @@ impl Rig {
             err: event(),
             features: setup.features,
         };
-        rig.start(0);
+        rig.start(rig.driver.base());
         rig
     }
 
     /// Starts the back-end.
-    pub fn start(&mut self, next_avail: u16) {
-        let config = self.queue_config(next_avail);
+    pub fn start(&mut self, base: u32) {
+        let config = self.queue_config(base);
         if let Err(e) = self
             .backend
             .start(&self.memory.0, self.features, vec![config])
@@ -202,7 +214,7 @@ impl Rig {
         }
     }
 
-    pub fn queue_config(&self, next_avail: u16) -> QueueConfig {
+    pub fn queue_config(&self, base: u32) -> QueueConfig {
         let layout = self.driver.layout();
         QueueConfig {
             index: 0,
@@ -210,7 +222,7 @@ impl Rig {
             desc: GuestAddress(layout.desc.0),
             avail: GuestAddress(layout.avail.0),
             used: GuestAddress(layout.used.0),
-            next_avail,
+            base,
             kick: self.kick.try_clone().unwrap(),
             call: self.call.try_clone().unwrap(),
             err: Some(self.err.try_clone().unwrap()),

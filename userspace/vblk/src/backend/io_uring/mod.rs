@@ -123,13 +123,14 @@ impl Backend for IoUring {
         if self.running.is_some() {
             return Err(Error::Started);
         }
-        queue::check(memory, &queues)?;
+        let features = Features(features.0 & self.features().0);
+        queue::check(memory, features, &queues)?;
         let stop = Arc::new(event_fd()?);
         let (report, started) = mpsc::sync_channel(1);
         let setup = worker::Setup {
             target: self.target(features)?,
             memory: memory.clone(),
-            features: Features(features.0 & self.features().0),
+            features,
             queues,
             stop: stop.clone(),
             counters: self.counters.clone(),

@@ -20,18 +20,21 @@ use vblk_core::{
         bit,
         Features, //
     },
-    request::Status,
-    split::{
-        Avail,
+    queue::{
         Head,
-        ImpossibleIndex,
+        Part,
+        Parts,
         Popped,
-        QueueSize,
-        SplitRing,
-        Used,
-        AVAIL_ALIGN,
-        DESC_ALIGN,
-        USED_ALIGN, //
+        QueueSize, //
+    },
+    request::Status,
+    ring::{
+        Avail,
+        Base,
+        Format,
+        Impossible,
+        Ring,
+        Used, //
     },
 };
 use vm_memory::{
@@ -47,7 +50,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub struct Queue<'m> {
     memory: &'m GuestMemoryMmap,
     index: u16,
-    ring: SplitRing<RingPart<'m>>,
+    ring: Ring<RingPart<'m>>,
     avail: Avail,
     used: Used,
     call: EventFd,
@@ -82,13 +85,13 @@ impl<'m> Queue<'m> {
         features: Features,
         config: QueueConfig,
     ) -> Result<(Self, Arc<EventFd>), Error> {
-        let ring = ring(memory, &config)?;
+        let (ring, base) = ring(memory, features, &config)?;
         let event_idx = features.has(bit::RING_EVENT_IDX);
         let queue = Self {
             memory,
             index: config.index,
-            avail: Avail::new(config.next_avail, event_idx),
-            used: Used::new(&ring, event_idx),
+            avail: Avail::new(&ring, base, event_idx),
+            used: Used::new(&ring, base, event_idx),
             ring,
             call: config.call,
             err: config.err,
@@ -103,7 +106,7 @@ impl<'m> Queue<'m> {
     }
 
     /// The ring, to walk chains in.
-    pub fn ring(&self) -> &SplitRing<RingPart<'m>> {
+    pub fn ring(&self) -> &Ring<RingPart<'m>> {
         &self.ring
     }
 
@@ -114,9 +117,13 @@ impl<'m> Queue<'m> {
 
     /// Where to go on later.
     pub fn position(&self) -> Position {
+        let base = Base {
+            avail: self.avail.position(),
+            used: self.used.position(),
+        };
         Position {
             index: self.index,
-            next_avail: self.avail.base(),
+            base: base.encode(self.ring.format(), self.ring.size()),
         }
     }
 
@@ -126,13 +133,13 @@ impl<'m> Queue<'m> {
     }
 
     /// Asks for kicks; whether something came up meanwhile.
-    pub fn enable_notify(&mut self) -> Result<bool, ImpossibleIndex> {
+    pub fn enable_notify(&mut self) -> Result<bool, Impossible> {
         self.avail.enable_notify(&self.ring)
     }
 
     /// Takes the next chain.
-    pub fn pop(&mut self) -> Result<Popped, ImpossibleIndex> {
-        self.avail.pop(&self.ring)
+    pub fn pop(&mut self) -> Result<Popped, Impossible> {
+        self.avail.pop(&self.ring, || self.used.position())
     }
 
     /// Gives a chain back with its status, or with length 0 if there is no place for that.
@@ -183,32 +190,40 @@ fn signal(event: &EventFd) -> io::Result<()> {
 }
 
 /// Refuses queues that can't be served.
-pub fn check(memory: &GuestMemoryMmap, queues: &[QueueConfig]) -> Result<(), Error> {
+pub fn check(
+    memory: &GuestMemoryMmap,
+    features: Features,
+    queues: &[QueueConfig],
+) -> Result<(), Error> {
     if queues.is_empty() {
         return Err(Error::Queue(0));
     }
     queues
         .iter()
-        .try_for_each(|queue| ring(memory, queue).map(drop))
+        .try_for_each(|queue| ring(memory, features, queue).map(drop))
 }
 
 fn ring<'m>(
     memory: &'m GuestMemoryMmap,
+    features: Features,
     config: &QueueConfig,
-) -> Result<SplitRing<RingPart<'m>>, Error> {
+) -> Result<(Ring<RingPart<'m>>, Base), Error> {
     let refused = || Error::Queue(config.index);
+    let format = Format::of(features);
     let size = QueueSize::new(config.size.into()).ok_or_else(refused)?;
-    let part = |addr: GuestAddress, align: u64, bytes| {
-        if addr.raw_value() % align != 0 {
+    let base = Base::decode(format, size, config.base).ok_or_else(refused)?;
+    let part = |addr: GuestAddress, part: Part| {
+        if addr.raw_value() % part.align != 0 {
             return Err(refused());
         }
-        let slice = memory.get_slice(addr, bytes).map_err(|_| refused())?;
+        let slice = memory.get_slice(addr, part.bytes).map_err(|_| refused())?;
         Ok(RingPart(slice))
     };
-    Ok(SplitRing::new(
-        size,
-        part(config.desc, DESC_ALIGN, size.desc_bytes())?,
-        part(config.avail, AVAIL_ALIGN, size.avail_bytes())?,
-        part(config.used, USED_ALIGN, size.used_bytes())?,
-    ))
+    let parts = format.parts(size);
+    let parts = Parts {
+        desc: part(config.desc, parts.desc)?,
+        driver: part(config.avail, parts.driver)?,
+        device: part(config.used, parts.device)?,
+    };
+    Ok((Ring::new(format, size, parts), base))
 }

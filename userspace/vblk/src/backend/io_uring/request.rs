@@ -19,11 +19,11 @@ use crate::sys::{
 };
 use std::io;
 use vblk_core::{
+    queue::Head,
     request::{
         Payload,
         Status, //
     },
-    split::Head,
 };
 use vm_memory::{
     GuestAddress,

@@ -24,13 +24,13 @@ use vblk_core::{
         SECTOR_SIZE, //
     },
     chain,
+    queue::Head,
     request::{
         Action,
         Payload,
         Request,
         Status, //
     },
-    split::Head,
 };
 use vm_memory::{
     Bytes,

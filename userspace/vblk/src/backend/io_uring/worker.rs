@@ -45,10 +45,8 @@ use std::{
 use vblk_core::{
     chain::Segment,
     features::bit,
-    split::{
-        ImpossibleIndex,
-        Popped, //
-    },
+    queue::Popped,
+    ring::Impossible,
     table::{
         MemoryTable,
         Region, //
@@ -227,7 +225,7 @@ impl<'m> Worker<'m> {
         }
     }
 
-    fn drain_ready(&mut self, index: usize) -> Result<(), ImpossibleIndex> {
+    fn drain_ready(&mut self, index: usize) -> Result<(), Impossible> {
         self.queues[index].disable_notify();
         for _ in 0..self.queues[index].size() {
             if self.ring.is_full() {

@@ -11,6 +11,7 @@ use crate::{
         self,
         Backend,
         Features,
+        Format,
         QueueConfig, //
     },
     devices::bus::Device,
@@ -115,6 +116,7 @@ impl BlockDevice {
     }
 
     fn try_start(&mut self) -> Result<(), backend::Error> {
+        let features = self.transport.accepted();
         let mut queues = Vec::new();
         for (index, registers) in self.transport.ready_queues() {
             let refused = backend::Error::Queue(index);
@@ -131,7 +133,7 @@ impl BlockDevice {
                 desc: GuestAddress(registers.desc),
                 avail: GuestAddress(registers.avail),
                 used: GuestAddress(registers.used),
-                next_avail: 0,
+                base: Format::of(features).initial_base(),
                 kick: clone(&self.kicks[usize::from(index)])?,
                 call: clone(&self.call)?,
                 err: None,
@@ -141,7 +143,6 @@ impl BlockDevice {
         if queues.is_empty() {
             return Ok(());
         }
-        let features = self.transport.accepted();
         self.backend.start(&self.memory, features, queues)
     }
 }
