@@ -197,7 +197,7 @@ impl Placed {
             0
         };
         let (direct, rest) = self.bufs.split_at(direct);
-        queue.driver.add_chain(direct, Some((self.table, rest)))
+        queue.driver.add_mixed(direct, self.table, rest)
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     path::Path,
     time::Duration, //
 };
+use vblk_core::ring::Format;
 
 /// Result of a test. Expectations panic; what merely must work uses `?`.
 pub type Outcome = Result<(), Box<dyn Error>>;
@@ -20,6 +21,26 @@ pub struct Test {
     pub limit: u64,
     /// Performs it.
     pub run: fn(&Context) -> Outcome,
+}
+
+/// A test on rings of one format.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// What it does.
+    pub test: &'static Test,
+    /// Which rings it has unless it says otherwise.
+    pub format: Format,
+}
+
+impl Case {
+    /// The test's name; `.packed` is behind it for packed rings.
+    pub fn name(&self) -> String {
+        let rings = match self.format {
+            Format::Split => "",
+            Format::Packed => ".packed",
+        };
+        format!("{}{rings}", self.test.name)
+    }
 }
 
 /// What tests share.

@@ -31,7 +31,7 @@ mod sys;
 mod tests;
 mod vm;
 
-use context::Test;
+use context::Case;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["list"] => {
-            tests::all().for_each(|test| println!("{}", test.name));
+            tests::all().for_each(|test| println!("{}", test.name()));
             ExitCode::SUCCESS
         }
         ["run", names @ ..] => run(names),
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn run(names: &[&str]) -> ExitCode {
-    let known = |name: &&&str| tests::all().any(|test| test.name == **name);
+    let known = |name: &&&str| tests::all().any(|test| test.name() == **name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         eprintln!("vblk-harness: no test is called {unknown}");
         return ExitCode::from(2);
@@ -65,8 +65,8 @@ fn run(names: &[&str]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let wanted = |test: &&Test| names.is_empty() || names.contains(&test.name);
-    let selected: Vec<&Test> = tests::all().filter(wanted).collect();
+    let wanted = |test: &Case| names.is_empty() || names.contains(&test.name().as_str());
+    let selected: Vec<Case> = tests::all().filter(wanted).collect();
     match runner::run(&selected) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

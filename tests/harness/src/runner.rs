@@ -2,10 +2,11 @@
 
 //! Runs tests one by one, each under a time limit and before the oracle.
 
+use crate::vm::use_rings;
 use crate::{
     context::{
-        Context,
-        Test, //
+        Case,
+        Context, //
     },
     oracle::{
         facts,
@@ -43,7 +44,7 @@ thread_local! {
 }
 
 /// Runs the tests and prints a line for each. Returns whether all passed.
-pub fn run(tests: &[&Test]) -> bool {
+pub fn run(tests: &[Case]) -> bool {
     let context = Context::new();
     let mut oracle = match Oracle::new() {
         Ok(oracle) => oracle,
@@ -59,9 +60,11 @@ pub fn run(tests: &[&Test]) -> bool {
     failures.count() == 0
 }
 
-fn run_one(test: &Test, context: &Context, oracle: &mut Oracle) -> bool {
+fn run_one(case: &Case, context: &Context, oracle: &mut Oracle) -> bool {
     let start = Instant::now();
-    let watchdog = Watchdog::start(test.name, context.limit(test));
+    let (name, test) = (case.name(), case.test);
+    use_rings(case.format);
+    let watchdog = Watchdog::start(name.clone(), context.limit(test));
     let mut complaints = match panic::catch_unwind(AssertUnwindSafe(|| (test.run)(context))) {
         Ok(Ok(())) => Vec::new(),
         Ok(Err(error)) => vec![error.to_string()],
@@ -72,7 +75,7 @@ fn run_one(test: &Test, context: &Context, oracle: &mut Oracle) -> bool {
     }
     complaints.extend(oracle.complaints());
     watchdog.stop();
-    report(test.name, start.elapsed(), &complaints);
+    report(&name, start.elapsed(), &complaints);
     complaints.is_empty()
 }
 
@@ -108,11 +111,11 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn start(name: &'static str, limit: Duration) -> Self {
+    fn start(name: String, limit: Duration) -> Self {
         let (done, wait) = mpsc::channel();
         let thread = thread::spawn(move || {
             if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                give_up(name, limit);
+                give_up(&name, limit);
             }
         });
         Self { done, thread }

@@ -19,8 +19,14 @@ use crate::{
     },
 };
 use std::{
-    sync::Arc,
-    time::Duration, //
+    sync::{
+        atomic::{
+            AtomicBool,
+            Ordering::Relaxed, //
+        },
+        Arc, //
+    },
+    time::Duration,
 };
 use vblk_core::{
     addr::GuestAddr,
@@ -28,6 +34,8 @@ use vblk_core::{
         bit,
         Features, //
     },
+    queue::QueueSize,
+    ring::Format,
     testing::{
         BlockRequest,
         Buf,
@@ -52,6 +60,14 @@ pub const OK: u8 = 0;
 pub const IOERR: u8 = 1;
 pub const UNSUPP: u8 = 2;
 
+/// Whether rings are packed unless a test says otherwise. One test runs at a time.
+static PACKED: AtomicBool = AtomicBool::new(false);
+
+/// Chooses the rings of [`Setup::default`].
+pub fn use_rings(format: Format) {
+    PACKED.store(format == Format::Packed, Relaxed);
+}
+
 /// What to set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -61,7 +77,7 @@ pub struct Setup {
     pub size: u32,
     /// Features to negotiate.
     pub features: u64,
-    /// Where both indices of each ring begin.
+    /// Where both indices of each ring begin, or both positions of a packed one.
     pub base: u16,
     /// The guest's memory.
     pub regions: Vec<RegionSpec>,
@@ -72,7 +88,10 @@ impl Default for Setup {
         Self {
             queues: 1,
             size: 256,
-            features: Features::SUPPORTED.0,
+            features: match PACKED.load(Relaxed) {
+                true => Features::SUPPORTED.0,
+                false => Features::SUPPORTED.0 & !(1 << bit::RING_PACKED),
+            },
             base: 0,
             regions: REGIONS.to_vec(),
         }
@@ -94,6 +113,11 @@ impl Setup {
 
     fn event_idx(&self) -> bool {
         Features(self.features).has(bit::RING_EVENT_IDX)
+    }
+
+    fn layout(&self, start: GuestAddr) -> Layout {
+        let size = QueueSize::new(self.size).expect("a queue size");
+        Layout::new(Format::of(Features(self.features)), size, start)
     }
 }
 
@@ -138,7 +162,7 @@ impl Vm {
     }
 
     fn set_up_queue(&mut self, index: u32, setup: &Setup) -> Result<Queue, Errno> {
-        let layout = Layout::with_size(setup.size, GuestAddr(self.free));
+        let layout = setup.layout(GuestAddr(self.free));
         self.free = layout.end().0.next_multiple_of(PAGE);
         let driver =
             Driver::starting_at(self.memory.clone(), layout, setup.event_idx(), setup.base);
@@ -149,7 +173,7 @@ impl Vm {
             call: EventFd::new()?,
             err: EventFd::new()?,
         };
-        queue.tell_geometry(&self.device, setup.base)?;
+        queue.tell_geometry(&self.device, queue.driver.base())?;
         queue.tell_files(&self.device)?;
         Ok(queue)
     }
@@ -197,9 +221,9 @@ impl Answer {
 
 impl Queue {
     /// Sets size, base and addresses.
-    pub fn tell_geometry(&self, device: &Device, base: u16) -> Result<(), Errno> {
+    pub fn tell_geometry(&self, device: &Device, base: u32) -> Result<(), Errno> {
         device.set_vring_num(self.index, self.driver.layout().size.get().into())?;
-        device.set_vring_base(self.index, base.into())?;
+        device.set_vring_base(self.index, base)?;
         device.set_vring_addr(&self.addr())
     }
 

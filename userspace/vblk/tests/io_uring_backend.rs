@@ -8,7 +8,6 @@ use common::*;
 use vblk::{
     backend::{
         Error,
-        Features,
         Kind, //
     },
     disk::Options,

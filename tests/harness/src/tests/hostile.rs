@@ -49,7 +49,7 @@ fn head_out_of_range(_: &Context) -> Outcome {
     for head in [SIZE, SIZE + 1, 0x8000, u16::MAX] {
         let before = checker.vm.device.stats()?;
         let queue = checker.queue();
-        queue.driver.post(head);
+        queue.driver.split().post(head);
         queue.notify();
         let name = format!("head {head}");
         assert_eq!(queue.err.wait(PATIENCE)?, 1, "{name}: error eventfd");
@@ -61,7 +61,7 @@ fn head_out_of_range(_: &Context) -> Outcome {
             1,
             "{name}: only the good one is given back"
         );
-        checker.queue().driver.forget_posted();
+        checker.queue().driver.split().forget_posted();
     }
     Ok(())
 }
@@ -84,7 +84,10 @@ fn impossible_index(_: &Context) -> Outcome {
         assert_eq!(vm.queues[0].request(&read), Answer::new(OK, 513));
         let stands = vm.queues[0].driver.next_avail();
         let queue = &mut vm.queues[0];
-        queue.driver.write_avail_index(stands.wrapping_add(ahead));
+        queue
+            .driver
+            .split()
+            .write_avail_index(stands.wrapping_add(ahead));
         queue.kick();
         assert_eq!(queue.err.wait(PATIENCE)?, 1, "error eventfd");
         assert_eq!(vm.device.stats()?.malformed, 1);
@@ -130,8 +133,9 @@ fn burst(_: &Context) -> Outcome {
     for index in 0..BURST {
         queue
             .driver
+            .split()
             .write_descriptor(index, &desc(DATA, 16, NEXT, index));
-        queue.driver.post(index);
+        queue.driver.split().post(index);
     }
     queue.notify();
     for index in 0..BURST {
@@ -152,16 +156,18 @@ fn only_mistakes(context: &Context) -> Outcome {
         for index in 0..SIZE / 2 {
             queue
                 .driver
+                .split()
                 .write_descriptor(index, &desc(HOLE, u32::MAX, NEXT | WRITE, index + 1));
             queue
                 .driver
+                .split()
                 .post(if index % 8 == 7 { SIZE + index } else { index });
         }
         queue.notify();
         for _ in 0..SIZE / 2 - SIZE / 16 {
             assert_eq!(queue.next_used().len, 0);
         }
-        queue.driver.forget_posted();
+        queue.driver.split().forget_posted();
     }
     checker.queue().err.take()?;
     let malformed = checker.vm.device.stats()?.malformed;

@@ -38,7 +38,7 @@ use std::{
 };
 use vblk_core::{
     features::Features,
-    split::MAX_QUEUE_SIZE,
+    queue::MAX_QUEUE_SIZE,
     table::MAX_REGIONS,
     uapi::{
         self,

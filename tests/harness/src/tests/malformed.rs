@@ -107,7 +107,7 @@ impl Checker {
         let before = self.vm.device.stats()?;
         let queue = self.queue();
         queue.err.take()?;
-        queue.driver.post(0);
+        queue.driver.split().post(0);
         queue.notify();
         let used = queue.next_used();
         assert_eq!((used.id, used.len), (0, len), "{name}: used entry");
@@ -231,7 +231,7 @@ fn malformed_chains(_: &Context) -> Outcome {
         ),
     ];
     for (name, direct, indirect) in cases {
-        let driver = &checker.queue().driver;
+        let driver = checker.queue().driver.split();
         for (index, one) in direct.iter().enumerate() {
             driver.write_descriptor(index as u16, one);
         }
@@ -308,7 +308,7 @@ fn malformed_requests(_: &Context) -> Outcome {
         ),
     ];
     for (name, bufs, len, status) in cases {
-        let driver = &checker.queue().driver;
+        let driver = checker.queue().driver.split();
         for (index, buf) in bufs.iter().enumerate() {
             let next = (index + 1 < bufs.len()).then_some(index as u16 + 1);
             driver.write_descriptor(index as u16, &buf.descriptor(next));
@@ -323,7 +323,7 @@ fn indirect_not_negotiated(_: &Context) -> Outcome {
     let mut checker = Checker::new(&setup)?;
     let Place { table, .. } = checker.place;
     let read = checker.place.read().buffers();
-    let driver = &checker.queue().driver;
+    let driver = checker.queue().driver.split();
     driver.write_indirect_table(GuestAddr(table), &read);
     driver.write_descriptor(0, &desc(table, 48, INDIRECT, 0));
     checker.check_posted("indirect", 0, STATUS_UNWRITTEN)

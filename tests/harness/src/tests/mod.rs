@@ -10,6 +10,7 @@ mod ioctls;
 mod malformed;
 mod notify;
 mod owner;
+mod packed;
 mod placement;
 mod race;
 mod reconfigure;
@@ -18,12 +19,25 @@ mod teardown;
 
 use crate::{
     child::Role,
-    context::Test, //
+    context::{
+        Case,
+        Test, //
+    },
 };
+use vblk_core::ring::Format;
 
-/// All tests.
-pub fn all() -> impl Iterator<Item = &'static Test> {
-    [
+/// All tests, on each format of rings that they can have.
+pub fn all() -> impl Iterator<Item = Case> {
+    let on = |tests: Vec<&'static [Test]>, format| {
+        let case = move |test| Case { test, format };
+        tests.into_iter().flatten().map(case)
+    };
+    on(on_split_rings(), Format::Split).chain(on(on_packed_rings(), Format::Packed))
+}
+
+/// Those that know no format, and those that are about split rings or about none.
+fn on_split_rings() -> Vec<&'static [Test]> {
+    vec![
         requests::TESTS,
         placement::TESTS,
         ioctls::TESTS,
@@ -38,8 +52,20 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         teardown::TESTS,
         differential::TESTS,
     ]
-    .into_iter()
-    .flatten()
+}
+
+/// Those that know no format, and those that are about packed rings.
+fn on_packed_rings() -> Vec<&'static [Test]> {
+    vec![
+        packed::TESTS,
+        requests::TESTS,
+        placement::TESTS,
+        notify::TESTS,
+        race::TESTS,
+        integrity::TESTS,
+        reconfigure::TESTS,
+        differential::ON_PACKED_RINGS,
+    ]
 }
 
 /// All roles of child processes.

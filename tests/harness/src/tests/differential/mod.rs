@@ -38,6 +38,13 @@ pub const TESTS: &[Test] = &[
     Test { name: "differential/random_descriptors_without_indirect", limit: 90, run: no_indirect },
 ];
 
+/// On packed rings, without descriptors that nobody means.
+#[rustfmt::skip]
+pub const ON_PACKED_RINGS: &[Test] = &[
+    Test { name: "differential/reads_and_writes", limit: 90, run: packed_reads_and_writes },
+    Test { name: "differential/requests_that_fail", limit: 90, run: packed_failing },
+];
+
 /// The part of the disks that is used, from its beginning.
 const WINDOW: usize = 4 << 20;
 
@@ -125,8 +132,20 @@ fn compare(
     pair.finish()
 }
 
-fn reads_and_writes(context: &Context) -> Outcome {
+fn on_split_rings() -> Features {
+    Features(Features::SUPPORTED.0 & !(1 << bit::RING_PACKED))
+}
+
+fn packed_reads_and_writes(context: &Context) -> Outcome {
     compare(context, Features::SUPPORTED, 200, Recipes::good_batch)
+}
+
+fn packed_failing(context: &Context) -> Outcome {
+    compare(context, Features::SUPPORTED, 400, Recipes::failing_batch)
+}
+
+fn reads_and_writes(context: &Context) -> Outcome {
+    compare(context, on_split_rings(), 200, Recipes::good_batch)
 }
 
 fn plain(context: &Context) -> Outcome {
@@ -136,16 +155,16 @@ fn plain(context: &Context) -> Outcome {
 }
 
 fn failing(context: &Context) -> Outcome {
-    compare(context, Features::SUPPORTED, 400, Recipes::failing_batch)
+    compare(context, on_split_rings(), 400, Recipes::failing_batch)
 }
 
 fn random_descriptors(context: &Context) -> Outcome {
-    compare(context, Features::SUPPORTED, 4000, |recipes| {
+    compare(context, on_split_rings(), 4000, |recipes| {
         vec![recipes.soup()]
     })
 }
 
 fn no_indirect(context: &Context) -> Outcome {
-    let features = Features(Features::SUPPORTED.0 & !(1 << bit::RING_INDIRECT_DESC));
+    let features = Features(on_split_rings().0 & !(1 << bit::RING_INDIRECT_DESC));
     compare(context, features, 2000, |recipes| vec![recipes.soup()])
 }

@@ -40,6 +40,8 @@ use vblk::{
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
+    queue::QueueSize,
+    ring::Format,
     testing::{
         Driver,
         DriverMemory,
@@ -141,7 +143,8 @@ impl Side {
             (GuestAddress(0), border),
             (GuestAddress(BORDER), MEMORY_END as usize - border),
         ])?;
-        let layout = Layout::with_size(QUEUE_SIZE.into(), RING);
+        let size = QueueSize::new(QUEUE_SIZE.into()).ok_or("a queue size")?;
+        let layout = Layout::new(Format::of(features), size, RING);
         let event_idx = features.has(bit::RING_EVENT_IDX);
         let driver = Driver::new(Guest(memory.clone()), layout, event_idx);
         let kick = EventFd::new(EFD_NONBLOCK)?;
@@ -151,7 +154,7 @@ impl Side {
             desc: GuestAddress(layout.desc.0),
             avail: GuestAddress(layout.avail.0),
             used: GuestAddress(layout.used.0),
-            next_avail: 0,
+            base: driver.base(),
             kick: kick.try_clone()?,
             call: EventFd::new(EFD_NONBLOCK)?,
             err: None,
@@ -188,7 +191,9 @@ impl Side {
                 None => panic!("{}: {missing} not answered: {recipes:?}", self.kind),
             }
         }
-        self.driver.forget_posted();
+        if let Driver::Split(driver) = &mut self.driver {
+            driver.forget_posted();
+        }
         let area = |recipe: &Recipe| {
             let (start, len) = (recipe.area.start, recipe.area.bytes as usize);
             self.driver.memory().read_vec(start, len)
@@ -209,9 +214,9 @@ impl Side {
             Ring::Indirect(table, bufs) => self.driver.add_indirect(bufs, *table),
             Ring::Raw { descriptors, head } => {
                 for (index, descriptor) in descriptors {
-                    self.driver.write_descriptor(*index, descriptor);
+                    self.driver.split().write_descriptor(*index, descriptor);
                 }
-                self.driver.post(*head);
+                self.driver.split().post(*head);
                 Some(*head).filter(|head| *head < QUEUE_SIZE)
             }
         }
@@ -233,16 +238,13 @@ impl Side {
     /// Stops the back-end.
     pub fn stop(&mut self) -> Result<(), Box<dyn Error>> {
         let positions = self.backend.stop()?;
-        let stands: Vec<_> = positions
-            .iter()
-            .map(|position| position.next_avail)
-            .collect();
-        assert_eq!(
-            stands,
-            [self.driver.next_avail()],
-            "{}: where it stopped",
-            self.kind
-        );
+        let stands: Vec<_> = positions.iter().map(|position| position.base).collect();
+        let all = match &self.driver {
+            // Also what named no descriptor, and does not come back.
+            Driver::Split(driver) => driver.next_avail().into(),
+            Driver::Packed(_) => self.driver.base(),
+        };
+        assert_eq!(stands, [all], "{}: where it stopped", self.kind);
         Ok(())
     }
 }
