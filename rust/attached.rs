@@ -56,6 +56,7 @@ use vblk_core::{
         Parts,
         QueueSize, //
     },
+    range::RangeOps,
     request::ID_BYTES,
     ring::{
         Base,
@@ -84,6 +85,8 @@ pub(crate) struct Common<'a> {
     pub(crate) mm: &'a ARef<MmWithUser>,
     pub(crate) features: Features,
     pub(crate) table: &'a Arc<Table>,
+    /// Whether writes are durable before they are answered.
+    pub(crate) durable: bool,
     /// Instead of the disk's own.
     pub(crate) serial: Option<[u8; ID_BYTES]>,
 }
@@ -206,9 +209,8 @@ impl Attached {
             common.table.clone(),
             Units::new(size, completion, self.file.clone())?,
             common.serial.unwrap_or_else(|| default_id(&self.file)),
-            // Without the feature the guest has no way to make writes durable, and counts on it
-            // that they are (virtio 1.2, 5.2.6.2).
-            !common.features.has(bit::BLK_FLUSH),
+            RangeOps::negotiated(common.features),
+            common.durable,
         )?;
         let server = Server::new(
             ring,

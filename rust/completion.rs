@@ -70,6 +70,8 @@ pub(crate) enum Moved {
     Written(u32),
     /// Nothing: a flush.
     Flushed,
+    /// Nothing: a request about ranges.
+    Nothing,
 }
 
 /// Where the status of a request goes.
@@ -230,6 +232,7 @@ impl State {
             (Ok(()), Moved::Read(bytes)) => self.stats.bytes_read += u64::from(bytes),
             (Ok(()), Moved::Written(bytes)) => self.stats.bytes_written += u64::from(bytes),
             (Ok(()), Moved::Flushed) => self.stats.flushes += 1,
+            (Ok(()), Moved::Nothing) => (),
             (Err(Failure::NotSupported | Failure::Disk), _) => self.stats.io_errors += 1,
             (Err(Failure::Memory), _) => (),
         }

@@ -34,7 +34,10 @@ use kernel::{
     },
 };
 use vblk_core::{
-    features::Features,
+    features::{
+        bit,
+        Features, //
+    },
     request::ID_BYTES,
     uapi::Stats, //
 };
@@ -72,6 +75,8 @@ pub(crate) struct Owned {
     pub(crate) features: Features,
     pub(crate) table: Option<Arc<Table>>,
     pub(crate) serial: Option<[u8; ID_BYTES]>,
+    /// The writeback switch, if it was used since the features were set.
+    pub(crate) writeback: Option<bool>,
     /// What was counted by queues that are not served any more.
     past: Stats,
     worker: Worker<Pool>,
@@ -93,6 +98,7 @@ impl Owned {
             features: Features::default(),
             table: None,
             serial: None,
+            writeback: None,
             past: Stats::default(),
             worker: Worker::spawn(pool, mm.clone())?,
             mm,
@@ -122,6 +128,16 @@ impl Owned {
         self.rings.get_mut(index).ok_or_else(enobufs)
     }
 
+    /// Whether writes must be durable before they are answered: the guest switched to writing
+    /// through, or it has no way to make them durable itself and counts on it that they are
+    /// (virtio 1.2, 5.2.6.2).
+    pub(crate) fn durable(&self) -> bool {
+        match self.writeback {
+            Some(writeback) => !writeback,
+            None => !self.features.has(bit::BLK_FLUSH),
+        }
+    }
+
     /// Refuses what would pull the ground from under a queue that is served.
     ///
     /// # Errors
@@ -145,6 +161,7 @@ impl Owned {
             mm: &self.mm,
             features: self.features,
             table: self.table.as_ref().ok_or(EFAULT)?,
+            durable: self.durable(),
             serial: self.serial,
         };
         self.attached = Some(Attached::new(

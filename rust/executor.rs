@@ -50,6 +50,13 @@ use vblk_core::{
         SECTOR_SIZE, //
     },
     queue::Head,
+    range::{
+        Range,
+        RangeOp,
+        RangeOps,
+        MAX_RANGES,
+        RANGE_BYTES, //
+    },
     request::{
         Action,
         Disk,
@@ -79,6 +86,7 @@ pub(crate) struct Executor {
     /// Allocated when first needed.
     bounce: KVec<u8>,
     write: Op,
+    range_ops: RangeOps,
     /// I/Os submitted since the start.
     submitted: u64,
 }
@@ -115,6 +123,7 @@ impl Executor {
         table: Arc<Table>,
         units: Units,
         id: [u8; ID_BYTES],
+        range_ops: RangeOps,
         durable: bool,
     ) -> Result<Self> {
         Ok(Self {
@@ -126,9 +135,15 @@ impl Executor {
             scratch: PageScratch::new()?,
             status_page: LastPage::default(),
             bounce: KVec::new(),
-            write: if durable { Op::WriteDurable } else { Op::Write },
+            write: write_op(durable),
+            range_ops,
             submitted: 0,
         })
+    }
+
+    /// Switches between writing back and writing through, for the requests that follow.
+    pub(crate) fn set_durable(&mut self, durable: bool) {
+        self.write = write_op(durable);
     }
 
     /// I/Os submitted since the start.
@@ -205,6 +220,7 @@ impl Executor {
             sectors: geometry.sectors,
             block_size: geometry.block_size,
             read_only: geometry.read_only,
+            range_ops: self.range_ops,
         };
         let (op, sector, data) = match request.action(&disk) {
             Action::Answer(status) => {
@@ -213,6 +229,10 @@ impl Executor {
             }
             Action::GetId { data } => {
                 self.tell_id(head, request, &data)?;
+                return Ok(0);
+            }
+            Action::Ranges { op, data } => {
+                self.ranges(head, request, op, &data, &disk, alone)?;
                 return Ok(0);
             }
             Action::Flush => (Op::Flush, Sector(0), None),
@@ -227,7 +247,7 @@ impl Executor {
         let (read, moved) = match op {
             Op::Read => (bytes, Moved::Read(bytes)),
             Op::Write | Op::WriteDurable => (0, Moved::Written(bytes)),
-            Op::Flush => (0, Moved::Flushed),
+            _ => (0, Moved::Flushed),
         };
         let reply = Reply {
             head,
@@ -272,11 +292,118 @@ impl Executor {
         request: &Request<'_>,
         data: &Payload<'_>,
     ) -> Result<(), Unanswerable> {
+        // As for I/O: nothing is done that could not be answered.
+        if self.table.span(request.status, 1).is_err() {
+            self.completion.give_back(head, 0);
+            return Err(Unanswerable);
+        }
         let bytes = data.bytes().min(ID_BYTES as u32);
         let id = self.id.get(..bytes as usize).unwrap_or(&[]);
         match Copier::new(&self.table, data, 0).copy_out(id) {
             Ok(()) => self.answer(head, request.status, Status::Ok, request.used_len(bytes)),
             Err(_) => self.answer(head, request.status, Status::IoError, request.used_len(0)),
+        }
+    }
+
+    /// Does something with ranges of sectors.
+    fn ranges(
+        &mut self,
+        head: Head,
+        request: &Request<'_>,
+        op: RangeOp,
+        data: &Payload<'_>,
+        disk: &Disk,
+        alone: bool,
+    ) -> Result<(), Unanswerable> {
+        let ranges = match self.read_ranges(op, data, disk) {
+            Ok(ranges) => ranges,
+            Err(status) => return self.answer(head, request.status, status, request.used_len(0)),
+        };
+        let Ok(status) = self.status_byte(request.status, alone) else {
+            self.completion.give_back(head, 0);
+            return Err(Unanswerable);
+        };
+        let len = request.used_len(0);
+        let mut pending = Pending::Whole(Reply {
+            head,
+            status,
+            len,
+            failed_len: len,
+            moved: Moved::Nothing,
+        });
+        let mut result = Ok(());
+        for range in ranges.iter().filter(|range| range.bytes > 0) {
+            result = match op {
+                RangeOp::Discard => self.range(&mut pending, Op::Discard, range),
+                RangeOp::SecureErase => self.range(&mut pending, Op::SecureErase, range),
+                RangeOp::WriteZeroes => self.write_zeroes(&mut pending, range),
+            };
+            if result.is_err() {
+                break;
+            }
+        }
+        self.end(pending, result.map_err(|_| Failure::Memory));
+        Ok(())
+    }
+
+    /// Reads all ranges of a request. The rest is empty.
+    ///
+    /// # Errors
+    ///
+    /// The status to answer.
+    fn read_ranges(
+        &self,
+        op: RangeOp,
+        data: &Payload<'_>,
+        disk: &Disk,
+    ) -> Result<[Range; MAX_RANGES], Status> {
+        let mut copier = Copier::new(&self.table, data, 0);
+        let mut ranges = [Range::default(); MAX_RANGES];
+        let count = data.bytes() as usize / RANGE_BYTES;
+        for range in ranges.iter_mut().take(count) {
+            let mut bytes = [0; RANGE_BYTES];
+            copier.copy_in(&mut bytes).map_err(|_| Status::IoError)?;
+            *range = Range::parse(&bytes, op, disk)?;
+        }
+        Ok(ranges)
+    }
+
+    fn range(&mut self, pending: &mut Pending, op: Op, range: &Range) -> Result {
+        let (unit, split) = (self.units.take(false)?, pending.split()?);
+        self.submitted += 1;
+        unit.begin_range(op, range.sector.0, range.bytes)
+            .submit(Job::Part(split));
+        Ok(())
+    }
+
+    fn write_zeroes(&mut self, pending: &mut Pending, range: &Range) -> Result {
+        // What a device makes of zeroes by itself it can't be told to make durable at once; and
+        // zeroes that keep their space many a device only claims to know how to make.
+        if range.unmap && self.write == Op::Write && self.file.writes_zeroes() {
+            return self.range(pending, Op::Zero, range);
+        }
+        let mut written = 0;
+        while written < range.bytes {
+            let (unit, split) = (self.units.take(true)?, pending.split()?);
+            let sector = range.sector.0 + u64::from(written) / SECTOR_SIZE;
+            let zeroes = unit.begin_zeroes(self.write, sector, range.bytes - written);
+            written += zeroes.bytes();
+            self.submitted += 1;
+            zeroes.submit(Job::Part(split));
+            give_way();
+        }
+        Ok(())
+    }
+
+    /// Ends the submission of a request none of whose I/Os is left to be submitted.
+    fn end(&self, pending: Pending, result: Result<(), Failure>) {
+        match pending {
+            Pending::Whole(reply) => self.completion.answer(reply, result),
+            Pending::Split(split) => {
+                split.record(result);
+                self.completion.release(split);
+            }
+            Pending::Lost => (),
         }
     }
 
@@ -316,14 +443,7 @@ impl Executor {
                     Stopped::Unaligned(done) => self.bounce(transfer, done),
                     Stopped::Failed => Err(Failure::Memory),
                 };
-                match pending {
-                    Pending::Whole(reply) => self.completion.answer(reply, result),
-                    Pending::Split(split) => {
-                        split.record(result);
-                        self.completion.release(split);
-                    }
-                    Pending::Lost => (),
-                }
+                self.end(pending, result);
             }
         }
     }
@@ -424,6 +544,14 @@ impl Executor {
             give_way();
         }
         Ok(())
+    }
+}
+
+fn write_op(durable: bool) -> Op {
+    if durable {
+        Op::WriteDurable
+    } else {
+        Op::Write
     }
 }
 

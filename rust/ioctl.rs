@@ -35,6 +35,10 @@ use kernel::{
 };
 use vblk_core::{
     addr::HostAddr,
+    config::{
+        Queues,
+        CONFIG_BYTES, //
+    },
     features::Features,
     queue::{
         Parts,
@@ -47,7 +51,7 @@ use vblk_core::{
 };
 
 /// Version of the interface, told by VHOST_BLK_GET_INFO.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Executes a command.
 ///
@@ -60,6 +64,7 @@ pub(crate) fn dispatch(device: &Device, command: u32, arg: usize) -> Result<isiz
         VHOST_GET_FEATURES => write_result(arg, &Features::SUPPORTED.0.to_ne_bytes())?,
         VHOST_GET_BACKEND_FEATURES => write_result(arg, &0u64.to_ne_bytes())?,
         VHOST_BLK_GET_INFO => write_result(arg, &info().to_bytes())?,
+        VHOST_BLK_GET_CONFIG => get_config(arg)?,
         VHOST_SET_OWNER => set_owner(device)?,
         VHOST_RESET_OWNER => reset_owner(device)?,
         _ => {
@@ -111,6 +116,7 @@ enum OwnerCommand {
     SetMemTable,
     SetBackend,
     SetSerial,
+    SetWriteback,
     GetStats,
     Vring(VringCommand),
 }
@@ -134,6 +140,7 @@ impl OwnerCommand {
             VHOST_SET_MEM_TABLE => Self::SetMemTable,
             VHOST_BLK_SET_BACKEND => Self::SetBackend,
             VHOST_BLK_SET_SERIAL => Self::SetSerial,
+            VHOST_BLK_SET_WRITEBACK => Self::SetWriteback,
             VHOST_BLK_GET_STATS => Self::GetStats,
             VHOST_SET_VRING_NUM => Self::Vring(VringCommand::SetNum),
             VHOST_SET_VRING_ADDR => Self::Vring(VringCommand::SetAddr),
@@ -150,6 +157,7 @@ impl OwnerCommand {
         match self {
             Self::SetFeatures => {
                 owned.features = read_features(owned, arg, Features::SUPPORTED)?;
+                owned.writeback = None;
                 Ok(())
             }
             // There are none to set.
@@ -162,6 +170,7 @@ impl OwnerCommand {
                 owned.serial = Some(serial);
                 Ok(())
             }
+            Self::SetWriteback => set_writeback(owned, arg),
             Self::GetStats => write_result(arg, &owned.stats()?.to_bytes()),
             Self::Vring(command) => {
                 // As C vhost: a bad index comes before anything else about the argument.
@@ -180,6 +189,40 @@ fn read_features(owned: &Owned, arg: usize, offered: Features) -> Result<Feature
     }
     owned.check_detached()?;
     Ok(features)
+}
+
+fn set_writeback(owned: &mut Owned, arg: usize) -> Result {
+    let writeback = match u32::from_ne_bytes(read_argument(arg)?) {
+        0 => false,
+        1 => true,
+        _ => return Err(EINVAL),
+    };
+    owned.for_each_served(|server| server.set_durable(!writeback))?;
+    owned.writeback = Some(writeback);
+    Ok(())
+}
+
+/// Tells the configuration space for a disk, attached or not.
+fn get_config(arg: usize) -> Result {
+    let asked = ConfigHeader::from_bytes(&read_argument(arg)?);
+    let count = u16::try_from(asked.queues).map_err(|_| EINVAL)?;
+    let size = QueueSize::new(asked.queue_size).ok_or(EINVAL)?;
+    if count == 0 || usize::from(count) > MAX_QUEUES {
+        return Err(EINVAL);
+    }
+    let queues = Queues {
+        count,
+        size: size.get(),
+    };
+    let limits = BlockFile::from_fd(asked.fd)?.limits();
+    let told = ConfigHeader {
+        size: CONFIG_BYTES as u32,
+        features: limits.features(&queues).0,
+        ..asked
+    };
+    let at = arg.checked_add(ConfigHeader::BYTES).ok_or(EFAULT)?;
+    write_result(at, &limits.config(&queues))?;
+    write_result(arg, &told.to_bytes())
 }
 
 fn set_mem_table(owned: &mut Owned, arg: usize) -> Result {

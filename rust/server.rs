@@ -139,6 +139,11 @@ impl Server {
         self.executor.table = table;
     }
 
+    /// Switches between writing back and writing through.
+    pub(crate) fn set_durable(&mut self, durable: bool) {
+        self.executor.set_durable(durable);
+    }
+
     /// Exchanges the serial number.
     pub(crate) fn set_id(&mut self, id: [u8; ID_BYTES]) {
         self.executor.id = id;

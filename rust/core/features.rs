@@ -4,7 +4,9 @@
 
 /// Bit numbers, from virtio 1.2 and `<linux/virtio_*.h>`.
 pub mod bit {
-    /// The device can handle a largest segment count, `seg_max` (virtio 1.2, 5.2.3).
+    /// `size_max` in the configuration space is valid (virtio 1.2, 5.2.3).
+    pub const BLK_SIZE_MAX: u32 = 1;
+    /// `seg_max` in the configuration space is valid.
     pub const BLK_SEG_MAX: u32 = 2;
     /// The disk is read-only.
     pub const BLK_RO: u32 = 5;
@@ -12,8 +14,18 @@ pub mod bit {
     pub const BLK_SIZE: u32 = 6;
     /// The device has a volatile cache and a command to empty it.
     pub const BLK_FLUSH: u32 = 9;
+    /// The topology fields of the configuration space are valid.
+    pub const BLK_TOPOLOGY: u32 = 10;
+    /// The driver may switch between writing back and writing through.
+    pub const BLK_CONFIG_WCE: u32 = 11;
     /// The device has several queues.
     pub const BLK_MQ: u32 = 12;
+    /// The device can be told that sectors are not needed any more.
+    pub const BLK_DISCARD: u32 = 13;
+    /// The device can fill sectors with zeroes by itself.
+    pub const BLK_WRITE_ZEROES: u32 = 14;
+    /// The device can erase sectors so that nobody can read them again.
+    pub const BLK_SECURE_ERASE: u32 = 16;
     /// A descriptor may refer to a table of descriptors.
     pub const RING_INDIRECT_DESC: u32 = 28;
     /// Both sides say at which index they want to be notified.
@@ -31,8 +43,17 @@ pub struct Features(pub u64);
 impl Features {
     /// What the rules in this crate implement. A device on top of it may offer less.
     pub const SUPPORTED: Self = Self(
-        1 << bit::BLK_FLUSH
+        1 << bit::BLK_SIZE_MAX
+            | 1 << bit::BLK_SEG_MAX
+            | 1 << bit::BLK_RO
+            | 1 << bit::BLK_SIZE
+            | 1 << bit::BLK_FLUSH
+            | 1 << bit::BLK_TOPOLOGY
+            | 1 << bit::BLK_CONFIG_WCE
             | 1 << bit::BLK_MQ
+            | 1 << bit::BLK_DISCARD
+            | 1 << bit::BLK_WRITE_ZEROES
+            | 1 << bit::BLK_SECURE_ERASE
             | 1 << bit::RING_INDIRECT_DESC
             | 1 << bit::RING_EVENT_IDX
             | 1 << bit::VERSION_1

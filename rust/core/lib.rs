@@ -21,12 +21,14 @@ extern crate std;
 
 pub mod addr;
 pub mod chain;
+pub mod config;
 pub mod features;
 pub mod lap;
 pub mod memory;
 pub mod notify;
 pub mod packed;
 pub mod queue;
+pub mod range;
 pub mod request;
 pub mod ring;
 pub mod split;

@@ -17,6 +17,12 @@ use crate::{
         Segment, //
     },
     memory::CopyIn,
+    range::{
+        RangeOp,
+        RangeOps,
+        MAX_RANGES,
+        RANGE_BYTES, //
+    },
     table::{
         MemoryTable,
         Region, //
@@ -40,6 +46,8 @@ pub enum RequestType {
     Flush,
     /// Tell the serial number (VIRTIO_BLK_T_GET_ID).
     GetId,
+    /// Do something with ranges of sectors (VIRTIO_BLK_T_DISCARD, _WRITE_ZEROES, _SECURE_ERASE).
+    Ranges(RangeOp),
     /// Anything else, answered with [`Status::Unsupported`].
     Unsupported(u32),
 }
@@ -51,6 +59,9 @@ impl From<u32> for RequestType {
             1 => Self::Out,
             4 => Self::Flush,
             8 => Self::GetId,
+            11 => Self::Ranges(RangeOp::Discard),
+            13 => Self::Ranges(RangeOp::WriteZeroes),
+            14 => Self::Ranges(RangeOp::SecureErase),
             other => Self::Unsupported(other),
         }
     }
@@ -216,7 +227,7 @@ impl<'a> Request<'a> {
     /// What to do for this request on a disk like `disk`.
     pub fn action(&self, disk: &Disk) -> Action<'a> {
         match self.kind {
-            RequestType::In => match disk.check(self.sector, self.data_in.bytes) {
+            RequestType::In => match disk.check(self.sector, self.data_in.bytes.into()) {
                 Ok(()) if self.data_in.bytes == 0 => Action::Answer(Status::Ok),
                 Ok(()) => Action::Read {
                     sector: self.sector,
@@ -225,7 +236,7 @@ impl<'a> Request<'a> {
                 Err(OutsideDisk) => Action::Answer(Status::IoError),
             },
             RequestType::Out if disk.read_only => Action::Answer(Status::IoError),
-            RequestType::Out => match disk.check(self.sector, self.data_out.bytes) {
+            RequestType::Out => match disk.check(self.sector, self.data_out.bytes.into()) {
                 Ok(()) if self.data_out.bytes == 0 => Action::Answer(Status::Ok),
                 Ok(()) => Action::Write {
                     sector: self.sector,
@@ -235,7 +246,23 @@ impl<'a> Request<'a> {
             },
             RequestType::Flush => Action::Flush,
             RequestType::GetId => Action::GetId { data: self.data_in },
+            RequestType::Ranges(op) => self.ranges(op, disk),
             RequestType::Unsupported(_) => Action::Answer(Status::Unsupported),
+        }
+    }
+
+    fn ranges(&self, op: RangeOp, disk: &Disk) -> Action<'a> {
+        if !disk.range_ops.has(op) {
+            return Action::Answer(Status::Unsupported);
+        }
+        let bytes = self.data_out.bytes;
+        let whole = bytes > 0 && bytes % RANGE_BYTES as u32 == 0;
+        if disk.read_only || !whole || bytes > (MAX_RANGES * RANGE_BYTES) as u32 {
+            return Action::Answer(Status::IoError);
+        }
+        Action::Ranges {
+            op,
+            data: self.data_out,
         }
     }
 
@@ -290,17 +317,23 @@ pub struct Disk {
     pub block_size: u32,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// What can be done with ranges.
+    pub range_ops: RangeOps,
 }
 
 /// A range that is not on the disk, or not made of whole blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct OutsideDisk;
+pub struct OutsideDisk;
 
 impl Disk {
     /// Checks that `bytes` bytes from `sector` on are whole blocks within the disk.
-    fn check(&self, sector: Sector, bytes: u32) -> Result<(), OutsideDisk> {
+    ///
+    /// # Errors
+    ///
+    /// [`OutsideDisk`].
+    pub fn check(&self, sector: Sector, bytes: u64) -> Result<(), OutsideDisk> {
         let start = sector.0.checked_mul(SECTOR_SIZE).ok_or(OutsideDisk)?;
-        let end = start.checked_add(u64::from(bytes)).ok_or(OutsideDisk)?;
+        let end = start.checked_add(bytes).ok_or(OutsideDisk)?;
         let block = u64::from(self.block_size).max(SECTOR_SIZE);
         // Two divisions otherwise: block sizes are powers of two wherever they come from a disk.
         let misaligned = if block.is_power_of_two() {
@@ -337,6 +370,14 @@ pub enum Action<'a> {
     /// Write the serial number to the beginning of `data`, padded with zeroes to [`ID_BYTES`].
     GetId {
         /// Where it goes; may be shorter.
+        data: Payload<'a>,
+    },
+    /// Do something with ranges of sectors, which [`crate::range::Range::parse`] finds in `data`: one to
+    /// [`MAX_RANGES`] of [`RANGE_BYTES`] each. All of them must be good before any is acted on.
+    Ranges {
+        /// What to do.
+        op: RangeOp,
+        /// Where they are.
         data: Payload<'a>,
     },
     /// Nothing but the status byte.

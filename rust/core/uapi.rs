@@ -68,6 +68,14 @@ pub const VHOST_BLK_SET_SERIAL: u32 = iow::<[u8; crate::request::ID_BYTES]>(0xE1
 /// Tells the version and the limits of the module, an [`Info`]. Needs no owner.
 pub const VHOST_BLK_GET_INFO: u32 = ior::<Info>(0xE2);
 
+/// Switches between writing back (1) and writing through (0), a `u32`: what the guest wrote to
+/// `wce` of its configuration space.
+pub const VHOST_BLK_SET_WRITEBACK: u32 = iow::<u32>(0xE3);
+/// Tells the configuration space for a disk: a [`ConfigHeader`] and
+/// [`crate::config::CONFIG_BYTES`] bytes behind it. Needs no owner.
+pub const VHOST_BLK_GET_CONFIG: u32 =
+    iowr::<[u8; ConfigHeader::BYTES + crate::config::CONFIG_BYTES]>(0xE4);
+
 /// Declares an argument: a C structure without padding, made of integers of the host.
 macro_rules! argument {
     (
@@ -207,5 +215,21 @@ argument! {
         max_queue_size: u32,
         /// Most regions of a memory table.
         max_mem_regions: u32,
+    }
+}
+
+argument! {
+    /// The fixed part of `struct vhost_blk_config`.
+    ConfigHeader {
+        /// An open block device.
+        fd: i32,
+        /// Queues that the device shall have.
+        queues: u32,
+        /// Entries of each queue.
+        queue_size: u32,
+        /// Told: bytes of the configuration space behind this.
+        size: u32,
+        /// Told: the features that fit the disk.
+        features: u64,
     }
 }

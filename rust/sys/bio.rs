@@ -55,6 +55,12 @@ pub(crate) enum Op {
     WriteDurable,
     /// Makes all earlier writes durable. Has no pages.
     Flush,
+    /// Gives up the content of sectors. Has no pages, as the next two.
+    Discard,
+    /// Erases the content of sectors.
+    SecureErase,
+    /// Fills sectors with zeroes, and may give up the space behind them.
+    Zero,
 }
 
 impl Op {
@@ -64,6 +70,9 @@ impl Op {
             Self::Write => helpers::VBLK_OP_WRITE,
             Self::WriteDurable => helpers::VBLK_OP_WRITE_FUA,
             Self::Flush => helpers::VBLK_OP_FLUSH,
+            Self::Discard => helpers::VBLK_OP_DISCARD,
+            Self::SecureErase => helpers::VBLK_OP_SECURE_ERASE,
+            Self::Zero => helpers::VBLK_OP_ZERO,
         }
     }
 }
@@ -98,6 +107,8 @@ struct Unit<C: Completer> {
     /// Empty unless this is for large I/O.
     large: KVec<bindings::bio_vec>,
     filled: usize,
+    /// Vectors that name the page of zeroes, instead of any of ours.
+    zeroes: usize,
     bytes: u32,
     sector: u64,
     op: Op,
@@ -196,6 +207,7 @@ impl<C: Completer> Idle<C> {
             small: [bindings::bio_vec::default(); SMALL_PAGES],
             large: table,
             filled: 0,
+            zeroes: 0,
             bytes: 0,
             sector: 0,
             op: Op::Flush,
@@ -218,7 +230,42 @@ impl<C: Completer> Idle<C> {
         self.0.op = op;
         self.0.sector = sector;
         self.0.bytes = 0;
+        self.0.zeroes = 0;
         Filling(self.0)
+    }
+
+    /// Begins an I/O on `bytes` bytes at `sector` that moves no data.
+    pub(crate) fn begin_range(self, op: Op, sector: u64, bytes: u32) -> Filling<C> {
+        let mut filling = self.begin(op, sector);
+        filling.0.bytes = bytes;
+        filling
+    }
+
+    /// Begins to write zeroes at `sector`: `bytes` bytes, or as many as there is room for, a whole
+    /// number of pages then.
+    pub(crate) fn begin_zeroes(self, op: Op, sector: u64, bytes: u32) -> Filling<C> {
+        let mut filling = self.begin(op, sector);
+        let unit = &mut *filling.0;
+        // SAFETY: There is always one.
+        let page = unsafe { helpers::vblk_zero_page() };
+        let mut left = bytes as usize;
+        let mut count = 0;
+        for vector in unit.vectors() {
+            let now = left.min(PAGE_SIZE);
+            if now == 0 {
+                break;
+            }
+            *vector = bindings::bio_vec {
+                bv_page: page,
+                bv_len: now as u32,
+                bv_offset: 0,
+            };
+            left -= now;
+            count += 1;
+        }
+        unit.zeroes = count;
+        unit.bytes = bytes - left as u32;
+        filling
     }
 }
 
@@ -293,14 +340,16 @@ impl<C: Completer> Filling<C> {
         unit.job = Some(job);
         let device = unit.file.as_ptr();
         let (op, sector, bytes) = (unit.op.flags(), unit.sector, unit.bytes);
-        let filled = unit.filled as u16;
+        // Either of them is 0.
+        let filled = (unit.filled + unit.zeroes) as u16;
         let bio = unit.bio.get();
         let vectors = unit.vectors();
         let (table, capacity) = (vectors.as_mut_ptr(), vectors.len() as u16);
         let unit = KBox::into_raw(self.0);
         // SAFETY: `bio` and `table` lie in `*unit`, or belong to it, and stay until `end_io` takes
         // it back; nobody else uses them. `unit.file` keeps the device open. The first `filled`
-        // vectors are pinned pages, `bytes` in all, by how `pin` counts.
+        // vectors are pages that stay, ours or of zeroes, `bytes` in all, by how `pin` and
+        // `begin_zeroes` count; without any, `op` moves no data.
         unsafe {
             bindings::bio_init(bio, device, table, capacity, op);
             (*bio).bi_vcnt = filled;

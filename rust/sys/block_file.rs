@@ -9,6 +9,7 @@ use kernel::{
     error::to_result,
     prelude::*, //
 };
+use vblk_core::config::Limits;
 
 /// An open file of a block device.
 ///
@@ -96,6 +97,41 @@ impl BlockFile {
             alignment_mask: geometry.dma_alignment,
             read_only: geometry.read_only || !self.writable,
         }
+    }
+
+    /// All that a configuration space tells of the device.
+    pub(crate) fn limits(&self) -> Limits {
+        let geometry = self.geometry();
+        let mut limits = helpers::vblk_bdev_limits {
+            physical_block_size: 0,
+            alignment_offset: 0,
+            io_min: 0,
+            io_opt: 0,
+            discard_sectors: 0,
+            discard_granularity: 0,
+            write_zeroes_sectors: 0,
+            secure_erase_sectors: 0,
+        };
+        // SAFETY: The device is open, by the type invariant.
+        unsafe { helpers::vblk_bdev_limits(self.as_ptr(), &mut limits) };
+        Limits {
+            sectors: geometry.sectors,
+            block_size: geometry.block_size,
+            physical_block_size: limits.physical_block_size,
+            alignment_offset: limits.alignment_offset,
+            io_min: limits.io_min,
+            io_opt: limits.io_opt,
+            read_only: geometry.read_only,
+            discard_sectors: limits.discard_sectors,
+            discard_granularity: limits.discard_granularity,
+            write_zeroes_sectors: limits.write_zeroes_sectors,
+            secure_erase_sectors: limits.secure_erase_sectors,
+        }
+    }
+
+    /// Whether the device can fill sectors with zeroes by itself.
+    pub(crate) fn writes_zeroes(&self) -> bool {
+        self.limits().write_zeroes_sectors > 0
     }
 
     /// Major and minor number.

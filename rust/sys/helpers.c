@@ -88,6 +88,25 @@ void vblk_bdev_geometry(struct block_device *bdev, struct vblk_geometry *geometr
 	geometry->read_only = bdev_read_only(bdev);
 }
 
+void vblk_bdev_limits(struct block_device *bdev, struct vblk_bdev_limits *limits)
+{
+	int alignment = bdev_alignment_offset(bdev);
+
+	limits->physical_block_size = bdev_physical_block_size(bdev);
+	limits->alignment_offset = max(alignment, 0);
+	limits->io_min = bdev_io_min(bdev);
+	limits->io_opt = bdev_io_opt(bdev);
+	limits->discard_sectors = bdev_max_discard_sectors(bdev);
+	limits->discard_granularity = bdev_discard_granularity(bdev);
+	limits->write_zeroes_sectors = bdev_write_zeroes_sectors(bdev);
+	limits->secure_erase_sectors = bdev_max_secure_erase_sectors(bdev);
+}
+
+struct page *vblk_zero_page(void)
+{
+	return ZERO_PAGE(0);
+}
+
 u32 vblk_bdev_number(struct block_device *bdev)
 {
 	return bdev->bd_dev;

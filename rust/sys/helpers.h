@@ -20,6 +20,9 @@ enum vblk_const {
 	VBLK_OP_WRITE = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE,
 	VBLK_OP_WRITE_FUA = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE | REQ_FUA,
 	VBLK_OP_FLUSH = REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH,
+	VBLK_OP_DISCARD = REQ_OP_DISCARD,
+	VBLK_OP_SECURE_ERASE = REQ_OP_SECURE_ERASE,
+	VBLK_OP_ZERO = REQ_OP_WRITE_ZEROES,
 	VBLK_STATUS_NOT_SUPPORTED = 1,
 	VBLK_POLLIN = EPOLLIN,
 };
@@ -47,6 +50,20 @@ struct vblk_geometry {
 };
 
 void vblk_bdev_geometry(struct block_device *bdev, struct vblk_geometry *geometry);
+
+struct vblk_bdev_limits {
+	u32 physical_block_size;
+	u32 alignment_offset;
+	u32 io_min;
+	u32 io_opt;
+	u32 discard_sectors;
+	u32 discard_granularity;
+	u32 write_zeroes_sectors;
+	u32 secure_erase_sectors;
+};
+
+void vblk_bdev_limits(struct block_device *bdev, struct vblk_bdev_limits *limits);
+struct page *vblk_zero_page(void);
 u32 vblk_bdev_number(struct block_device *bdev);
 
 __poll_t vblk_poll(struct file *file, struct poll_table_struct *table);

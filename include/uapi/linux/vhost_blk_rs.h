@@ -75,4 +75,38 @@ struct vhost_blk_info {
 /* Read the limits of the module. Needs no owner, as VHOST_GET_FEATURES. */
 #define VHOST_BLK_GET_INFO _IOR(VHOST_VIRTIO, 0xE2, struct vhost_blk_info)
 
+/*
+ * Switch between writing back (1) and writing through (0), at any time: what the guest wrote to
+ * wce of its configuration space. Setting the features undoes it: until the switch is used, writes
+ * are durable before they are answered unless VIRTIO_BLK_F_FLUSH was accepted.
+ *
+ * EINVAL: any other value.
+ */
+#define VHOST_BLK_SET_WRITEBACK _IOW(VHOST_VIRTIO, 0xE3, __u32)
+
+/* Bytes of struct virtio_blk_config that are told, up to and with the secure erase fields. */
+#define VHOST_BLK_CONFIG_BYTES 72
+
+/* What a device with a certain disk offers to a guest. */
+struct vhost_blk_config {
+	/* In: an open block device, attached or not. */
+	__s32 fd;
+	/* In: queues that the device shall have, and entries of each. */
+	__u32 queues;
+	__u32 queue_size;
+	/* Out: bytes of config that are valid. */
+	__u32 size;
+	/* Out: the features that fit the disk, of those that concern it. */
+	__u64 features;
+	/* Out: struct virtio_blk_config of <linux/virtio_blk.h>, little-endian. */
+	__u8 config[VHOST_BLK_CONFIG_BYTES];
+};
+
+/*
+ * Read the configuration space that fits a disk. Needs no owner.
+ *
+ * EBADF, ENOTBLK: as for VHOST_BLK_SET_BACKEND. EINVAL: no such number of queues or entries.
+ */
+#define VHOST_BLK_GET_CONFIG _IOWR(VHOST_VIRTIO, 0xE4, struct vhost_blk_config)
+
 #endif

@@ -20,6 +20,7 @@ use vblk_core::{
         Popped,
         QueueSize, //
     },
+    range::RangeOps,
     request::{
         Action,
         Disk,
@@ -52,6 +53,11 @@ const DISK: Disk = Disk {
     sectors: SECTORS,
     block_size: 512,
     read_only: false,
+    range_ops: RangeOps {
+        discard: false,
+        write_zeroes: false,
+        secure_erase: false,
+    },
 };
 /// Memory for each request: header, status, an indirect table, data over a seam between blocks.
 const STRIDE: u64 = 0x8000;
@@ -125,6 +131,7 @@ fn serve(device: &mut Device<'_>, used: &mut Used, disk: &mut [u8], reverse: boo
                 }
                 (Status::Ok, data.bytes().min(SERIAL.len() as u32))
             }
+            Action::Ranges { .. } => unreachable!("not negotiated"),
             Action::Answer(status) => (status, 0),
         };
         let at = device.table.span(request.status, 1).expect("memory").addr;

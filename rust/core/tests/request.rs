@@ -14,6 +14,10 @@ use vblk_core::{
         HostAddr,
         Sector, //
     },
+    range::{
+        RangeOp,
+        RangeOps, //
+    },
     request::{
         Action,
         Disk,
@@ -45,6 +49,11 @@ const DISK: Disk = Disk {
     sectors: 1024,
     block_size: 512,
     read_only: false,
+    range_ops: RangeOps {
+        discard: false,
+        write_zeroes: false,
+        secure_erase: false,
+    },
 };
 
 /// A request without the buffers that it borrows.
@@ -117,6 +126,7 @@ impl<'a> Guest<'a> {
                 Action::Write { sector, data } => What::Write(sector, data.bytes()),
                 Action::Flush => What::Flush,
                 Action::GetId { data } => What::GetId(data.bytes()),
+                Action::Ranges { op, data } => What::Ranges(op, data.bytes()),
                 Action::Answer(status) => What::Answer(status),
             }
         })
@@ -129,6 +139,7 @@ enum What {
     Write(Sector, u32),
     Flush,
     GetId(u32),
+    Ranges(RangeOp, u32),
     Answer(Status),
 }
 
@@ -531,7 +542,7 @@ fn ranges_are_judged_as_in_plain_integers() {
             let disk = Disk {
                 sectors,
                 block_size,
-                read_only: false,
+                ..DISK
             };
             for sector in (0..18).chain(sectors.saturating_sub(18)..=sectors.saturating_add(9)) {
                 for bytes in [
@@ -623,4 +634,69 @@ fn the_length_never_claims_a_byte_that_was_not_written() {
     let largest = u32::MAX - 16 - 1;
     let read = BlockRequest::read(0, HEADER, STATUS).data(DATA, largest);
     assert_eq!(used_len(read, largest), largest + 1);
+}
+
+fn with_ranges(kind: u32, bytes: u32) -> BlockRequest {
+    BlockRequest::new(kind, 0, HEADER, STATUS).data(DATA, bytes)
+}
+
+#[test]
+fn requests_about_ranges_are_only_for_who_negotiated_them() {
+    let ram = Ram::new(MEMORY);
+    let mut guest = Guest::new(&ram);
+    let unsupported = What::Answer(Status::Unsupported);
+    let kinds = [
+        (11, RangeOp::Discard),
+        (13, RangeOp::WriteZeroes),
+        (14, RangeOp::SecureErase),
+    ];
+    for (kind, op) in kinds {
+        for (_, allowed) in kinds {
+            let disk = Disk {
+                range_ops: RangeOps {
+                    discard: allowed == RangeOp::Discard,
+                    write_zeroes: allowed == RangeOp::WriteZeroes,
+                    secure_erase: allowed == RangeOp::SecureErase,
+                },
+                ..DISK
+            };
+            let expected = if op == allowed {
+                What::Ranges(op, 16)
+            } else {
+                What::Answer(Status::Unsupported)
+            };
+            assert_eq!(guest.action(&with_ranges(kind, 16), &disk), expected);
+        }
+        assert_eq!(guest.action(&with_ranges(kind, 16), &DISK), unsupported);
+    }
+}
+
+#[test]
+fn a_request_about_ranges_has_one_to_sixteen_whole_ones() {
+    let ram = Ram::new(MEMORY);
+    let mut guest = Guest::new(&ram);
+    let disk = Disk {
+        range_ops: RangeOps {
+            discard: true,
+            ..RangeOps::default()
+        },
+        ..DISK
+    };
+    for bytes in 0..=300 {
+        let expected = if bytes > 0 && bytes <= 256 && bytes % 16 == 0 {
+            What::Ranges(RangeOp::Discard, bytes)
+        } else {
+            IO_ERROR
+        };
+        assert_eq!(
+            guest.action(&with_ranges(11, bytes), &disk),
+            expected,
+            "{bytes}"
+        );
+    }
+    let read_only = Disk {
+        read_only: true,
+        ..disk
+    };
+    assert_eq!(guest.action(&with_ranges(11, 16), &read_only), IO_ERROR);
 }

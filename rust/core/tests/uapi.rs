@@ -13,9 +13,17 @@ use std::{
     process::Command, //
 };
 use vblk_core::{
+    config::{
+        CONFIG_BYTES,
+        CONFIG_WCE, //
+    },
     features::bit,
     packed,
     queue::QueueSize,
+    range::{
+        RangeOp,
+        RANGE_BYTES, //
+    },
     request::{
         RequestType,
         Status,
@@ -116,6 +124,8 @@ fn command_numbers_are_those_of_the_headers() {
         VHOST_BLK_GET_STATS,
         VHOST_BLK_SET_SERIAL,
         VHOST_BLK_GET_INFO,
+        VHOST_BLK_SET_WRITEBACK,
+        VHOST_BLK_GET_CONFIG,
     ];
     compare("commands", &commands);
 }
@@ -185,6 +195,31 @@ fn structures_are_those_of_the_headers() {
         ),
     ];
     compare("structures", &expected.concat());
+
+    // What lies behind the header is an array, which the macro does not know.
+    let is = |name: &str, value: usize| (name.to_string(), value as u64);
+    let config = [
+        is(
+            "sizeof(struct vhost_blk_config)",
+            ConfigHeader::BYTES + CONFIG_BYTES,
+        ),
+        is(
+            "offsetof(struct vhost_blk_config, config)",
+            ConfigHeader::BYTES,
+        ),
+        is("offsetof(struct vhost_blk_config, fd)", 0),
+        is(
+            "offsetof(struct vhost_blk_config, features)",
+            offset_of!(ConfigHeader, features),
+        ),
+        is("VHOST_BLK_CONFIG_BYTES", CONFIG_BYTES),
+        is(
+            "offsetof(struct virtio_blk_config, secure_erase_sector_alignment) + 4",
+            CONFIG_BYTES,
+        ),
+        is("offsetof(struct virtio_blk_config, wce)", CONFIG_WCE),
+    ];
+    compare("config", &config);
 }
 
 #[test]
@@ -240,6 +275,16 @@ fn numbers_of_vhost_and_virtio_are_those_of_the_headers() {
         is("VIRTIO_BLK_S_OK", Status::Ok as u64),
         is("VIRTIO_BLK_S_IOERR", Status::IoError as u64),
         is("VIRTIO_BLK_S_UNSUPP", Status::Unsupported as u64),
+        is("VIRTIO_BLK_F_SIZE_MAX", bit::BLK_SIZE_MAX.into()),
+        is("VIRTIO_BLK_F_TOPOLOGY", bit::BLK_TOPOLOGY.into()),
+        is("VIRTIO_BLK_F_CONFIG_WCE", bit::BLK_CONFIG_WCE.into()),
+        is("VIRTIO_BLK_F_DISCARD", bit::BLK_DISCARD.into()),
+        is("VIRTIO_BLK_F_WRITE_ZEROES", bit::BLK_WRITE_ZEROES.into()),
+        is("VIRTIO_BLK_F_SECURE_ERASE", bit::BLK_SECURE_ERASE.into()),
+        is(
+            "sizeof(struct virtio_blk_discard_write_zeroes)",
+            RANGE_BYTES as u64,
+        ),
         is("VIRTIO_BLK_F_SEG_MAX", bit::BLK_SEG_MAX.into()),
         is("VIRTIO_BLK_F_RO", bit::BLK_RO.into()),
         is("VIRTIO_BLK_F_BLK_SIZE", bit::BLK_SIZE.into()),
@@ -260,6 +305,18 @@ fn numbers_of_vhost_and_virtio_are_those_of_the_headers() {
         ("VIRTIO_BLK_T_OUT", RequestType::Out),
         ("VIRTIO_BLK_T_FLUSH", RequestType::Flush),
         ("VIRTIO_BLK_T_GET_ID", RequestType::GetId),
+        (
+            "VIRTIO_BLK_T_DISCARD",
+            RequestType::Ranges(RangeOp::Discard),
+        ),
+        (
+            "VIRTIO_BLK_T_WRITE_ZEROES",
+            RequestType::Ranges(RangeOp::WriteZeroes),
+        ),
+        (
+            "VIRTIO_BLK_T_SECURE_ERASE",
+            RequestType::Ranges(RangeOp::SecureErase),
+        ),
     ];
     let values = c_values("types", &types.map(|(name, _)| name.to_string()));
     for (name, kind) in types {

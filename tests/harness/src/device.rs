@@ -23,9 +23,11 @@ use std::{
     },
 };
 use vblk_core::{
+    config::CONFIG_BYTES,
     request::ID_BYTES,
     uapi::{
         self,
+        ConfigHeader,
         Info,
         MemoryHeader,
         MemoryRegion,
@@ -166,6 +168,34 @@ impl Device {
     /// VHOST_BLK_SET_SERIAL.
     pub fn set_serial(&self, serial: &[u8; ID_BYTES]) -> Result<(), Errno> {
         self.set(uapi::VHOST_BLK_SET_SERIAL, serial)
+    }
+
+    /// VHOST_BLK_SET_WRITEBACK.
+    pub fn set_writeback(&self, on: u32) -> Result<(), Errno> {
+        self.set(uapi::VHOST_BLK_SET_WRITEBACK, &on.to_ne_bytes())
+    }
+
+    /// VHOST_BLK_GET_CONFIG: the features that fit `disk`, and the configuration space.
+    pub fn config(
+        &self,
+        disk: &File,
+        queues: u32,
+        queue_size: u32,
+    ) -> Result<(u64, Vec<u8>), Errno> {
+        let header = ConfigHeader {
+            fd: disk.as_raw_fd(),
+            queues,
+            queue_size,
+            ..ConfigHeader::default()
+        };
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.resize(ConfigHeader::BYTES + CONFIG_BYTES, 0xA5);
+        self.call(uapi::VHOST_BLK_GET_CONFIG, &mut bytes)?;
+        let config = bytes.split_off(ConfigHeader::BYTES);
+        let header = bytes.try_into().expect("the rest");
+        let told = ConfigHeader::from_bytes(&header);
+        assert_eq!(told.size as usize, config.len());
+        Ok((told.features, config))
     }
 
     /// VHOST_BLK_GET_STATS.

@@ -22,9 +22,7 @@ use vblk::{
         },
     },
     disk::{
-        config_space,
-        Options,
-        CONFIG_BYTES, //
+        Options, //
     },
     memory::{
         self,
@@ -180,12 +178,25 @@ fn features_follow_the_disk() {
 /// The offsets are those of `struct virtio_blk_config` (virtio 1.2, 5.2.4).
 #[test]
 fn the_configuration_space_describes_the_disk() {
-    let (_file, disk) = file_disk(&pattern(3, 1 << 20), &Options::default());
-    let config = config_space(&disk, 3, 64);
+    let mut machine = Machine::new(&Options::default());
+    let mut config = [0; 36];
+    machine.device.read(0x100, &mut config);
     let word = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
-    assert_eq!(config.len(), CONFIG_BYTES);
     assert_eq!((word(0), word(4)), (2048, 0));
-    assert_eq!(word(12), 62);
-    assert_eq!(word(20), disk.block_size());
-    assert_eq!(config[34..36], [3, 0]);
+    assert_eq!(word(12), 126);
+    assert!(word(20) >= 512);
+    assert_eq!(config[34..36], [2, 0]);
+}
+
+#[test]
+fn a_switch_that_was_not_accepted_does_nothing() {
+    const WRITEBACK: u64 = 0x100 + 32;
+    let mut machine = Machine::new(&Options::default());
+    let mut byte = [0];
+    for at in (0x100..0x180).chain([WRITEBACK]) {
+        machine.device.write(at, &[0]);
+    }
+    machine.device.read(WRITEBACK, &mut byte);
+    assert_eq!(byte, [1]);
+    assert!(machine.failures.lock().unwrap().is_empty());
 }

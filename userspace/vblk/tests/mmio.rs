@@ -260,6 +260,7 @@ proptest! {
                 Access::Write(at, value) => match device.write(at, &value) {
                     Action::None => {}
                     Action::Reset => running = false,
+                    Action::Configure { at, .. } => prop_assert!(at < 4096),
                     Action::Notify(queue) => prop_assert!(queue < QUEUES),
                     Action::Start => {
                         // Once between two resets.

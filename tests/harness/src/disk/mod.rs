@@ -160,6 +160,14 @@ impl Disk {
         }
     }
 
+    /// A limit of its queue, as sysfs tells it.
+    pub fn queue_limit(&self, name: &str) -> Result<u64, Errno> {
+        let (major, minor) = self.major_minor()?;
+        let path = format!("/sys/dev/block/{major}:{minor}/queue/{name}");
+        let text = std::fs::read_to_string(path)?;
+        Ok(text.trim().parse().expect("a number"))
+    }
+
     /// Its number as in the default serial.
     pub fn major_minor(&self) -> Result<(u32, u32), Errno> {
         let dev = std::fs::metadata(&self.path)?.st_rdev();

@@ -13,6 +13,7 @@ mod owner;
 mod packed;
 mod placement;
 mod race;
+mod ranges;
 mod reconfigure;
 mod requests;
 mod teardown;
@@ -39,6 +40,7 @@ pub fn all() -> impl Iterator<Item = Case> {
 fn on_split_rings() -> Vec<&'static [Test]> {
     vec![
         requests::TESTS,
+        ranges::TESTS,
         placement::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
@@ -59,6 +61,7 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
     vec![
         packed::TESTS,
         requests::TESTS,
+        ranges::TESTS,
         placement::TESTS,
         notify::TESTS,
         race::TESTS,

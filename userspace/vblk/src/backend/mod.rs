@@ -19,6 +19,10 @@ use std::{
     str::FromStr, //
 };
 pub use vblk_core::{
+    config::{
+        Queues,
+        CONFIG_BYTES, //
+    },
     features::Features,
     ring::Format,
     uapi::Stats, //
@@ -95,6 +99,15 @@ pub struct Position {
     pub base: u32,
 }
 
+/// What a device with a certain disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The features that concern the disk.
+    pub features: Features,
+    /// The configuration space.
+    pub config: [u8; CONFIG_BYTES],
+}
+
 /// Serves one disk.
 ///
 /// Dropping a back-end stops it.
@@ -105,8 +118,22 @@ pub trait Backend: Send {
     /// What it can do, to be offered to the driver.
     fn features(&self) -> Features;
 
+    /// What to offer to the driver of a device with these queues, of what concerns the disk.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    fn offer(&self, queues: Queues) -> Result<Offer, Error>;
+
     /// The disk.
     fn disk(&self) -> &Disk;
+
+    /// Switches between writing back and writing through, until the back-end is started again.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    fn set_writeback(&mut self, on: bool) -> Result<(), Error>;
 
     /// Begins to serve requests. Whatever is in the rings counts as kicked.
     ///

@@ -9,8 +9,10 @@ use super::{
     Backend,
     Error,
     Kind,
+    Offer,
     Position,
-    QueueConfig, //
+    QueueConfig,
+    Queues, //
 };
 use crate::{
     disk::{
@@ -211,6 +213,15 @@ impl Backend for VhostKernel {
 
     fn features(&self) -> Features {
         self.features
+    }
+
+    fn offer(&self, queues: Queues) -> Result<Offer, Error> {
+        vhost_blk::get_config(&self.device, self.disk.file().as_fd(), queues)
+            .map_err(host("VHOST_BLK_GET_CONFIG"))
+    }
+
+    fn set_writeback(&mut self, on: bool) -> Result<(), Error> {
+        vhost_blk::set_writeback(&self.device, on).map_err(host("VHOST_BLK_SET_WRITEBACK"))
     }
 
     fn disk(&self) -> &Disk {

@@ -9,12 +9,18 @@ use vblk_core::features::{
     Features, //
 };
 
-const NAMES: [(u32, &str); 9] = [
+const NAMES: [(u32, &str); 15] = [
+    (bit::BLK_SIZE_MAX, "SIZE_MAX"),
     (bit::BLK_SEG_MAX, "SEG_MAX"),
     (bit::BLK_RO, "RO"),
     (bit::BLK_SIZE, "BLK_SIZE"),
     (bit::BLK_FLUSH, "FLUSH"),
+    (bit::BLK_TOPOLOGY, "TOPOLOGY"),
+    (bit::BLK_CONFIG_WCE, "CONFIG_WCE"),
     (bit::BLK_MQ, "MQ"),
+    (bit::BLK_DISCARD, "DISCARD"),
+    (bit::BLK_WRITE_ZEROES, "WRITE_ZEROES"),
+    (bit::BLK_SECURE_ERASE, "SECURE_ERASE"),
     (bit::RING_INDIRECT_DESC, "INDIRECT_DESC"),
     (bit::RING_EVENT_IDX, "EVENT_IDX"),
     (bit::VERSION_1, "VERSION_1"),
@@ -61,7 +67,8 @@ mod tests {
     fn features_have_names() {
         assert_eq!(
             names(Features::SUPPORTED),
-            "FLUSH MQ INDIRECT_DESC EVENT_IDX VERSION_1 RING_PACKED"
+            "SIZE_MAX SEG_MAX RO BLK_SIZE FLUSH TOPOLOGY CONFIG_WCE MQ DISCARD WRITE_ZEROES \
+             SECURE_ERASE INDIRECT_DESC EVENT_IDX VERSION_1 RING_PACKED"
         );
         assert_eq!(names(Features(1 << 33)), "bit 33");
     }

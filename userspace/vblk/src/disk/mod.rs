@@ -2,13 +2,6 @@
 
 //! A disk: a block device or a file of the host, opened and measured.
 
-mod config;
-
-pub use config::{
-    config_space,
-    CONFIG_BYTES, //
-};
-
 use crate::{
     errno,
     sys::blockdev, //
@@ -31,6 +24,8 @@ use std::{
 };
 use vblk_core::{
     addr::SECTOR_SIZE,
+    config::Limits,
+    range::RangeOps,
     request::{
         self,
         ID_BYTES, //
@@ -227,12 +222,24 @@ impl Disk {
         self.serial.as_ref().unwrap_or(&self.default_serial)
     }
 
+    /// What the configuration space tells of it. What only the module finds out is left out.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            sectors: self.sectors(),
+            block_size: self.block_size,
+            physical_block_size: self.physical_block_size(),
+            read_only: self.read_only,
+            ..Limits::default()
+        }
+    }
+
     /// What decides over a request.
     pub fn rules(&self) -> request::Disk {
         request::Disk {
             sectors: self.sectors(),
             block_size: self.block_size,
             read_only: self.read_only,
+            range_ops: RangeOps::default(),
         }
     }
 }

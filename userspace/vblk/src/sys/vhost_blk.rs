@@ -3,6 +3,7 @@
 //! The ioctls of `/dev/vhost-blk-rs` that `<linux/vhost.h>` does not have, and one whose argument
 //! the `vhost` crate cuts to 16 bits. The other standard ones come from there.
 
+use crate::backend::Offer;
 use std::{
     fs::File,
     io,
@@ -13,17 +14,25 @@ use std::{
     },
 };
 use vblk_core::{
+    config::{
+        Queues,
+        CONFIG_BYTES, //
+    },
+    features::Features,
     request::ID_BYTES,
     uapi::{
+        ConfigHeader,
         Info,
         Stats,
         VringFile,
         VringState,
         FD_UNBIND,
+        VHOST_BLK_GET_CONFIG,
         VHOST_BLK_GET_INFO,
         VHOST_BLK_GET_STATS,
         VHOST_BLK_SET_BACKEND,
         VHOST_BLK_SET_SERIAL,
+        VHOST_BLK_SET_WRITEBACK,
         VHOST_SET_VRING_BASE, //
     },
 };
@@ -72,6 +81,37 @@ pub fn set_vring_base(device: &File, index: u32, base: u32) -> io::Result<()> {
     // SAFETY: The kernel reads a `struct vhost_vring_state` from the argument, and its bytes are
     // there.
     check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_SET_VRING_BASE.into(), &argument) })
+}
+
+/// What the module offers for `disk` with these queues.
+pub fn get_config(device: &File, disk: BorrowedFd<'_>, queues: Queues) -> io::Result<Offer> {
+    let header = ConfigHeader {
+        fd: disk.as_raw_fd(),
+        queues: queues.count.into(),
+        queue_size: queues.size.into(),
+        ..ConfigHeader::default()
+    };
+    let mut argument = [0; ConfigHeader::BYTES + CONFIG_BYTES];
+    argument[..ConfigHeader::BYTES].copy_from_slice(&header.to_bytes());
+    // SAFETY: The kernel reads and writes a `struct vhost_blk_config`, which has the argument's
+    // size.
+    check(unsafe {
+        ioctl_with_mut_ref(&device.as_fd(), VHOST_BLK_GET_CONFIG.into(), &mut argument)
+    })?;
+    let (header, config) = argument
+        .split_first_chunk()
+        .ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Offer {
+        features: Features(ConfigHeader::from_bytes(header).features),
+        config: config.try_into().map_err(|_| io::ErrorKind::InvalidData)?,
+    })
+}
+
+/// Switches between writing back and writing through.
+pub fn set_writeback(device: &File, on: bool) -> io::Result<()> {
+    let argument = u32::from(on).to_ne_bytes();
+    // SAFETY: The kernel reads 32 bits from the argument.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_SET_WRITEBACK.into(), &argument) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

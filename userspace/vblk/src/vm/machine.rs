@@ -18,7 +18,10 @@ use super::{
     wiring::Builder, //
 };
 use crate::{
-    backend::Backend,
+    backend::{
+        self,
+        Backend, //
+    },
     devices::{
         bus::{
             Bus,
@@ -99,6 +102,14 @@ pub enum Error {
     /// The guest can't be booted.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// A disk can't be offered.
+    #[error("{label}: {cause}")]
+    Disk {
+        /// What names it.
+        label: String,
+        /// Why.
+        cause: backend::Error,
+    },
     /// Two devices at one address: a mistake in the layout.
     #[error(transparent)]
     Layout(#[from] crate::devices::bus::Taken),

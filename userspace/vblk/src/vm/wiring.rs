@@ -122,7 +122,7 @@ impl Builder<'_> {
     ) -> Result<(Shared<BlockDevice>, String), Error> {
         let base = DISK_BASE + slot as u64 * MMIO_BYTES;
         let irq = DISK_IRQS.get(slot).copied().unwrap_or(0);
-        let (ending, label) = (self.ending.clone(), disk.label);
+        let (ending, label) = (self.ending.clone(), disk.label.clone());
         let device = BlockDevice::new(
             disk.backend,
             self.memory.clone(),
@@ -130,8 +130,8 @@ impl Builder<'_> {
             disk.queue_size,
             Arc::new(move |error| ending.report(End::Failed(format!("{label}: {error}")))),
         )
-        .map_err(|cause| Error::Kvm {
-            step: "eventfd",
+        .map_err(|cause| Error::Disk {
+            label: disk.label,
             cause,
         })?;
         for (queue, kick) in (0..).zip(device.kicks()) {

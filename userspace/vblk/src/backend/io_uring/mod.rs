@@ -18,6 +18,7 @@ use super::{
     Backend,
     Error,
     Kind,
+    Offer,
     Position,
     QueueConfig, //
 };
@@ -39,7 +40,11 @@ use std::{
     },
 };
 use vblk_core::{
-    features::Features,
+    config::Queues,
+    features::{
+        bit,
+        Features, //
+    },
     request::{
         self as rules,
         ID_BYTES, //
@@ -101,13 +106,32 @@ impl IoUring {
     }
 }
 
+/// What only the module does.
+const NOT_HERE: u64 = 1 << bit::BLK_CONFIG_WCE
+    | 1 << bit::BLK_DISCARD
+    | 1 << bit::BLK_WRITE_ZEROES
+    | 1 << bit::BLK_SECURE_ERASE;
+
 impl Backend for IoUring {
     fn kind(&self) -> Kind {
         Kind::IoUring
     }
 
     fn features(&self) -> Features {
-        Features::SUPPORTED
+        Features(Features::SUPPORTED.0 & !NOT_HERE)
+    }
+
+    fn offer(&self, queues: Queues) -> Result<Offer, Error> {
+        let limits = self.disk.limits();
+        Ok(Offer {
+            features: Features(limits.features(&queues).0 & !NOT_HERE),
+            config: limits.config(&queues),
+        })
+    }
+
+    fn set_writeback(&mut self, _on: bool) -> Result<(), Error> {
+        // Not offered, so that no driver asks for it.
+        Ok(())
     }
 
     fn disk(&self) -> &Disk {

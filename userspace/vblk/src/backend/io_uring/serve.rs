@@ -111,6 +111,8 @@ impl<'m> Worker<'m> {
         }
         let done = match request.action(&self.target.rules) {
             Action::Answer(status) => answer(status, 0),
+            // Not offered.
+            Action::Ranges { .. } => answer(Status::Unsupported, 0),
             Action::GetId { data } => match self.write_id(&data) {
                 Some(bytes) => answer(Status::Ok, bytes),
                 None => answer(Status::IoError, 0),

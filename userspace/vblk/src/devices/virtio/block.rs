@@ -15,14 +15,16 @@ use crate::{
         QueueConfig, //
     },
     devices::bus::Device,
-    disk::config_space,
     memory::Memory,
 };
-use std::{
-    io,
-    sync::Arc, //
+use std::sync::Arc;
+use vblk_core::{
+    config::{
+        Queues,
+        CONFIG_WCE, //
+    },
+    features::bit, //
 };
-use vblk_core::features::bit;
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{
     EventFd,
@@ -31,6 +33,9 @@ use vmm_sys_util::eventfd::{
 
 /// The virtio device type of a disk.
 const BLOCK: u32 = 2;
+
+/// The features that concern rings and transport, not the disk (virtio 1.2, 2.2).
+const RING_FEATURES: u64 = !0 << 24;
 
 /// Is told that a back-end can't serve its disk.
 pub type Sink = Arc<dyn Fn(&backend::Error) + Send + Sync>;
@@ -53,21 +58,29 @@ impl BlockDevice {
     ///
     /// # Errors
     ///
-    /// When there are no file descriptors left.
+    /// When there are no file descriptors left, and as [`Backend::offer`].
     pub fn new(
         backend: Box<dyn Backend>,
         memory: Memory,
         queues: u16,
         queue_size: u16,
         failed: Sink,
-    ) -> io::Result<Self> {
-        let config = config_space(backend.disk(), queues, queue_size);
-        let event = || EventFd::new(EFD_NONBLOCK);
+    ) -> Result<Self, backend::Error> {
+        let offer = backend.offer(Queues {
+            count: queues,
+            size: queue_size,
+        })?;
+        let event = || {
+            EventFd::new(EFD_NONBLOCK).map_err(|cause| backend::Error::Setup {
+                step: "eventfd",
+                cause,
+            })
+        };
         Ok(Self {
             transport: Transport::new(
                 BLOCK,
-                offered(&*backend, queues),
-                config.to_vec(),
+                Features(backend.features().0 & RING_FEATURES | offer.features.0),
+                offer.config.to_vec(),
                 queues,
                 queue_size,
             ),
@@ -101,6 +114,19 @@ impl BlockDevice {
     /// As [`Backend::stop`].
     pub fn stop(&mut self) -> Result<(), backend::Error> {
         self.backend.stop().map(drop)
+    }
+
+    /// The one thing that a driver may configure is the writeback switch, if it accepted that
+    /// (virtio 1.2, 5.2.5).
+    fn configure(&mut self, at: usize, value: u8) {
+        if at != CONFIG_WCE || !self.transport.accepted().has(bit::BLK_CONFIG_WCE) {
+            return;
+        }
+        let on = value & 1 != 0;
+        match self.backend.set_writeback(on) {
+            Ok(()) => self.transport.set_config(CONFIG_WCE, on.into()),
+            Err(e) => (self.failed)(&e),
+        }
     }
 
     fn start(&mut self) {
@@ -147,18 +173,6 @@ impl BlockDevice {
     }
 }
 
-/// What the back-end can do, and what the disk is like.
-fn offered(backend: &dyn Backend, queues: u16) -> Features {
-    let mut bits = backend.features().0 | 1 << bit::BLK_SEG_MAX | 1 << bit::BLK_SIZE;
-    if backend.disk().read_only() {
-        bits |= 1 << bit::BLK_RO;
-    }
-    if queues == 1 {
-        bits &= !(1 << bit::BLK_MQ);
-    }
-    Features(bits)
-}
-
 impl Device for BlockDevice {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         self.transport.read(offset, data);
@@ -169,10 +183,13 @@ impl Device for BlockDevice {
             Action::None => {}
             Action::Start => self.start(),
             Action::Reset => {
+                // As it was before a driver switched it.
+                self.transport.set_config(CONFIG_WCE, 1);
                 if let Err(e) = self.stop() {
                     (self.failed)(&e);
                 }
             }
+            Action::Configure { at, value } => self.configure(at, value),
             // Kicks reach the back-end directly; this one did not match what KVM waits for.
             Action::Notify(queue) => {
                 if let Some(kick) = self.kicks.get(usize::from(queue)) {

@@ -72,6 +72,13 @@ pub enum Action {
     Reset,
     /// Look at this queue.
     Notify(u16),
+    /// Take a byte that the driver wrote to the configuration space, or ignore it.
+    Configure {
+        /// Where.
+        at: usize,
+        /// What.
+        value: u8,
+    },
 }
 
 /// The registers of one device.
@@ -130,6 +137,13 @@ impl Transport {
         self.config_changed = true;
     }
 
+    /// Changes a byte of the configuration space, without telling the driver.
+    pub fn set_config(&mut self, at: usize, value: u8) {
+        if let Some(byte) = self.config.get_mut(at) {
+            *byte = value;
+        }
+    }
+
     fn has(&self, bits: u8) -> bool {
         self.status & bits == bits
     }
@@ -165,7 +179,7 @@ impl Transport {
             0x060 => self.interrupt_status(),
             0x070 => self.status.into(),
             0x0b0 | 0x0b4 | 0x0b8 | 0x0bc => NO_SHARED_MEMORY,
-            // The configuration generation: the space never changes.
+            // The configuration generation: no field changes that takes more than one access.
             0x0fc => 0,
             _ => 0,
         }
@@ -199,6 +213,13 @@ impl Transport {
 
     /// Takes what the driver writes at `offset`. Anything that makes no sense is ignored.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Action {
+        // No field of more than a byte is for the driver to write.
+        if let (Some(at), &[value]) = (offset.checked_sub(CONFIG_SPACE), data) {
+            return match usize::try_from(at) {
+                Ok(at) if at < self.config.len() => Action::Configure { at, value },
+                _ => Action::None,
+            };
+        }
         let &[b0, b1, b2, b3] = data else {
             return Action::None;
         };

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Discard, write zeroes and secure erase; the writeback switch; the configuration space.
+
+use crate::{
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    device::Device,
+    disk::{
+        Disk,
+        Mode,
+        NullBlk, //
+    },
+    sys::Errno,
+    tests::requests::DATA,
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        IOERR,
+        OK,
+        UNSUPP, //
+    },
+};
+use std::fs::File;
+use vblk_core::{
+    addr::GuestAddr,
+    features::{
+        bit,
+        Features, //
+    },
+    testing::{
+        BlockRequest,
+        DriverMemory, //
+    },
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/write_zeroes_reads_back_as_zeroes", limit: 30, run: write_zeroes },
+    Test { name: "harness/several_ranges_in_one_request", limit: 30, run: several },
+    Test { name: "harness/discard_on_disks_that_can", limit: 30, run: discard },
+    Test { name: "harness/what_the_disk_can_not_do_is_unsupported", limit: 30, run: not_on_this_disk },
+    Test { name: "harness/ranges_that_make_no_sense_change_nothing", limit: 30, run: nonsense },
+    Test { name: "harness/range_requests_need_their_feature", limit: 20, run: not_negotiated },
+    Test { name: "harness/read_only_disk_refuses_ranges", limit: 20, run: read_only },
+    Test { name: "harness/writeback_switch", limit: 20, run: writeback },
+    Test { name: "harness/configuration_space_of_a_disk", limit: 20, run: config },
+    Test { name: "harness/wrong_arguments_for_the_configuration_space", limit: 20, run: config_errors },
+];
+
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
+const SECURE_ERASE: u32 = 14;
+const UNMAP: u32 = 1;
+const MIB: u64 = 1 << 20;
+
+/// One range of a request.
+#[derive(Clone, Copy)]
+struct Range {
+    sector: u64,
+    sectors: u32,
+    flags: u32,
+}
+
+fn range(sector: u64, sectors: u32, flags: u32) -> Range {
+    Range {
+        sector,
+        sectors,
+        flags,
+    }
+}
+
+/// Sends a request about these ranges.
+fn send(vm: &mut Vm, kind: u32, ranges: &[Range]) -> Answer {
+    let mut bytes = Vec::new();
+    for range in ranges {
+        bytes.extend(range.sector.to_le_bytes());
+        bytes.extend(range.sectors.to_le_bytes());
+        bytes.extend(range.flags.to_le_bytes());
+    }
+    vm.memory.write(DATA, &bytes);
+    let header = vm.free();
+    let request = BlockRequest::new(kind, 0, header, GuestAddr(header.0 + 64));
+    let request = request.data(DATA, bytes.len() as u32);
+    vm.queue().request(&request)
+}
+
+/// Fills the first `len` bytes of the disk, behind the device's back.
+fn fill(context: &Context, disk: &Disk, len: u64) -> Result<Vec<u8>, Errno> {
+    let mut bytes = context.rng().bytes(len as usize);
+    // No zeroes by chance.
+    bytes.iter_mut().for_each(|byte| *byte |= 1);
+    disk.write(0, &bytes)?;
+    Ok(bytes)
+}
+
+/// A ramdisk, which must be written; a null_blk; and a loop device, which makes zeroes by itself.
+fn disks() -> Result<Vec<Disk>, Errno> {
+    Ok(vec![
+        Disk::ram(),
+        Disk::null(&NullBlk::default())?,
+        Disk::looped(16 * MIB)?,
+    ])
+}
+
+fn write_zeroes(context: &Context) -> Outcome {
+    for disk in disks()? {
+        let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+        // Less than a page, many pages, and more than one I/O has room for.
+        for (sector, sectors) in [(1, 1), (8, 8), (3, 77), (16, 3000), (0, 6000)] {
+            for flags in [0, UNMAP] {
+                let mut expected = fill(context, &disk, 4 * MIB)?;
+                let answer = send(&mut vm, WRITE_ZEROES, &[range(sector, sectors, flags)]);
+                assert_eq!(answer, Answer::new(OK, 1), "{sector} {sectors} {flags}");
+                let at = sector as usize * 512;
+                expected[at..at + sectors as usize * 512].fill(0);
+                assert!(
+                    disk.read(0, expected.len())? == expected,
+                    "{sector} {sectors}"
+                );
+            }
+        }
+        assert_eq!(vm.device.stats()?.io_errors, 0);
+    }
+    Ok(())
+}
+
+fn several(context: &Context) -> Outcome {
+    for disk in disks()? {
+        let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+        let mut expected = fill(context, &disk, MIB)?;
+        let ranges: Vec<_> = (0..16).map(|i| range(i * 100, 10 + i as u32, 0)).collect();
+        for range in &ranges {
+            let at = range.sector as usize * 512;
+            expected[at..at + range.sectors as usize * 512].fill(0);
+        }
+        assert_eq!(send(&mut vm, WRITE_ZEROES, &ranges), Answer::new(OK, 1));
+        assert!(disk.read(0, expected.len())? == expected);
+        // An empty range among others, and nothing but empty ones.
+        let empty = range(5, 0, 0);
+        assert_eq!(send(&mut vm, WRITE_ZEROES, &[empty]), Answer::new(OK, 1));
+        assert!(disk.read(0, expected.len())? == expected);
+    }
+    Ok(())
+}
+
+fn discard(context: &Context) -> Outcome {
+    for disk in [Disk::ram(), Disk::looped(16 * MIB)?] {
+        let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+        let expected = fill(context, &disk, 4 * MIB)?;
+        let answer = send(
+            &mut vm,
+            DISCARD,
+            &[range(2048, 2048, 0), range(6144, 1024, 0)],
+        );
+        assert_eq!(answer, Answer::new(OK, 1), "{}", disk.path().display());
+        // What was discarded may hold anything; the rest must hold what it held.
+        let found = disk.read(0, expected.len())?;
+        for kept in [0..1 << 20, 2 << 20..3 << 20, 7 << 19..4 << 20] {
+            assert!(found[kept.clone()] == expected[kept.clone()], "{kept:?}");
+        }
+    }
+    Ok(())
+}
+
+fn not_on_this_disk(context: &Context) -> Outcome {
+    let disk = Disk::null(&NullBlk::default())?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let expected = fill(context, &disk, MIB)?;
+    for kind in [DISCARD, SECURE_ERASE] {
+        assert_eq!(
+            send(&mut vm, kind, &[range(0, 8, 0)]),
+            Answer::new(UNSUPP, 1)
+        );
+    }
+    assert!(disk.read(0, expected.len())? == expected);
+    Ok(())
+}
+
+fn nonsense(context: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let end = disk.bytes()? / 512;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let expected = fill(context, &disk, MIB)?;
+    let good = range(0, 8, 0);
+    let cases = [
+        (range(end, 1, 0), IOERR),
+        (range(end - 1, 2, 0), IOERR),
+        (range(u64::MAX, 1, 0), IOERR),
+        (range(u64::MAX / 512, 8, 0), IOERR),
+        (range(0, u32::MAX, 0), IOERR),
+        (range(0, (1 << 22) + 1, 0), IOERR),
+        (range(0, 8, 2), UNSUPP),
+        (range(0, 8, 1 << 31), UNSUPP),
+    ];
+    for (bad, status) in cases {
+        for kind in [WRITE_ZEROES, DISCARD, SECURE_ERASE] {
+            // One bad range spoils all: the good one before it is left alone too.
+            let answer = send(&mut vm, kind, &[good, bad]);
+            assert_eq!(answer, Answer::new(status, 1), "{kind} {}", bad.sector);
+        }
+    }
+    for kind in [DISCARD, SECURE_ERASE] {
+        let answer = send(&mut vm, kind, &[range(0, 8, UNMAP)]);
+        assert_eq!(
+            answer,
+            Answer::new(UNSUPP, 1),
+            "unmap means nothing for {kind}"
+        );
+    }
+    assert_eq!(send(&mut vm, WRITE_ZEROES, &[]), Answer::new(IOERR, 1));
+    assert_eq!(
+        send(&mut vm, WRITE_ZEROES, &[good; 17]),
+        Answer::new(IOERR, 1)
+    );
+    assert!(
+        disk.read(0, expected.len())? == expected,
+        "something was changed"
+    );
+    assert_eq!(vm.device.stats()?.malformed, 0);
+    Ok(())
+}
+
+fn not_negotiated(_: &Context) -> Outcome {
+    let features = [
+        (DISCARD, bit::BLK_DISCARD),
+        (WRITE_ZEROES, bit::BLK_WRITE_ZEROES),
+        (SECURE_ERASE, bit::BLK_SECURE_ERASE),
+    ];
+    let disk = Disk::ram();
+    for (kind, feature) in features {
+        let mut vm = Vm::with_disk(&Setup::default().without(feature), &disk)?;
+        assert_eq!(
+            send(&mut vm, kind, &[range(0, 8, 0)]),
+            Answer::new(UNSUPP, 1)
+        );
+    }
+    Ok(())
+}
+
+fn read_only(context: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let expected = fill(context, &disk, MIB)?;
+    let mut vm = Vm::new(&Setup::default())?;
+    vm.device.attach(&disk.open(Mode::ReadOnly)?)?;
+    for kind in [DISCARD, WRITE_ZEROES, SECURE_ERASE] {
+        assert_eq!(
+            send(&mut vm, kind, &[range(0, 8, 0)]),
+            Answer::new(IOERR, 1)
+        );
+    }
+    assert!(disk.read(0, expected.len())? == expected);
+    Ok(())
+}
+
+fn writeback(context: &Context) -> Outcome {
+    // A disk with a cache: writes to it are durable only with FUA or after a flush.
+    let options = NullBlk {
+        cache_mib: 1,
+        ..NullBlk::default()
+    };
+    let disk = Disk::null(&options)?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    assert_eq!(vm.device.set_writeback(2), Err(Errno(libc::EINVAL)));
+    for mode in [0, 1, 0] {
+        vm.device.set_writeback(mode)?;
+        let mut expected = fill(context, &disk, MIB)?;
+        let bytes = context.rng().bytes(4096);
+        vm.memory.write(DATA, &bytes);
+        let header = vm.free();
+        let write = BlockRequest::write(8, header, GuestAddr(header.0 + 64)).data(DATA, 4096);
+        assert_eq!(vm.queue().request(&write), Answer::new(OK, 1));
+        expected[4096..8192].copy_from_slice(&bytes);
+        let answer = send(&mut vm, WRITE_ZEROES, &[range(100, 50, 0)]);
+        assert_eq!(answer, Answer::new(OK, 1), "mode {mode}");
+        expected[51200..76800].fill(0);
+        assert!(disk.read(0, expected.len())? == expected, "mode {mode}");
+    }
+    Ok(())
+}
+
+fn u32_at(config: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(config[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn config(_: &Context) -> Outcome {
+    let device = Device::open()?;
+    let large_blocks = NullBlk {
+        block_size: 4096,
+        ..NullBlk::default()
+    };
+    for disk in [
+        Disk::ram(),
+        Disk::null(&large_blocks)?,
+        Disk::looped(16 * MIB)?,
+    ] {
+        let name = disk.path().display().to_string();
+        let (features, config) = device.config(&disk.open(Mode::ReadWrite)?, 3, 128)?;
+        let capacity = u64::from(u32_at(&config, 0)) | u64::from(u32_at(&config, 4)) << 32;
+        assert_eq!(capacity, disk.bytes()? / 512, "{name}");
+        assert_eq!(u32_at(&config, 12), 126, "{name}");
+        assert_eq!(u64::from(u32_at(&config, 20)), disk.block_size()?, "{name}");
+        assert_eq!(config[34..36], [3, 0], "{name}");
+        let features = Features(features);
+        assert!(features.has(bit::BLK_MQ) && features.has(bit::BLK_WRITE_ZEROES));
+        assert!(!features.has(bit::BLK_RO), "{name}");
+        // What it says of discarding is what sysfs says of the disk.
+        let limit = disk.queue_limit("discard_max_bytes")?;
+        assert_eq!(features.has(bit::BLK_DISCARD), limit > 0, "{name}");
+        assert_eq!(u32_at(&config, 36) > 0, limit > 0, "{name}");
+
+        let (features, config) = device.config(&disk.open(Mode::ReadOnly)?, 1, 2)?;
+        let features = Features(features);
+        assert!(
+            features.has(bit::BLK_RO) && !features.has(bit::BLK_MQ),
+            "{name}"
+        );
+        assert!(!features.has(bit::BLK_DISCARD), "{name}");
+        assert_eq!(u32_at(&config, 12), 1, "{name}");
+    }
+    Ok(())
+}
+
+fn config_errors(_: &Context) -> Outcome {
+    let device = Device::open()?;
+    let disk = Disk::ram().open(Mode::ReadOnly)?;
+    let invalid = Err(Errno(libc::EINVAL));
+    for (queues, size) in [
+        (0, 128),
+        (257, 128),
+        (1, 0),
+        (1, 3),
+        (1, 65536),
+        (u32::MAX, 1),
+    ] {
+        let told = device.config(&disk, queues, size).map(drop);
+        assert_eq!(told, invalid, "{queues} queues of {size}");
+    }
+    let file = File::open("/proc/self/status")?;
+    let told = device.config(&file, 1, 128).map(drop);
+    assert_eq!(told, Err(Errno(libc::ENOTBLK)));
+    Ok(())
+}
