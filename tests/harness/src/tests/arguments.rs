@@ -41,10 +41,7 @@ use std::{
     path::Path, //
 };
 use vblk_core::{
-    features::{
-        bit,
-        Features, //
-    },
+    features::Features,
     uapi::{
         self,
         MemoryRegion,
@@ -89,7 +86,8 @@ fn features(_: &Context) -> Outcome {
     // A legacy guest, all at once, and all plus one too many.
     device.set_features(0)?;
     device.set_features(Features::SUPPORTED.0)?;
-    let more = device.set_features(Features::SUPPORTED.0 | 1 << bit::BLK_RO);
+    let unknown = (0..64).find(|bit| !Features::SUPPORTED.has(*bit));
+    let more = device.set_features(Features::SUPPORTED.0 | 1 << unknown.expect("one"));
     assert_errno("one too many", more, Errno::EOPNOTSUPP);
     device.set_backend_features(0)?;
     Ok(())

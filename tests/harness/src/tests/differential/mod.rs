@@ -132,16 +132,25 @@ fn compare(
     pair.finish()
 }
 
+/// What both back-ends can do.
+fn common() -> Features {
+    let only_the_module = 1 << bit::BLK_DISCARD
+        | 1 << bit::BLK_WRITE_ZEROES
+        | 1 << bit::BLK_SECURE_ERASE
+        | 1 << bit::BLK_CONFIG_WCE;
+    Features(Features::SUPPORTED.0 & !only_the_module)
+}
+
 fn on_split_rings() -> Features {
-    Features(Features::SUPPORTED.0 & !(1 << bit::RING_PACKED))
+    Features(common().0 & !(1 << bit::RING_PACKED))
 }
 
 fn packed_reads_and_writes(context: &Context) -> Outcome {
-    compare(context, Features::SUPPORTED, 200, Recipes::good_batch)
+    compare(context, common(), 200, Recipes::good_batch)
 }
 
 fn packed_failing(context: &Context) -> Outcome {
-    compare(context, Features::SUPPORTED, 400, Recipes::failing_batch)
+    compare(context, common(), 400, Recipes::failing_batch)
 }
 
 fn reads_and_writes(context: &Context) -> Outcome {
