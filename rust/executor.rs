@@ -385,7 +385,10 @@ impl Executor {
                     }
                     // Full: the next I/O begins where this one ends. Neither can be empty, since
                     // the largest block fits into a large one.
-                    let (Ok(split), Ok(unit)) = (pending.split(), self.units.take(true)) else {
+                    let Ok(split) = pending.split() else {
+                        return Err((filling, Stopped::Failed));
+                    };
+                    let Ok(unit) = self.units.take(true) else {
                         return Err((filling, Stopped::Failed));
                     };
                     submitted_bytes += filling.bytes();

@@ -103,7 +103,8 @@ impl Executor {
     }
 
     fn range(&mut self, pending: &mut Pending, op: Op, range: &Range) -> Result {
-        let (unit, split) = (self.units.take(false)?, pending.split()?);
+        let split = pending.split()?;
+        let unit = self.units.take(false)?;
         self.submitted += 1;
         unit.begin_range(op, range.sector.0, range.bytes)
             .submit(Job::Part(split));
@@ -118,7 +119,8 @@ impl Executor {
         }
         let mut written = 0;
         while written < range.bytes {
-            let (unit, split) = (self.units.take(true)?, pending.split()?);
+            let split = pending.split()?;
+            let unit = self.units.take(true)?;
             let sector = range.sector.0 + u64::from(written) / SECTOR_SIZE;
             let zeroes = unit.begin_zeroes(self.write, sector, range.bytes - written);
             written += zeroes.bytes();
