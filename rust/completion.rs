@@ -10,10 +10,18 @@
 use crate::{
     memory::CurrentProcess,
     pool::Kick,
+    reply::{
+        status,
+        Failure,
+        Job,
+        Moved,
+        Reply,
+        Split,
+        StatusByte, //
+    },
     sys::{
         bio::{
             Completer,
-            DeviceFailure,
             Done,
             Spent, //
         },
@@ -23,8 +31,6 @@ use crate::{
         },
         lock::IrqLock,
         mapped_range::MappedRange,
-        pin::PinnedByte,
-        store_byte_nofault,
         thread::{
             current_task,
             runs_in,
@@ -47,9 +53,7 @@ use kernel::{
     task::Task, //
 };
 use vblk_core::{
-    addr::HostAddr,
     queue::Head,
-    request::Status,
     ring::{
         self,
         Base,
@@ -61,122 +65,6 @@ use vblk_core::{
 /// A ring whose parts are mapped.
 pub(crate) type Ring = ring::Ring<MappedRange>;
 
-/// What a request moves, for the statistics.
-#[derive(Clone, Copy)]
-pub(crate) enum Moved {
-    /// Bytes from the disk to the guest.
-    Read(u32),
-    /// Bytes from the guest to the disk.
-    Written(u32),
-    /// Nothing: a flush.
-    Flushed,
-    /// Nothing: a request about ranges.
-    Nothing,
-}
-
-/// Where the status of a request goes.
-pub(crate) enum StatusByte {
-    /// Can be written in any context.
-    Pinned(PinnedByte),
-    /// Must be written by the worker. Costs no pin: for disks that finish I/O right where it is
-    /// submitted.
-    At(HostAddr),
-}
-
-/// How to answer a request once its I/O is done.
-pub(crate) struct Reply {
-    /// The chain to give back.
-    pub(crate) head: Head,
-    /// Where the status goes.
-    pub(crate) status: StatusByte,
-    /// Bytes written to the chain if all goes well.
-    pub(crate) len: u32,
-    /// And if not.
-    pub(crate) failed_len: u32,
-    /// What is moved if all goes well.
-    pub(crate) moved: Moved,
-}
-
-/// Why a request failed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum Failure {
-    /// The disk can't do this.
-    NotSupported = 1,
-    /// The disk failed.
-    Disk = 2,
-    /// The guest's buffers can't be reached, or there is no memory for the I/O.
-    Memory = 3,
-}
-
-impl Failure {
-    fn status(self) -> Status {
-        match self {
-            Self::NotSupported => Status::Unsupported,
-            Self::Disk | Self::Memory => Status::IoError,
-        }
-    }
-}
-
-impl From<DeviceFailure> for Failure {
-    fn from(failure: DeviceFailure) -> Self {
-        match failure {
-            DeviceFailure::NotSupported => Self::NotSupported,
-            DeviceFailure::Failed => Self::Disk,
-        }
-    }
-}
-
-/// A request that takes several I/Os. The last one to let go of it answers.
-pub(crate) struct Split {
-    /// Taken by the last one.
-    reply: Option<Reply>,
-    /// A [`Failure`], or 0.
-    failure: Atomic<u32>,
-}
-
-impl Split {
-    /// A request that went well so far.
-    pub(crate) fn new(reply: Reply) -> Self {
-        Self {
-            reply: Some(reply),
-            failure: Atomic::new(0),
-        }
-    }
-
-    /// Notes how one of the I/Os ended.
-    pub(crate) fn record(&self, result: Result<(), Failure>) {
-        if let Err(failure) = result {
-            // Relaxed: the reference count orders this before the last one's load.
-            self.failure.store(failure as u32, Relaxed);
-        }
-    }
-
-    fn result(&self) -> Result<(), Failure> {
-        let failed = [Failure::NotSupported, Failure::Disk, Failure::Memory];
-        let code = self.failure.load(Relaxed);
-        match failed.into_iter().find(|failure| *failure as u32 == code) {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
-    }
-}
-
-/// What an I/O is for.
-pub(crate) enum Job {
-    /// All of a request.
-    Whole(Reply),
-    /// A part of one.
-    Part(Arc<Split>),
-}
-
-fn status(result: Result<(), Failure>) -> Status {
-    match result {
-        Ok(()) => Status::Ok,
-        Err(failure) => failure.status(),
-    }
-}
-
 /// The completion half of a queue.
 ///
 /// I/Os keep it alive, and it keeps the memory of finished ones: [`Self::close`] ends that.
@@ -187,6 +75,9 @@ pub(crate) struct Completion {
     leftovers: Atomic<bool>,
     /// Whether the last I/O finished in the worker. A guess for the next one.
     in_worker: Atomic<bool>,
+    /// Whether the worker published answers without deciding on an interrupt. Only the worker looks
+    /// at it, and the owner when there is no worker any more.
+    unannounced: Atomic<bool>,
     unanswerable: Atomic<u64>,
     /// `None` once closed. Taken in interrupt context; outside the lock of an eventfd, inside
     /// every other.
@@ -204,21 +95,19 @@ struct State {
     late: KVec<(Reply, Result<(), Failure>)>,
     /// I/Os that finished since the start.
     finished: u64,
-    /// Whether answers were published without deciding on an interrupt.
-    unannounced: bool,
     /// Who sleeps until something was returned.
     waiter: Option<ARef<Task>>,
     stats: Stats,
 }
 
 impl State {
+    #[inline]
     fn publish(&mut self, head: Head, len: u32) {
         self.used.push(&self.ring, head, len);
         self.stats.requests += 1;
     }
 
     fn announce(&mut self) {
-        self.unannounced = false;
         if self.used.should_interrupt(&self.ring) {
             if let Some(call) = &self.call {
                 self.stats.interrupts += 1;
@@ -227,14 +116,16 @@ impl State {
         }
     }
 
+    #[inline]
     fn account(&mut self, moved: Moved, result: Result<(), Failure>) {
-        match (result, moved) {
-            (Ok(()), Moved::Read(bytes)) => self.stats.bytes_read += u64::from(bytes),
-            (Ok(()), Moved::Written(bytes)) => self.stats.bytes_written += u64::from(bytes),
-            (Ok(()), Moved::Flushed) => self.stats.flushes += 1,
-            (Ok(()), Moved::Nothing) => (),
-            (Err(Failure::NotSupported | Failure::Disk), _) => self.stats.io_errors += 1,
-            (Err(Failure::Memory), _) => (),
+        match result {
+            Ok(()) => {
+                self.stats.bytes_read += u64::from(moved.read);
+                self.stats.bytes_written += u64::from(moved.written);
+                self.stats.flushes += u64::from(moved.flushes);
+            }
+            Err(Failure::NotSupported | Failure::Disk) => self.stats.io_errors += 1,
+            Err(Failure::Memory) => (),
         }
     }
 }
@@ -261,7 +152,6 @@ impl Completion {
             returned: KVec::with_capacity(units, GFP_KERNEL_ACCOUNT)?,
             late: KVec::with_capacity(units, GFP_KERNEL_ACCOUNT)?,
             finished: 0,
-            unannounced: false,
             waiter: None,
             stats: Stats::default(),
         };
@@ -270,6 +160,7 @@ impl Completion {
                 kick,
                 leftovers: Atomic::new(false),
                 in_worker: Atomic::new(false),
+                unannounced: Atomic::new(false),
                 unanswerable: Atomic::new(0),
                 state <- IrqLock::new(
                     Some(state),
@@ -289,10 +180,8 @@ impl Completion {
 
     /// Gives a chain back at once, in the worker. [`Self::announce`] must follow.
     pub(crate) fn give_back(&self, head: Head, len: u32) {
-        self.with_state(|state| {
-            state.publish(head, len);
-            state.unannounced = true;
-        });
+        self.with_state(|state| state.publish(head, len));
+        self.unannounced.store(true, Relaxed);
     }
 
     /// Whether I/O seems to finish where it is submitted.
@@ -302,29 +191,26 @@ impl Completion {
 
     /// Answers a request, in the worker or in the owner. [`Self::announce`] must follow.
     pub(crate) fn answer(&self, reply: Reply, result: Result<(), Failure>) {
-        let code = status(result) as u8;
+        let len = reply.len(result);
         let written = match reply.status {
             StatusByte::Pinned(byte) => {
-                byte.write(code);
+                byte.write(status(result) as u8);
                 // Before the answer is seen: from then on the guest owns the page. May sleep.
                 drop(byte);
                 true
             }
-            StatusByte::At(at) => CurrentProcess.copy_out(&[code], at).is_ok(),
+            StatusByte::At(at) => CurrentProcess.copy_out(&[status(result) as u8], at).is_ok(),
+            StatusByte::Released => false,
         };
         if !written {
             self.unanswerable.add(1, Relaxed);
         }
-        let len = match result {
-            _ if !written => 0,
-            Ok(()) => reply.len,
-            Err(_) => reply.failed_len,
-        };
+        let len = if written { len } else { 0 };
         self.with_state(|state| {
             state.account(reply.moved, result);
             state.publish(reply.head, len);
-            state.unannounced = true;
         });
+        self.unannounced.store(true, Relaxed);
     }
 
     /// Answers the requests that finished where their status could not be written, in the worker or
@@ -345,18 +231,17 @@ impl Completion {
     /// Lets go of a request of several I/Os, and answers if that was the last of them. In the
     /// worker. [`Self::announce`] must follow.
     pub(crate) fn release(&self, split: Arc<Split>) {
-        if let Some((reply, result)) = last_of(split) {
+        if let Some((reply, result)) = split.release() {
             self.answer(reply, result);
         }
     }
 
     /// Decides on an interrupt for what the worker answered.
     pub(crate) fn announce(&self) {
-        self.with_state(|state| {
-            if state.unannounced {
-                state.announce();
-            }
-        });
+        if self.unannounced.load(Relaxed) {
+            self.unannounced.store(false, Relaxed);
+            self.with_state(State::announce);
+        }
     }
 
     /// Exchanges the eventfd to signal.
@@ -431,88 +316,53 @@ impl Completion {
     }
 }
 
-/// Lets go of `split`. Returns its reply and its result if that was the last reference.
-fn last_of(split: Arc<Split>) -> Option<(Reply, Result<(), Failure>)> {
-    let mut split = Arc::into_unique_or_drop(split)?;
-    let result = split.result();
-    let reply = split.as_mut().get_mut().reply.take()?;
-    Some((reply, result))
-}
-
-/// Writes a status where an I/O finished. Returns a pin that could not be given up there.
-///
-/// # Errors
-///
-/// The place itself, when only the worker can write to it, later.
-fn write_status(
-    place: StatusByte,
-    status: Status,
-    in_worker: bool,
-) -> Result<Option<PinnedByte>, StatusByte> {
-    match place {
-        StatusByte::Pinned(byte) => {
-            byte.write(status as u8);
-            Ok(byte.try_release().err())
-        }
-        StatusByte::At(at) if in_worker && store_byte_nofault(at, status as u8) => Ok(None),
-        at => Err(at),
-    }
-}
-
 impl Completer for Completion {
     type Job = Job;
 
-    fn complete(&self, done: Done<Self>) {
-        let result = done.result().map_err(Failure::from);
-        let (job, mut spent) = done.into_parts();
-        let ended = match job {
-            Some(Job::Whole(reply)) => Some((reply, result)),
-            Some(Job::Part(split)) => {
-                split.record(result);
-                last_of(split)
-            }
-            None => None,
-        };
+    fn complete(&self, mut done: Done<Self>) {
+        let mut result = done.result().map_err(Failure::from);
         let in_worker = runs_in(self.kick.worker());
         if self.in_worker.load(Relaxed) != in_worker {
             self.in_worker.store(in_worker, Relaxed);
         }
-        // A request that can be answered here and now, or else one for the worker.
-        let (answered, late) = match ended {
-            Some((reply, result)) => match write_status(reply.status, status(result), in_worker) {
-                Ok(pin) => {
-                    if let Some(byte) = pin {
-                        spent.keep(byte);
-                    }
-                    let len = if result.is_ok() {
-                        reply.len
-                    } else {
-                        reply.failed_len
-                    };
-                    (Some((reply.head, len, reply.moved, result)), None)
-                }
-                Err(status) => (None, Some((Reply { status, ..reply }, result))),
-            },
-            None => (None, None),
-        };
-        let clean = spent.try_release() && late.is_none();
-
-        self.with_state(|state| {
-            // There is room for all I/Os that exist.
-            let _ = state.returned.push_within_capacity(spent);
-            state.finished += 1;
-            if let Some((head, len, moved, result)) = answered {
-                state.account(moved, result);
-                state.publish(head, len);
-                // The worker decides once for all that it submits in a row.
-                if in_worker {
-                    state.unannounced = true;
-                } else {
-                    state.announce();
+        if let Some(Job::Part(_)) = done.job() {
+            // The last part brings the request back.
+            if let Some(Job::Part(split)) = done.job().take() {
+                split.record(result);
+                if let Some((reply, worst)) = split.release() {
+                    result = worst;
+                    *done.job() = Some(Job::Whole(reply));
                 }
             }
-            if let Some(late) = late {
-                let _ = state.late.push_within_capacity(late);
+        }
+        // A request that can be answered here and now, or else one for the worker.
+        let mut written = false;
+        let mut late = None;
+        if let Some(Job::Whole(reply)) = done.job() {
+            written = reply.try_write(result, in_worker);
+            if !written {
+                late = done.job().take();
+            }
+        }
+        let (spent, clean) = done.try_release();
+
+        self.with_state(|state| {
+            state.finished += 1;
+            if let (true, Some(Job::Whole(reply))) = (written, spent.job()) {
+                state.account(reply.moved, result);
+                state.publish(reply.head, reply.len(result));
+                // The worker decides once for all that it submits in a row.
+                if reply.alone || !in_worker {
+                    state.announce();
+                } else {
+                    self.unannounced.store(true, Relaxed);
+                }
+            }
+            // There is room for all I/Os that exist.
+            let _ = state.returned.push_within_capacity(spent);
+            let clean = clean && late.is_none();
+            if let Some(Job::Whole(reply)) = late {
+                let _ = state.late.push_within_capacity((reply, result));
             }
             if let Some(waiter) = &state.waiter {
                 waiter.wake_up();

@@ -8,9 +8,9 @@
 //!
 //! - [`device`] and [`ioctl`]: what an open file of `/dev/vhost-blk-rs` is asked to do;
 //! - [`attached`]: from configured rings to queues that are served, and back;
-//! - [`pool`] and [`server`]: the worker thread takes requests from the rings;
+//! - [`pool`], [`server`] and [`turn`]: the worker thread takes requests from the rings;
 //! - [`executor`] and [`units`]: a request becomes I/O;
-//! - [`completion`]: I/O becomes an answer, wherever the block layer finishes it.
+//! - [`completion`] and [`reply`]: I/O becomes an answer, wherever the block layer finishes it.
 
 #![deny(unsafe_code)]
 
@@ -23,8 +23,10 @@ mod executor;
 mod ioctl;
 mod memory;
 mod pool;
+mod reply;
 mod server;
 mod sys;
+mod turn;
 mod units;
 
 use device::Device;

@@ -3,6 +3,7 @@
 //! The owner's memory as the worker thread and the ioctls reach it: by copying.
 
 use crate::sys::{
+    copy_from_user,
     errno::eopnotsupp,
     is_user_range, //
 };
@@ -48,11 +49,7 @@ pub(crate) struct CurrentProcess;
 impl CopyIn for CurrentProcess {
     #[inline]
     fn copy_in(&self, from: HostAddr, to: &mut [u8]) -> Result<(), Fault> {
-        let from = UserPtr::from_addr(usize::try_from(from.0).map_err(|_| Fault)?);
-        UserSlice::new(from, to.len())
-            .reader()
-            .read_slice(to)
-            .map_err(|_| Fault)
+        copy_from_user(from, to).then_some(()).ok_or(Fault)
     }
 }
 
@@ -136,7 +133,7 @@ pub(crate) fn read_table(arg: usize) -> Result<Table> {
 ///
 /// [`Fault`].
 pub(crate) fn write_byte(table: &Table, at: GuestAddr, value: u8) -> Result<(), Fault> {
-    CurrentProcess.copy_out(&[value], table.span(at, 1)?.addr)
+    CurrentProcess.copy_out(&[value], table.host(at)?)
 }
 
 /// Copies the data of a request piece by piece.

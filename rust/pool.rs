@@ -34,6 +34,8 @@ const WORD_BITS: usize = u64::BITS as usize;
 /// The queues of a worker.
 #[pin_data]
 pub(crate) struct Pool {
+    /// A bit for each word of `ready` that may have any.
+    pending: Atomic<u64>,
     /// A bit for each queue that wants a turn.
     ready: [Atomic<u64>; MAX_QUEUES / WORD_BITS],
     /// Held for as long as the worker serves. Whoever holds it knows that it does not.
@@ -45,6 +47,7 @@ impl Pool {
     /// A pool without queues.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            pending: Atomic::new(0),
             ready: [const { Atomic::new(0) }; MAX_QUEUES / WORD_BITS],
             servers <- new_mutex!(KVec::new(), "Pool::servers"),
         })
@@ -95,41 +98,62 @@ impl Pool {
 
     /// Marks a queue, to be followed by a wake-up of the worker. Returns whether it was not marked.
     fn mark(&self, index: usize) -> bool {
-        let Some(word) = self.ready.get(index / WORD_BITS) else {
+        let (number, bit) = (index / WORD_BITS, 1 << (index % WORD_BITS));
+        let Some(word) = self.ready.get(number) else {
             return false;
         };
-        let bit = 1 << (index % WORD_BITS);
-        let mut seen = word.load(Relaxed);
-        // Ends: each turn sees a change that another CPU made.
-        loop {
-            if seen & bit != 0 {
-                return false;
-            }
-            // Full: whatever made the queue ready is visible to who takes the mark.
-            match word.cmpxchg(seen, seen | bit, Full) {
-                Ok(_) => return true,
-                Err(now) => seen = now,
-            }
+        // In this order: who finds a word marked finds the queue too.
+        set(word, bit) && {
+            set(&self.pending, 1 << number);
+            true
         }
     }
 }
 
+/// Sets a bit. Returns whether it was not set.
+#[inline]
+fn set(word: &Atomic<u64>, bit: u64) -> bool {
+    let mut seen = word.load(Relaxed);
+    // Ends: each turn sees a change that another CPU made.
+    loop {
+        if seen & bit != 0 {
+            return false;
+        }
+        // Full: whatever came before it is visible to who takes the bit.
+        match word.cmpxchg(seen, seen | bit, Full) {
+            Ok(_) => return true,
+            Err(now) => seen = now,
+        }
+    }
+}
+
+/// Takes all bits of a word; their numbers.
+#[inline]
+fn take(word: &Atomic<u64>) -> impl Iterator<Item = usize> {
+    // Full: pairs with `set`.
+    let mut bits = word.xchg(0, Full);
+    core::iter::from_fn(move || {
+        let first = bits.trailing_zeros() as usize;
+        (bits != 0).then(|| {
+            bits &= bits - 1;
+            first
+        })
+    })
+}
+
 impl Work for Pool {
     fn pending(&self) -> bool {
-        self.ready.iter().any(|word| word.load(Relaxed) != 0)
+        self.pending.load(Relaxed) != 0
     }
 
     fn run(&self) {
         let mut servers = self.servers.lock();
-        for (number, word) in self.ready.iter().enumerate() {
-            if word.load(Relaxed) == 0 {
+        for number in take(&self.pending) {
+            let Some(word) = self.ready.get(number) else {
                 continue;
-            }
-            // Full: pairs with `mark`.
-            let mut bits = word.xchg(0, Full);
-            while bits != 0 {
-                let index = number * WORD_BITS + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
+            };
+            for bit in take(word) {
+                let index = number * WORD_BITS + bit;
                 if let Some(Some(server)) = servers.get_mut(index) {
                     if server.turn() {
                         // It is this thread that looks for marks: nobody to wake.

@@ -1,41 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The worker's half of a queue: takes what the guest made available, and has it executed.
+//! The worker's half of a queue, from when a disk is attached until it is detached.
 
 use crate::{
     completion::Ring,
-    executor::{
-        Executor,
-        Unanswerable, //
-    },
-    memory::{
-        CurrentProcess,
-        Table, //
-    },
-    sys::{
-        bio::plugged,
-        eventfd::EventSignal, //
-    },
+    executor::Executor,
+    memory::Table,
+    sys::eventfd::EventSignal,
+    turn::Turn, //
 };
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 use vblk_core::{
-    chain::{
-        walk,
-        Segment, //
-    },
-    queue::{
-        Head,
-        Popped, //
-    },
-    request::{
-        NotARequest,
-        Request,
-        Status,
-        ID_BYTES, //
-    },
+    chain::Segment,
+    request::ID_BYTES,
     ring::{
         Avail,
         Base,
@@ -43,26 +23,6 @@ use vblk_core::{
     },
     uapi::Stats, //
 };
-
-/// Requests that a queue may take in one turn, before other queues of the worker get theirs.
-const TURN_REQUESTS: u32 = 256;
-
-/// Requests that are submitted together and announced together. The guest gets answers early, and
-/// few interrupts.
-const BATCH_REQUESTS: u32 = 64;
-
-/// Bytes after which a batch ends, and a turn with it.
-const BATCH_BYTES: u64 = 4 << 20;
-
-/// Why a batch ended.
-enum Ended {
-    /// There was nothing more to take.
-    Empty,
-    /// It had many requests.
-    Full,
-    /// It had large requests.
-    Large,
-}
 
 /// A queue that is being served.
 pub(crate) struct Server {
@@ -79,6 +39,8 @@ pub(crate) struct Server {
     own_turn: bool,
     kicks: u64,
     malformed: u64,
+    /// How many malformed requests were told of.
+    reported: u64,
 }
 
 impl Server {
@@ -106,6 +68,7 @@ impl Server {
             own_turn: true,
             kicks: 0,
             malformed: 0,
+            reported: 0,
             ring,
         })
     }
@@ -155,11 +118,11 @@ impl Server {
     }
 
     /// Serves what is there, up to a bound. Returns whether more may be there.
+    #[inline(never)]
     pub(crate) fn turn(&mut self) -> bool {
         if !core::mem::take(&mut self.own_turn) {
             self.kicks += 1;
         }
-        let malformed = self.malformed();
         self.executor.tidy();
         if self.broken {
             return false;
@@ -170,7 +133,8 @@ impl Server {
             false
         });
         // Once for all of a burst: whoever listens looks at the counters.
-        if self.malformed() != malformed {
+        if self.malformed() != self.reported {
+            self.reported = self.malformed();
             if let Some(err) = &self.err {
                 err.signal();
             }
@@ -180,81 +144,36 @@ impl Server {
     }
 
     fn serve(&mut self) -> Result<bool, Impossible> {
-        self.avail.disable_notify(&self.ring);
-        for _ in 0..TURN_REQUESTS / BATCH_REQUESTS {
-            let ended = plugged(|| self.batch());
-            self.executor.end_batch();
-            match ended? {
-                Ended::Empty => {
-                    if !self.avail.enable_notify(&self.ring)? {
-                        return Ok(false);
-                    }
-                    self.avail.disable_notify(&self.ring);
-                }
-                Ended::Full => (),
-                Ended::Large => break,
-            }
-        }
-        Ok(true)
-    }
-
-    fn batch(&mut self) -> Result<Ended, Impossible> {
-        let mut bytes = 0;
-        for _ in 0..BATCH_REQUESTS {
-            if self.avail.known_left() == 0 {
-                self.executor.forget_status_page();
-            }
-            let popped = self.avail.pop(&*self.ring, || self.executor.position())?;
-            match popped {
-                Popped::Empty => return Ok(Ended::Empty),
-                Popped::Chain(head) => bytes += u64::from(self.one(head)),
-                Popped::OutOfRange(_) => self.malformed += 1,
-            }
-            if bytes >= BATCH_BYTES {
-                return Ok(Ended::Large);
-            }
-        }
-        Ok(Ended::Full)
-    }
-
-    /// Has one chain answered; the bytes that it moves.
-    fn one(&mut self, head: Head) -> u32 {
         let Self {
             ring,
+            avail,
+            indirect,
             segments,
             executor,
+            malformed,
             ..
         } = self;
-        let walked = walk(
-            ring,
-            head,
-            self.indirect,
-            &executor.table,
-            &CurrentProcess,
-            segments,
-        );
-        let Ok(chain) = walked else {
-            self.malformed += 1;
-            executor.give_back(head);
-            return 0;
-        };
-        let executed = match Request::parse(&chain, &executor.table, &CurrentProcess) {
-            Ok(request) => executor.execute(head, &request, self.avail.known_left() == 0),
-            Err(NotARequest { status }) => {
-                // Without a place for it there is nothing to tell; with one, trying is all.
-                match status {
-                    Some(at) => {
-                        let len = chain.status_len();
-                        let _ = executor.answer(head, at, Status::IoError, len);
-                    }
-                    None => executor.give_back(head),
-                }
-                Err(Unanswerable)
+        // The one place that knows of formats.
+        match (avail, &**ring) {
+            (Avail::Split(avail), Ring::Split(ring)) => Turn {
+                ring,
+                avail,
+                indirect: *indirect,
+                segments,
+                executor,
+                malformed,
             }
-        };
-        executed.unwrap_or_else(|Unanswerable| {
-            self.malformed += 1;
-            0
-        })
+            .serve(),
+            (Avail::Packed(avail), Ring::Packed(ring)) => Turn {
+                ring,
+                avail,
+                indirect: *indirect,
+                segments,
+                executor,
+                malformed,
+            }
+            .serve(),
+            _ => Ok(false),
+        }
     }
 }

@@ -77,7 +77,21 @@ impl Units {
     /// # Errors
     ///
     /// ENOMEM when there is no large one at all, and no memory for one.
+    #[inline]
     pub(crate) fn take(&mut self, large: bool) -> Result<Idle<Completion>> {
+        let idle = if large {
+            &mut self.large
+        } else {
+            &mut self.small
+        };
+        match idle.pop() {
+            Some(unit) => Ok(unit),
+            None => self.wait(large),
+        }
+    }
+
+    #[cold]
+    fn wait(&mut self, large: bool) -> Result<Idle<Completion>> {
         loop {
             let idle = if large {
                 &mut self.large

@@ -8,6 +8,7 @@ pub struct GuestAddr(pub u64);
 
 impl GuestAddr {
     /// The address `bytes` further on, or `None` past the end of the address space.
+    #[inline]
     pub fn checked_add(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)
     }
@@ -22,6 +23,7 @@ pub struct HostAddr(pub u64);
 
 impl HostAddr {
     /// The address `bytes` further on, or `None` past the end of the address space.
+    #[inline]
     pub fn checked_add(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)
     }

@@ -17,7 +17,10 @@ use crate::{
         self,
         PackedRing, //
     },
-    queue::Head,
+    queue::{
+        Head,
+        QueueSize, //
+    },
     ring::Ring,
     split::{
         self,
@@ -42,6 +45,7 @@ pub struct Segment {
 }
 
 impl From<split::Descriptor> for Segment {
+    #[inline]
     fn from(desc: split::Descriptor) -> Self {
         Self {
             addr: GuestAddr(desc.addr),
@@ -52,6 +56,7 @@ impl From<split::Descriptor> for Segment {
 }
 
 impl From<packed::Descriptor> for Segment {
+    #[inline]
     fn from(desc: packed::Descriptor) -> Self {
         Self {
             addr: GuestAddr(desc.addr),
@@ -88,7 +93,7 @@ pub enum ChainError {
 #[derive(Clone, Copy, Debug)]
 pub struct Chain<'a> {
     segments: &'a [Segment],
-    /// How many of them come before the first writable one.
+    /// The first writable one, if the chain is ordered.
     first_writable: usize,
     readable_bytes: u32,
     writable_bytes: u32,
@@ -98,26 +103,31 @@ pub struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     /// The buffers that the device reads, if the chain is ordered.
+    #[inline]
     pub fn readable(&self) -> &'a [Segment] {
         self.segments.get(..self.first_writable).unwrap_or(&[])
     }
 
     /// The buffers that the device writes, if the chain is ordered.
+    #[inline]
     pub fn writable(&self) -> &'a [Segment] {
         self.segments.get(self.first_writable..).unwrap_or(&[])
     }
 
-    /// Bytes in the readable buffers.
+    /// Bytes in the readable buffers, if the chain is ordered.
+    #[inline]
     pub fn readable_bytes(&self) -> u32 {
         self.readable_bytes
     }
 
-    /// Bytes in the writable buffers.
+    /// Bytes in the writable buffers, if the chain is ordered.
+    #[inline]
     pub fn writable_bytes(&self) -> u32 {
         self.writable_bytes
     }
 
     /// Whether all readable buffers come before all writable ones, as they must.
+    #[inline]
     pub fn ordered(&self) -> bool {
         self.ordered
     }
@@ -129,6 +139,7 @@ impl<'a> Chain<'a> {
     }
 
     /// The chain's last byte, when the device may write it.
+    #[inline]
     pub fn last_writable_byte(&self) -> Option<GuestAddr> {
         let last = self.segments.last().filter(|last| last.writable)?;
         last.addr.checked_add(u64::from(last.len.checked_sub(1)?))
@@ -139,32 +150,46 @@ impl<'a> Chain<'a> {
 struct Walk<'s> {
     segments: &'s mut [Segment],
     filled: usize,
-    first_writable: Option<usize>,
-    readable_bytes: u32,
-    writable_bytes: u32,
+    bytes: u32,
+    /// How many segments, and how many bytes, come before the first writable one.
+    before_writable: Option<(usize, u32)>,
     ordered: bool,
     /// Descriptors that may still be read: the bound of every loop here.
     budget: u16,
 }
 
 impl<'s> Walk<'s> {
+    #[inline]
+    fn new(segments: &'s mut [Segment], size: QueueSize) -> Self {
+        Self {
+            segments,
+            filled: 0,
+            bytes: 0,
+            before_writable: None,
+            ordered: true,
+            budget: size.get(),
+        }
+    }
+
+    #[inline]
     fn spend(&mut self) -> Result<(), ChainError> {
         self.budget = self.budget.checked_sub(1).ok_or(ChainError::TooLong)?;
         Ok(())
     }
 
+    #[inline]
     fn take(&mut self, segment: Segment) -> Result<(), ChainError> {
         if segment.len == 0 {
             return Ok(());
         }
-        let sum = if segment.writable {
-            self.first_writable.get_or_insert(self.filled);
-            &mut self.writable_bytes
-        } else {
-            self.ordered &= self.first_writable.is_none();
-            &mut self.readable_bytes
-        };
-        *sum = sum
+        match self.before_writable {
+            None if segment.writable => self.before_writable = Some((self.filled, self.bytes)),
+            Some(_) if !segment.writable => self.ordered = false,
+            _ => (),
+        }
+        // The length in a used entry has 32 bits.
+        self.bytes = self
+            .bytes
             .checked_add(segment.len)
             .ok_or(ChainError::TooManyBytes)?;
         let slot = self
@@ -176,19 +201,18 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Chain<'s>, ChainError> {
-        // The length in a used entry has 32 bits.
-        self.readable_bytes
-            .checked_add(self.writable_bytes)
-            .ok_or(ChainError::TooManyBytes)?;
+    #[inline]
+    fn finish(self) -> Chain<'s> {
+        let (first_writable, readable_bytes) =
+            self.before_writable.unwrap_or((self.filled, self.bytes));
         let segments: &'s [Segment] = self.segments;
-        Ok(Chain {
+        Chain {
             segments: segments.get(..self.filled).unwrap_or(&[]),
-            first_writable: self.first_writable.unwrap_or(self.filled),
-            readable_bytes: self.readable_bytes,
-            writable_bytes: self.writable_bytes,
+            first_writable,
+            readable_bytes,
+            writable_bytes: self.bytes.saturating_sub(readable_bytes),
             ordered: self.ordered,
-        })
+        }
     }
 }
 
@@ -197,38 +221,6 @@ const DESC_BYTES: usize = 16;
 
 /// Entries of an indirect table that are read at once.
 const WINDOW: usize = 8;
-
-/// How indirect tables are reached.
-struct Tables<'a, R, C> {
-    /// Whether VIRTIO_F_INDIRECT_DESC was negotiated.
-    allowed: bool,
-    table: &'a MemoryTable<R>,
-    memory: &'a C,
-}
-
-impl<'a, R, C> Tables<'a, R, C> {
-    /// The table that a descriptor refers to; `last` says that no other follows in the ring.
-    fn open(&self, addr: u64, len: u32, last: bool) -> Result<IndirectTable<'a, R, C>, ChainError> {
-        if !self.allowed {
-            return Err(ChainError::IndirectNotNegotiated);
-        }
-        if !last {
-            return Err(ChainError::IndirectWithNext);
-        }
-        if len == 0 || len % DESC_BYTES as u32 != 0 {
-            return Err(ChainError::IndirectSize);
-        }
-        Ok(IndirectTable {
-            table: self.table,
-            memory: self.memory,
-            start: GuestAddr(addr),
-            entries: len / DESC_BYTES as u32,
-            window: [[0; DESC_BYTES]; WINDOW],
-            first: 0,
-            filled: 0,
-        })
-    }
-}
 
 /// An indirect table, read a few entries at a time.
 struct IndirectTable<'a, R, C> {
@@ -242,7 +234,35 @@ struct IndirectTable<'a, R, C> {
     filled: u32,
 }
 
-impl<R: DerefMut<Target = [Region]>, C: CopyIn> IndirectTable<'_, R, C> {
+impl<'a, R: DerefMut<Target = [Region]>, C: CopyIn> IndirectTable<'a, R, C> {
+    /// The table that a descriptor refers to. `alone` says that no descriptor
+    /// accompanies it that may not; `None` that indirect ones were not negotiated.
+    fn open(
+        table: &'a MemoryTable<R>,
+        memory: &'a C,
+        alone: Option<bool>,
+        addr: u64,
+        len: u32,
+    ) -> Result<Self, ChainError> {
+        match alone {
+            None => return Err(ChainError::IndirectNotNegotiated),
+            Some(false) => return Err(ChainError::IndirectWithNext),
+            Some(true) => (),
+        }
+        if len == 0 || len % DESC_BYTES as u32 != 0 {
+            return Err(ChainError::IndirectSize);
+        }
+        Ok(Self {
+            table,
+            memory,
+            start: GuestAddr(addr),
+            entries: len / DESC_BYTES as u32,
+            window: [[0; DESC_BYTES]; WINDOW],
+            first: 0,
+            filled: 0,
+        })
+    }
+
     fn get(&mut self, index: u32) -> Result<&[u8; DESC_BYTES], ChainError> {
         if index >= self.entries {
             return Err(ChainError::NextOutOfRange);
@@ -275,76 +295,131 @@ impl<R: DerefMut<Target = [Region]>, C: CopyIn> IndirectTable<'_, R, C> {
     }
 }
 
-/// Reads the chain at `head` into `segments`, which must have room for as many entries as the
-/// queue has.
-///
-/// `indirect` says whether VIRTIO_F_INDIRECT_DESC was negotiated; indirect tables are found
-/// through `table` and read through `memory`.
-///
-/// # Errors
-///
-/// See [`ChainError`]. The buffers found until then mean nothing.
-pub fn walk<'s, M, R, C>(
-    ring: &Ring<M>,
-    head: Head,
-    indirect: bool,
-    table: &MemoryTable<R>,
-    memory: &C,
-    segments: &'s mut [Segment],
-) -> Result<Chain<'s>, ChainError>
-where
-    M: SharedMemory,
-    R: DerefMut<Target = [Region]>,
-    C: CopyIn,
-{
-    let mut walk = Walk {
-        segments,
-        filled: 0,
-        first_writable: None,
-        readable_bytes: 0,
-        writable_bytes: 0,
-        ordered: true,
-        budget: ring.size().get(),
-    };
-    let tables = Tables {
-        allowed: indirect,
-        table,
-        memory,
-    };
-    match ring {
-        Ring::Split(ring) => walk_split(&mut walk, ring, head, &tables)?,
-        Ring::Packed(ring) => walk_packed(&mut walk, ring, head, &tables)?,
-    }
-    walk.finish()
+/// A ring whose chains can be walked.
+pub trait Chains {
+    /// Reads the chain at `head` into `segments`, which must have room for as many entries as the
+    /// queue has.
+    ///
+    /// `indirect` says whether VIRTIO_F_INDIRECT_DESC was negotiated; indirect tables are found
+    /// through `table` and read through `memory`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ChainError`]. The buffers found until then mean nothing.
+    fn walk<'s, R, C>(
+        &self,
+        head: Head,
+        indirect: bool,
+        table: &MemoryTable<R>,
+        memory: &C,
+        segments: &'s mut [Segment],
+    ) -> Result<Chain<'s>, ChainError>
+    where
+        R: DerefMut<Target = [Region]>,
+        C: CopyIn;
 }
 
-fn walk_split<M, R, C>(
-    walk: &mut Walk<'_>,
-    ring: &SplitRing<M>,
-    head: Head,
-    tables: &Tables<'_, R, C>,
-) -> Result<(), ChainError>
+impl<M: SharedMemory> Chains for Ring<M> {
+    fn walk<'s, R, C>(
+        &self,
+        head: Head,
+        indirect: bool,
+        table: &MemoryTable<R>,
+        memory: &C,
+        segments: &'s mut [Segment],
+    ) -> Result<Chain<'s>, ChainError>
+    where
+        R: DerefMut<Target = [Region]>,
+        C: CopyIn,
+    {
+        match self {
+            Self::Split(ring) => ring.walk(head, indirect, table, memory, segments),
+            Self::Packed(ring) => ring.walk(head, indirect, table, memory, segments),
+        }
+    }
+}
+
+// What is found so far is handed on by value, so that it stays in registers: these are the hottest
+// loops.
+
+impl<M: SharedMemory> Chains for SplitRing<M> {
+    // One copy, out of line: more registers for it, and for its caller.
+    #[inline(never)]
+    fn walk<'s, R, C>(
+        &self,
+        head: Head,
+        indirect: bool,
+        table: &MemoryTable<R>,
+        memory: &C,
+        segments: &'s mut [Segment],
+    ) -> Result<Chain<'s>, ChainError>
+    where
+        R: DerefMut<Target = [Region]>,
+        C: CopyIn,
+    {
+        use split::Descriptor;
+        let mut walk = Walk::new(segments, self.size());
+        let mut index = head.index();
+        loop {
+            walk.spend()?;
+            let desc = self.descriptor(index).ok_or(ChainError::NextOutOfRange)?;
+            let last = desc.flags & Descriptor::F_NEXT == 0;
+            if desc.flags & Descriptor::F_INDIRECT != 0 {
+                let alone = indirect.then_some(last);
+                let entries = IndirectTable::open(table, memory, alone, desc.addr, desc.len)?;
+                return walk_split_table(walk, entries);
+            }
+            walk.take(desc.into())?;
+            if last {
+                return Ok(walk.finish());
+            }
+            index = desc.next;
+        }
+    }
+}
+
+impl<M: SharedMemory> Chains for PackedRing<M> {
+    /// Where the chain ends was found out when it was taken: that is not asked again.
+    #[inline(never)]
+    fn walk<'s, R, C>(
+        &self,
+        head: Head,
+        indirect: bool,
+        table: &MemoryTable<R>,
+        memory: &C,
+        segments: &'s mut [Segment],
+    ) -> Result<Chain<'s>, ChainError>
+    where
+        R: DerefMut<Target = [Region]>,
+        C: CopyIn,
+    {
+        use packed::Descriptor;
+        let mut walk = Walk::new(segments, self.size());
+        for ahead in 0..head.count() {
+            walk.spend()?;
+            let desc = self.descriptor(head.index().wrapping_add(ahead));
+            if desc.flags & Descriptor::F_INDIRECT != 0 {
+                // Unlike in a split ring, it must be the only one (virtio 1.2, 2.8.19).
+                let alone = indirect.then_some(head.count() == 1);
+                let entries = IndirectTable::open(table, memory, alone, desc.addr, desc.len)?;
+                return walk_packed_table(walk, entries);
+            }
+            walk.take(desc.into())?;
+        }
+        Ok(walk.finish())
+    }
+}
+
+#[inline(never)]
+fn walk_split_table<'s, R, C>(
+    mut walk: Walk<'s>,
+    mut entries: IndirectTable<'_, R, C>,
+) -> Result<Chain<'s>, ChainError>
 where
-    M: SharedMemory,
     R: DerefMut<Target = [Region]>,
     C: CopyIn,
 {
     use split::Descriptor;
-    let mut index = head.index();
-    let outer = loop {
-        walk.spend()?;
-        let desc = ring.descriptor(index).ok_or(ChainError::NextOutOfRange)?;
-        if desc.flags & Descriptor::F_INDIRECT != 0 {
-            break desc;
-        }
-        walk.take(desc.into())?;
-        if desc.flags & Descriptor::F_NEXT == 0 {
-            return Ok(());
-        }
-        index = desc.next;
-    };
-    let last = outer.flags & Descriptor::F_NEXT == 0;
-    let mut entries = tables.open(outer.addr, outer.len, last)?;
     // The descriptor that refers to the table holds no buffer: a table as long as the queue is fine.
     walk.budget = walk.budget.saturating_add(1);
     let mut index = 0;
@@ -356,41 +431,26 @@ where
         }
         walk.take(desc.into())?;
         if desc.flags & Descriptor::F_NEXT == 0 {
-            return Ok(());
+            return Ok(walk.finish());
         }
         index = desc.next;
     }
 }
 
-/// Where the chain ends was found out when it was taken: that is not asked again.
-fn walk_packed<M, R, C>(
-    walk: &mut Walk<'_>,
-    ring: &PackedRing<M>,
-    head: Head,
-    tables: &Tables<'_, R, C>,
-) -> Result<(), ChainError>
+/// All of the table, in order: of the flags only WRITE counts (virtio 1.2, 2.8.7).
+fn walk_packed_table<'s, R, C>(
+    mut walk: Walk<'s>,
+    mut entries: IndirectTable<'_, R, C>,
+) -> Result<Chain<'s>, ChainError>
 where
-    M: SharedMemory,
     R: DerefMut<Target = [Region]>,
     C: CopyIn,
 {
     use packed::Descriptor;
-    for ahead in 0..head.count() {
+    walk.budget = walk.budget.saturating_add(1);
+    for index in 0..entries.entries {
         walk.spend()?;
-        let desc = ring.descriptor(head.index().wrapping_add(ahead));
-        if desc.flags & Descriptor::F_INDIRECT == 0 {
-            walk.take(desc.into())?;
-            continue;
-        }
-        // Unlike in a split ring, it must be the only one (virtio 1.2, 2.8.19).
-        let mut entries = tables.open(desc.addr, desc.len, head.count() == 1)?;
-        walk.budget = walk.budget.saturating_add(1);
-        // All of the table, in order: of the flags only WRITE counts (virtio 1.2, 2.8.7).
-        for index in 0..entries.entries {
-            walk.spend()?;
-            walk.take(Descriptor::from_bytes(entries.get(index)?).into())?;
-        }
-        return Ok(());
+        walk.take(Descriptor::from_bytes(entries.get(index)?).into())?;
     }
-    Ok(())
+    Ok(walk.finish())
 }

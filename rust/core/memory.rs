@@ -32,6 +32,12 @@ pub trait SharedMemory {
     fn store_u16(&self, offset: usize, value: u16);
     /// Stores without ordering.
     fn store_u32(&self, offset: usize, value: u32);
+    /// Stores two in a row without ordering, each untorn.
+    fn store_u32_pair(&self, offset: usize, values: [u32; 2]) {
+        let [first, second] = values;
+        self.store_u32(offset, first);
+        self.store_u32(offset + 4, second);
+    }
     /// Stores; no earlier access of this thread is seen after it.
     fn store_release_u16(&self, offset: usize, value: u16);
     /// Orders every earlier access of this thread before every later one.

@@ -6,6 +6,7 @@
 /// to be notified about (virtio 1.2, 2.7.7.2, with VIRTIO_F_EVENT_IDX).
 ///
 /// All three run freely and wrap at 2^16. An index that did not move passes nothing.
+#[inline]
 pub fn need_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }

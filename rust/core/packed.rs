@@ -105,6 +105,7 @@ impl Descriptor {
     pub const F_USED: u16 = 1 << 15;
 
     /// From two little-endian words of 64 bits, as values of the host.
+    #[inline]
     pub fn from_words(addr: u64, rest: u64) -> Self {
         Self {
             addr: u64::from_le(addr),
@@ -197,11 +198,13 @@ impl Avail {
     }
 
     /// The position to go on from later.
+    #[inline]
     pub fn position(&self) -> u16 {
         self.next
     }
 
     /// How many more chains are known to be there, without looking: none or one.
+    #[inline]
     pub fn known_left(&self) -> u16 {
         u16::from(self.seen.is_some())
     }
@@ -322,6 +325,7 @@ impl Used {
     }
 
     /// The position to go on from later, and what the other half wants to know.
+    #[inline]
     pub fn position(&self) -> u16 {
         self.next
     }
@@ -329,6 +333,8 @@ impl Used {
     /// Gives `head` back with `len` bytes written to it, and makes that visible to the driver.
     ///
     /// `len` may be less than what was written, never more.
+    // Out of line: where both formats are served, this one must cost the other nothing.
+    #[inline(never)]
     pub fn push<M: SharedMemory>(&mut self, ring: &PackedRing<M>, head: Head, len: u32) {
         let at = ring.at(self.next);
         let state = if even_lap(ring.size, self.next) {
@@ -350,6 +356,8 @@ impl Used {
 
     /// Whether the driver wants an interrupt for what was pushed since the last call. Each call
     /// that returns `true` must be followed by one.
+    // Out of line: where both formats are served, this one must cost the other nothing.
+    #[inline(never)]
     pub fn should_interrupt<M: SharedMemory>(&mut self, ring: &PackedRing<M>) -> bool {
         // Pairs with the driver's barrier between asking for an interrupt and looking at the used
         // descriptor once more: either we see that it asked, or it sees the descriptor.

@@ -35,6 +35,7 @@ impl QueueSize {
     }
 
     /// Where a free-running index points to.
+    #[inline]
     pub(crate) const fn slot(self, index: u16) -> usize {
         (index & (self.0 - 1)) as usize
     }

@@ -98,16 +98,19 @@ pub struct Piece {
 
 impl<'a> Payload<'a> {
     /// Length in bytes.
+    #[inline]
     pub fn bytes(&self) -> u32 {
         self.bytes
     }
 
     /// The parts, in order. They add up to [`Self::bytes`].
+    #[inline]
     pub fn pieces(&self) -> Pieces<'a> {
         self.pieces_after(0)
     }
 
     /// The parts of what is left after the first `bytes` bytes.
+    #[inline]
     pub fn pieces_after(&self, bytes: u32) -> Pieces<'a> {
         Pieces {
             segments: self.segments,
@@ -129,6 +132,7 @@ pub struct Pieces<'a> {
 impl Iterator for Pieces<'_> {
     type Item = Piece;
 
+    #[inline]
     fn next(&mut self) -> Option<Piece> {
         while self.left > 0 {
             let (segment, rest) = self.segments.split_first()?;
@@ -225,6 +229,7 @@ impl<'a> Request<'a> {
     }
 
     /// What to do for this request on a disk like `disk`.
+    #[inline]
     pub fn action(&self, disk: &Disk) -> Action<'a> {
         match self.kind {
             RequestType::In => match disk.check(self.sector, self.data_in.bytes.into()) {
@@ -272,6 +277,7 @@ impl<'a> Request<'a> {
     /// "The device MUST write at least len bytes to descriptor, beginning at the first
     /// device-writable buffer" (virtio 1.2, 2.7.8.2): the status byte counts only if there is no
     /// gap before it.
+    #[inline]
     pub fn used_len(&self, data_bytes: u32) -> u32 {
         if data_bytes >= self.data_in.bytes {
             self.data_in.bytes.saturating_add(1)
@@ -284,6 +290,26 @@ impl<'a> Request<'a> {
 /// Gathers the first bytes of `segments`, which may be cut anywhere. `None` when they can't be
 /// read.
 fn read_header<R, C>(
+    segments: &[Segment],
+    table: &MemoryTable<R>,
+    memory: &C,
+    header: &mut [u8; HEADER_BYTES],
+) -> Option<()>
+where
+    R: DerefMut<Target = [Region]>,
+    C: CopyIn,
+{
+    // All of it in the first buffer is the rule, and nothing behind it.
+    if let Some(first) = segments.first() {
+        if first.len as usize == HEADER_BYTES {
+            return table.read(memory, first.addr, header).ok();
+        }
+    }
+    gather_header(segments, table, memory, header)
+}
+
+#[cold]
+fn gather_header<R, C>(
     segments: &[Segment],
     table: &MemoryTable<R>,
     memory: &C,
@@ -331,6 +357,7 @@ impl Disk {
     /// # Errors
     ///
     /// [`OutsideDisk`].
+    #[inline]
     pub fn check(&self, sector: Sector, bytes: u64) -> Result<(), OutsideDisk> {
         let start = sector.0.checked_mul(SECTOR_SIZE).ok_or(OutsideDisk)?;
         let end = start.checked_add(bytes).ok_or(OutsideDisk)?;

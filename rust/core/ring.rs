@@ -8,6 +8,7 @@
 //! user mixes them, and no guest can make it.
 
 use crate::{
+    chain::Chains,
     features::{
         bit,
         Features, //
@@ -152,6 +153,7 @@ impl<M: SharedMemory> Ring<M> {
     }
 
     /// Number of entries.
+    #[inline]
     pub fn size(&self) -> QueueSize {
         match self {
             Self::Split(ring) => ring.size(),
@@ -207,6 +209,7 @@ impl Avail {
     }
 
     /// The free-running position to go on from later.
+    #[inline]
     pub fn position(&self) -> u16 {
         match self {
             Self::Split(avail) => avail.position(),
@@ -215,6 +218,7 @@ impl Avail {
     }
 
     /// How many more chains are known to be there, without looking.
+    #[inline]
     pub fn known_left(&self) -> u16 {
         match self {
             Self::Split(avail) => avail.known_left(),
@@ -235,8 +239,8 @@ impl Avail {
         used: impl Fn() -> u16,
     ) -> Result<Popped, Impossible> {
         match (self, ring) {
-            (Self::Split(avail), Ring::Split(ring)) => Ok(avail.pop(ring)?),
-            (Self::Packed(avail), Ring::Packed(ring)) => Ok(avail.pop(ring, used)?),
+            (Self::Split(avail), Ring::Split(ring)) => AvailHalf::pop(avail, ring, used),
+            (Self::Packed(avail), Ring::Packed(ring)) => AvailHalf::pop(avail, ring, used),
             _ => Ok(Popped::Empty),
         }
     }
@@ -260,10 +264,85 @@ impl Avail {
     #[inline]
     pub fn enable_notify<M: SharedMemory>(&mut self, ring: &Ring<M>) -> Result<bool, Impossible> {
         match (self, ring) {
-            (Self::Split(avail), Ring::Split(ring)) => Ok(avail.enable_notify(ring)?),
-            (Self::Packed(avail), Ring::Packed(ring)) => Ok(avail.enable_notify(ring)),
+            (Self::Split(avail), Ring::Split(ring)) => AvailHalf::enable_notify(avail, ring),
+            (Self::Packed(avail), Ring::Packed(ring)) => AvailHalf::enable_notify(avail, ring),
             _ => Ok(false),
         }
+    }
+}
+
+/// The available half of a ring of one format, for those who decide once which one they serve and
+/// not again for each chain. What each function does is told at [`Avail`].
+pub trait AvailHalf<M> {
+    /// The ring.
+    type Ring: Chains;
+
+    /// See [`Avail::known_left`].
+    fn known_left(&self) -> u16;
+
+    /// See [`Avail::pop`].
+    ///
+    /// # Errors
+    ///
+    /// [`Impossible`].
+    fn pop(&mut self, ring: &Self::Ring, used: impl Fn() -> u16) -> Result<Popped, Impossible>;
+
+    /// See [`Avail::disable_notify`].
+    fn disable_notify(&mut self, ring: &Self::Ring);
+
+    /// See [`Avail::enable_notify`].
+    ///
+    /// # Errors
+    ///
+    /// [`Impossible`].
+    fn enable_notify(&mut self, ring: &Self::Ring) -> Result<bool, Impossible>;
+}
+
+impl<M: SharedMemory> AvailHalf<M> for split::Avail {
+    type Ring = SplitRing<M>;
+
+    #[inline]
+    fn known_left(&self) -> u16 {
+        self.known_left()
+    }
+
+    #[inline]
+    fn pop(&mut self, ring: &Self::Ring, _used: impl Fn() -> u16) -> Result<Popped, Impossible> {
+        Ok(self.pop(ring)?)
+    }
+
+    #[inline]
+    fn disable_notify(&mut self, ring: &Self::Ring) {
+        self.disable_notify(ring);
+    }
+
+    #[inline]
+    fn enable_notify(&mut self, ring: &Self::Ring) -> Result<bool, Impossible> {
+        Ok(self.enable_notify(ring)?)
+    }
+}
+
+impl<M: SharedMemory> AvailHalf<M> for packed::Avail {
+    type Ring = PackedRing<M>;
+
+    #[inline]
+    fn known_left(&self) -> u16 {
+        self.known_left()
+    }
+
+    #[inline]
+    fn pop(&mut self, ring: &Self::Ring, used: impl Fn() -> u16) -> Result<Popped, Impossible> {
+        Ok(self.pop(ring, used)?)
+    }
+
+    #[inline]
+    fn disable_notify(&mut self, ring: &Self::Ring) {
+        self.disable_notify(ring);
+    }
+
+    #[inline]
+    fn enable_notify(&mut self, ring: &Self::Ring) -> Result<bool, Impossible> {
+        Ok(self.enable_notify(ring))
     }
 }
 
@@ -285,6 +364,7 @@ impl Used {
     }
 
     /// The free-running position to go on from later.
+    #[inline]
     pub fn position(&self) -> u16 {
         match self {
             Self::Split(used) => used.position(),

@@ -52,11 +52,13 @@ pub const fn parts(size: QueueSize) -> Parts<Part> {
 }
 
 /// Where the driver says at which used index it wants an interrupt: behind the available ring.
+#[inline]
 const fn used_event(size: QueueSize) -> usize {
     RING_ENTRIES + size.get() as usize * 2
 }
 
 /// Where the device says at which available index it wants a kick: behind the used ring.
+#[inline]
 const fn avail_event(size: QueueSize) -> usize {
     RING_ENTRIES + size.get() as usize * USED_ELEM_BYTES
 }
@@ -85,6 +87,7 @@ impl Descriptor {
     pub const F_INDIRECT: u16 = 4;
 
     /// From two little-endian words of 64 bits, as values of the host.
+    #[inline]
     pub fn from_words(addr: u64, rest: u64) -> Self {
         Self {
             addr: u64::from_le(addr),
@@ -175,11 +178,13 @@ impl Avail {
     }
 
     /// The position to go on from later, as in VHOST_GET_VRING_BASE.
+    #[inline]
     pub fn position(&self) -> u16 {
         self.next
     }
 
     /// How many more entries are known to be there, without looking.
+    #[inline]
     pub fn known_left(&self) -> u16 {
         self.seen.wrapping_sub(self.next)
     }
@@ -272,6 +277,7 @@ impl Used {
     }
 
     /// Free-running index of the next entry to write.
+    #[inline]
     pub fn position(&self) -> u16 {
         self.next
     }
@@ -281,8 +287,8 @@ impl Used {
     /// `len` may be less than what was written, never more (virtio 1.2, 2.7.8.2).
     pub fn push<M: SharedMemory>(&mut self, ring: &SplitRing<M>, head: Head, len: u32) {
         let at = RING_ENTRIES + ring.size.slot(self.next) * USED_ELEM_BYTES;
-        ring.used.store_u32(at, u32::from(head.id()).to_le());
-        ring.used.store_u32(at + 4, len.to_le());
+        let entry = [u32::from(head.id()).to_le(), len.to_le()];
+        ring.used.store_u32_pair(at, entry);
         self.next = self.next.wrapping_add(1);
         if self.signalled == Some(self.next) {
             // A whole turn of the index since then: no comparison of indices can tell any more.

@@ -17,6 +17,9 @@ use core::ops::DerefMut;
 /// Most regions a table may have, like `max_mem_regions` of the C vhost by default.
 pub const MAX_REGIONS: usize = 64;
 
+/// Up to so many regions are searched one by one.
+const FEW_REGIONS: usize = 8;
+
 /// A run of guest-physical memory that is contiguous in the owner too.
 ///
 /// # Invariants
@@ -97,20 +100,27 @@ impl<R: DerefMut<Target = [Region]>> MemoryTable<R> {
         Ok(Self { regions })
     }
 
+    /// Where the byte at `addr` lies in the owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when no region holds it.
+    #[inline]
+    pub fn host(&self, addr: GuestAddr) -> Result<HostAddr, Fault> {
+        let region = self.region(addr).ok_or(Fault)?;
+        let skip = addr.0.wrapping_sub(region.first.0);
+        region.host.checked_add(skip).ok_or(Fault)
+    }
+
     /// The longest piece of `[addr, addr + len)` that begins at `addr` and is contiguous in the
     /// owner.
     ///
     /// # Errors
     ///
     /// [`Fault`] when no region holds `addr`, or `len` is 0.
+    #[inline]
     pub fn span(&self, addr: GuestAddr, len: u64) -> Result<HostSpan, Fault> {
-        let regions: &[Region] = &self.regions;
-        let after = regions.partition_point(|region| region.first <= addr);
-        let region = after
-            .checked_sub(1)
-            .and_then(|index| regions.get(index))
-            .filter(|region| addr <= region.last)
-            .ok_or(Fault)?;
+        let region = self.region(addr).ok_or(Fault)?;
         let skip = addr.0.wrapping_sub(region.first.0);
         let rest = region.last.0.wrapping_sub(addr.0);
         // `rest` counts the bytes behind the first one, so that 2^64 bytes need not be counted.
@@ -119,6 +129,20 @@ impl<R: DerefMut<Target = [Region]>> MemoryTable<R> {
             addr: region.host.checked_add(skip).ok_or(Fault)?,
             len: len.saturating_add(1),
         })
+    }
+
+    /// The region that holds `addr`.
+    #[inline]
+    fn region(&self, addr: GuestAddr) -> Option<&Region> {
+        let regions: &[Region] = &self.regions;
+        // Guests have few regions, and most of their memory in the last ones.
+        let found = if regions.len() <= FEW_REGIONS {
+            regions.iter().rev().find(|region| region.first <= addr)
+        } else {
+            let after = regions.partition_point(|region| region.first <= addr);
+            after.checked_sub(1).and_then(|index| regions.get(index))
+        };
+        found.filter(|region| addr <= region.last)
     }
 
     /// The pieces of `[addr, addr + len)`, in order. Ends after the first [`Fault`].
@@ -135,12 +159,22 @@ impl<R: DerefMut<Target = [Region]>> MemoryTable<R> {
     /// # Errors
     ///
     /// [`Fault`] when a byte is outside the table or can't be read.
+    #[inline]
     pub fn read<M: CopyIn>(&self, memory: &M, from: GuestAddr, to: &mut [u8]) -> Result<(), Fault> {
         // All in one piece is the rule.
         match self.span(from, to.len() as u64) {
-            Ok(span) if span.len == to.len() as u64 => return memory.copy_in(span.addr, to),
-            _ => (),
+            Ok(span) if span.len == to.len() as u64 => memory.copy_in(span.addr, to),
+            _ => self.read_pieces(memory, from, to),
         }
+    }
+
+    #[cold]
+    fn read_pieces<M: CopyIn>(
+        &self,
+        memory: &M,
+        from: GuestAddr,
+        to: &mut [u8],
+    ) -> Result<(), Fault> {
         let mut rest = to;
         for span in self.spans(from, rest.len() as u64) {
             let span = span?;

@@ -4,23 +4,26 @@
 
 use super::{
     Executor,
-    Pending,
     Unanswerable, //
 };
 use crate::{
-    completion::{
+    memory::Copier,
+    reply::{
         Failure,
         Job,
         Moved,
-        Reply, //
+        Reply,
+        Split, //
     },
-    memory::Copier,
     sys::{
         bio::Op,
         thread::give_way, //
     },
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 use vblk_core::{
     addr::SECTOR_SIZE,
     queue::Head,
@@ -58,25 +61,34 @@ impl Executor {
             return Err(Unanswerable);
         };
         let len = request.used_len(0);
-        let mut pending = Pending::Whole(Reply {
+        let reply = Reply {
             head,
-            status,
+            alone,
             len,
             failed_len: len,
-            moved: Moved::Nothing,
-        });
+            status,
+            moved: Moved::default(),
+        };
+        let split = match Split::new(reply) {
+            Ok(split) => split,
+            Err(reply) => {
+                self.completion.answer(reply, Err(Failure::Memory));
+                return Ok(());
+            }
+        };
         let mut result = Ok(());
         for range in ranges.iter().filter(|range| range.bytes > 0) {
             result = match op {
-                RangeOp::Discard => self.range(&mut pending, Op::Discard, range),
-                RangeOp::SecureErase => self.range(&mut pending, Op::SecureErase, range),
-                RangeOp::WriteZeroes => self.write_zeroes(&mut pending, range),
+                RangeOp::Discard => self.range(&split, Op::Discard, range),
+                RangeOp::SecureErase => self.range(&split, Op::SecureErase, range),
+                RangeOp::WriteZeroes => self.write_zeroes(&split, range),
             };
             if result.is_err() {
                 break;
             }
         }
-        self.end(pending, result.map_err(|_| Failure::Memory));
+        split.record(result.map_err(|_| Failure::Memory));
+        self.completion.release(split);
         Ok(())
     }
 
@@ -102,30 +114,30 @@ impl Executor {
         Ok(ranges)
     }
 
-    fn range(&mut self, pending: &mut Pending, op: Op, range: &Range) -> Result {
-        let split = pending.split()?;
+    fn range(&mut self, split: &Arc<Split>, op: Op, range: &Range) -> Result {
         let unit = self.units.take(false)?;
         self.submitted += 1;
-        unit.begin_range(op, range.sector.0, range.bytes)
-            .submit(Job::Part(split));
+        let job = Job::Part(split.clone());
+        unit.begin_range(op, range.sector.0, range.bytes, job)
+            .submit();
         Ok(())
     }
 
-    fn write_zeroes(&mut self, pending: &mut Pending, range: &Range) -> Result {
+    fn write_zeroes(&mut self, split: &Arc<Split>, range: &Range) -> Result {
         // What a device makes of zeroes by itself it can't be told to make durable at once; and
         // zeroes that keep their space many a device only claims to know how to make.
         if range.unmap && self.write == Op::Write && self.file.writes_zeroes() {
-            return self.range(pending, Op::Zero, range);
+            return self.range(split, Op::Zero, range);
         }
         let mut written = 0;
         while written < range.bytes {
-            let split = pending.split()?;
             let unit = self.units.take(true)?;
+            let job = Job::Part(split.clone());
             let sector = range.sector.0 + u64::from(written) / SECTOR_SIZE;
-            let zeroes = unit.begin_zeroes(self.write, sector, range.bytes - written);
+            let zeroes = unit.begin_zeroes(self.write, sector, range.bytes - written, job);
             written += zeroes.bytes();
             self.submitted += 1;
-            zeroes.submit(Job::Part(split));
+            zeroes.submit();
             give_way();
         }
         Ok(())

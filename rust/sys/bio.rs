@@ -13,8 +13,7 @@ use super::{
         mark_dirty,
         pin_pages,
         try_unpin_written,
-        unpin_written,
-        PinnedByte, //
+        unpin_written, //
     },
 };
 use core::ptr::NonNull;
@@ -35,10 +34,17 @@ pub(crate) const SMALL_PAGES: usize = 8;
 /// Pages that a large I/O has room for: the most that a bio can have.
 pub(crate) const LARGE_PAGES: usize = bindings::BIO_MAX_VECS as usize;
 
+/// What an I/O is for.
+pub(crate) trait Job: Send {
+    /// Gives up the pins that belong to it, in any context; whether that was all of them. If not,
+    /// it must be dropped where it may sleep.
+    fn try_release(&mut self) -> bool;
+}
+
 /// Who is told when an I/O is done.
 pub(crate) trait Completer: Send + Sync + Sized + 'static {
-    /// What the I/O was for.
-    type Job: Send;
+    /// What its I/Os are for.
+    type Job: Job;
 
     /// An I/O is done. In any context: must not sleep.
     fn complete(&self, done: Done<Self>);
@@ -115,8 +121,6 @@ struct Unit<C: Completer> {
     file: Arc<BlockFile>,
     owner: Arc<C>,
     job: Option<C::Job>,
-    /// A pin of the job's that could not be given up in interrupt context.
-    kept: Option<PinnedByte>,
 }
 
 // SAFETY: The bio is used by one owner at a time; pins may be used and dropped by any thread; the
@@ -134,7 +138,7 @@ impl<C: Completer> Unit<C> {
 
     /// Gives up all pins. May sleep.
     fn release(&mut self) {
-        self.kept = None;
+        self.job = None;
         let written = self.op == Op::Read;
         let filled = core::mem::take(&mut self.filled);
         for vector in self.vectors().iter().take(filled) {
@@ -171,7 +175,7 @@ impl<C: Completer> Unit<C> {
             // INVARIANT: the last pin is gone.
             self.filled = last;
         }
-        self.kept.is_none()
+        self.job.as_mut().is_none_or(Job::try_release)
     }
 }
 
@@ -214,7 +218,6 @@ impl<C: Completer> Idle<C> {
             file,
             owner,
             job: None,
-            kept: None,
         };
         Ok(Self(KBox::new(unit, GFP_KERNEL_ACCOUNT)?))
     }
@@ -224,8 +227,9 @@ impl<C: Completer> Idle<C> {
         !self.0.large.is_empty()
     }
 
-    /// Begins an I/O at `sector`, in units of 512 bytes.
-    pub(crate) fn begin(mut self, op: Op, sector: u64) -> Filling<C> {
+    /// Begins an I/O for `job` at `sector`, in units of 512 bytes.
+    pub(crate) fn begin(mut self, op: Op, sector: u64, job: C::Job) -> Filling<C> {
+        self.0.job = Some(job);
         // INVARIANT: idle I/Os have no pages, so `op` can change.
         self.0.op = op;
         self.0.sector = sector;
@@ -235,16 +239,16 @@ impl<C: Completer> Idle<C> {
     }
 
     /// Begins an I/O on `bytes` bytes at `sector` that moves no data.
-    pub(crate) fn begin_range(self, op: Op, sector: u64, bytes: u32) -> Filling<C> {
-        let mut filling = self.begin(op, sector);
+    pub(crate) fn begin_range(self, op: Op, sector: u64, bytes: u32, job: C::Job) -> Filling<C> {
+        let mut filling = self.begin(op, sector, job);
         filling.0.bytes = bytes;
         filling
     }
 
     /// Begins to write zeroes at `sector`: `bytes` bytes, or as many as there is room for, a whole
     /// number of pages then.
-    pub(crate) fn begin_zeroes(self, op: Op, sector: u64, bytes: u32) -> Filling<C> {
-        let mut filling = self.begin(op, sector);
+    pub(crate) fn begin_zeroes(self, op: Op, sector: u64, bytes: u32, job: C::Job) -> Filling<C> {
+        let mut filling = self.begin(op, sector, job);
         let unit = &mut *filling.0;
         // SAFETY: There is always one.
         let page = unsafe { helpers::vblk_zero_page() };
@@ -273,47 +277,61 @@ impl<C: Completer> Idle<C> {
 pub(crate) struct Filling<C: Completer>(KBox<Unit<C>>);
 
 impl<C: Completer> Filling<C> {
-    /// How many bytes from `addr` on there is room for.
-    pub(crate) fn room(&self, addr: HostAddr) -> usize {
-        let capacity = if self.0.large.is_empty() {
-            SMALL_PAGES
-        } else {
-            LARGE_PAGES
-        };
-        let offset = addr.0 as usize & !PAGE_MASK;
-        let pages = capacity.saturating_sub(self.0.filled);
-        (pages * PAGE_SIZE).saturating_sub(offset)
-    }
-
     /// Bytes added so far.
     pub(crate) fn bytes(&self) -> u32 {
         self.0.bytes
     }
 
-    /// Adds `len` bytes at `addr` of the current process, for which there must be [`Self::room`].
-    /// May sleep.
+    /// Whether it has room for [`LARGE_PAGES`].
+    pub(crate) fn is_large(&self) -> bool {
+        !self.0.large.is_empty()
+    }
+
+    /// What it is for.
+    pub(crate) fn job(&mut self) -> &mut Option<C::Job> {
+        &mut self.0.job
+    }
+
+    /// Adds as many of `len` bytes at `addr` of the current process as there is room for: a
+    /// multiple of `block`, a power of two, unless all of them. Returns how many. May sleep.
     ///
     /// # Errors
     ///
-    /// EFAULT when the process has no such memory, or may not write what a read fills; EINVAL when
-    /// there is no room. Nothing was added then.
-    pub(crate) fn pin(&mut self, addr: HostAddr, len: usize, scratch: &mut PageScratch) -> Result {
-        if len == 0 || len > self.room(addr) {
-            return Err(EINVAL);
-        }
+    /// EFAULT when the process has no such memory, or may not write what a read fills; ENOMEM.
+    /// Nothing was added then.
+    pub(crate) fn pin(
+        &mut self,
+        addr: HostAddr,
+        len: u64,
+        block: u32,
+        scratch: &mut PageScratch,
+    ) -> Result<usize> {
         let unit = &mut *self.0;
         let to_memory = unit.op == Op::Read;
         let addr = usize::try_from(addr.0).map_err(|_| EFAULT)?;
         let mut offset = addr & !PAGE_MASK;
-        // At most LARGE_PAGES, or there would be no room: no overflow.
+        let filled = unit.filled;
+        let Some((_, free)) = unit.vectors().split_at_mut_checked(filled) else {
+            return Ok(0);
+        };
+        // At most LARGE_PAGES: no overflow.
+        let room = (free.len() * PAGE_SIZE).saturating_sub(offset);
+        let len = match usize::try_from(len) {
+            Ok(len) if len <= room => len,
+            _ => room & !(block as usize).wrapping_sub(1),
+        };
+        if len == 0 {
+            return Ok(0);
+        }
         let count = (offset + len).div_ceil(PAGE_SIZE);
-        let pages = scratch.0.get_mut(..count).ok_or(EINVAL)?;
+        let (Some(free), Some(pages)) = (free.get_mut(..count), scratch.0.get_mut(..count)) else {
+            return Ok(0);
+        };
         let flags = if to_memory { bindings::FOLL_WRITE } else { 0 };
         pin_pages(addr, flags, pages)?;
 
-        let first = unit.filled;
         let mut left = len;
-        for (vector, page) in unit.vectors().iter_mut().skip(first).zip(pages.iter()) {
+        for (vector, page) in free.iter_mut().zip(pages.iter()) {
             let now = left.min(PAGE_SIZE - offset);
             if to_memory {
                 // SAFETY: Pinned just now.
@@ -327,17 +345,16 @@ impl<C: Completer> Filling<C> {
             left -= now;
             offset = 0;
         }
-        // INVARIANT: there was room, so each of the `count` pages went into a vector.
+        // INVARIANT: each of the `count` pages went into a vector.
         unit.filled += count;
         unit.bytes += len as u32;
-        Ok(())
+        Ok(len)
     }
 
-    /// Gives the I/O to the device. [`Completer::complete`] gets it back with `job`, possibly
-    /// before this returns.
-    pub(crate) fn submit(mut self, job: C::Job) {
+    /// Gives the I/O to the device. [`Completer::complete`] gets it back, possibly before this
+    /// returns.
+    pub(crate) fn submit(mut self) {
         let unit = &mut *self.0;
-        unit.job = Some(job);
         let device = unit.file.as_ptr();
         let (op, sector, bytes) = (unit.op.flags(), unit.sector, unit.bytes);
         // Either of them is 0.
@@ -361,10 +378,11 @@ impl<C: Completer> Filling<C> {
         }
     }
 
-    /// Gives up, and gives up the pins. May sleep.
-    pub(crate) fn abandon(mut self) -> Idle<C> {
+    /// Gives up, and gives up the pins; what it was for is returned. May sleep.
+    pub(crate) fn abandon(mut self) -> (Idle<C>, Option<C::Job>) {
+        let job = self.0.job.take();
         self.0.release();
-        Idle(self.0)
+        (Idle(self.0), job)
     }
 }
 
@@ -415,10 +433,16 @@ impl<C: Completer> Done<C> {
         }
     }
 
-    /// Takes out what it was for. `None` never happens: each submitted I/O has a job.
-    pub(crate) fn into_parts(mut self) -> (Option<C::Job>, Spent<C>) {
-        let job = self.unit.job.take();
-        (job, Spent(self.unit))
+    /// What it was for; there unless taken.
+    pub(crate) fn job(&mut self) -> &mut Option<C::Job> {
+        &mut self.unit.job
+    }
+
+    /// Gives up the pins that can be in any context; whether that was all of them. If not, a
+    /// thread must take care of it soon.
+    pub(crate) fn try_release(mut self) -> (Spent<C>, bool) {
+        let clean = self.unit.try_release();
+        (Spent(self.unit), clean)
     }
 }
 
@@ -426,16 +450,9 @@ impl<C: Completer> Done<C> {
 pub(crate) struct Spent<C: Completer>(KBox<Unit<C>>);
 
 impl<C: Completer> Spent<C> {
-    /// Adds a pin to those that are left.
-    pub(crate) fn keep(&mut self, byte: PinnedByte) {
-        debug_assert!(self.0.kept.is_none());
-        self.0.kept = Some(byte);
-    }
-
-    /// Gives up the pins that can be in any context; whether that was all of them. If not, a
-    /// thread must take care of it soon.
-    pub(crate) fn try_release(&mut self) -> bool {
-        self.0.try_release()
+    /// What it was for; there unless taken.
+    pub(crate) fn job(&self) -> Option<&C::Job> {
+        self.0.job.as_ref()
     }
 
     /// Gives up what is left. May sleep.

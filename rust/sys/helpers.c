@@ -63,6 +63,32 @@ bool vblk_access_ok(unsigned long addr, unsigned long size)
 	return access_ok((void __user *)addr, size);
 }
 
+bool vblk_load_pair(unsigned long from, u64 *to)
+{
+	const u64 __user *pair = (const u64 __user *)from;
+
+	might_fault();
+	scoped_user_read_access_size(pair, 2 * sizeof(*pair), fault) {
+		unsafe_get_user(to[0], pair, fault);
+		unsafe_get_user(to[1], pair + 1, fault);
+	}
+	return true;
+fault:
+	return false;
+}
+
+bool vblk_store_byte_nofault(unsigned long to, u8 value)
+{
+	u8 __user *byte = (u8 __user *)to;
+
+	guard(pagefault)();
+	scoped_user_write_access(byte, fault)
+		unsafe_put_user(value, byte, fault);
+	return true;
+fault:
+	return false;
+}
+
 struct block_device *vblk_file_bdev(struct file *file)
 {
 	struct inode *inode = file->f_mapping->host;

@@ -124,8 +124,9 @@ impl MappedRange {
     #[inline]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let size = size_of::<T>();
-        let fits = offset < self.len && self.len - offset >= size;
+        // What is aligned and begins before the end of the last whole `T` is whole itself.
         let aligned = size <= self.align && offset % size == 0;
+        let fits = offset < self.len & !(size - 1);
         // SAFETY: Within the range, and so within the mapping.
         (fits && aligned).then(|| unsafe { self.start.as_ptr().add(offset) }.cast())
     }
@@ -224,6 +225,20 @@ impl SharedMemory for MappedRange {
         if let Some(at) = self.at_mut(offset) {
             // SAFETY: As for `store_u16`.
             unsafe { core::ptr::write_volatile(at, value) }
+        }
+    }
+
+    #[inline]
+    fn store_u32_pair(&self, offset: usize, values: [u32; 2]) {
+        // The pair as such is aligned as each of them is.
+        let fits = self.at::<u32>(offset + 4).is_some();
+        if let (true, Some(at)) = (fits, self.at_mut::<u32>(offset)) {
+            let [first, second] = values;
+            // SAFETY: As for `store_u16`, for both.
+            unsafe {
+                core::ptr::write_volatile(at, first);
+                core::ptr::write_volatile(at.add(1), second);
+            }
         }
     }
 

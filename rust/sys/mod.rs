@@ -34,6 +34,10 @@ mod bindings {
     include!(env!("VBLK_BINDINGS"));
 }
 
+use kernel::uaccess::{
+    UserPtr,
+    UserSlice, //
+};
 use vblk_core::addr::HostAddr;
 
 /// Whether `[addr, addr + len)` can be user memory at all on this machine, mapped or not.
@@ -51,7 +55,32 @@ pub(crate) fn store_byte_nofault(addr: HostAddr, value: u8) -> bool {
     let Ok(addr) = usize::try_from(addr.0) else {
         return false;
     };
-    let to = core::ptr::without_provenance_mut(addr);
     // SAFETY: Any address may be tried: those that are no user memory, or not there, are refused.
-    unsafe { kernel::bindings::copy_to_user_nofault(to, (&raw const value).cast(), 1) == 0 }
+    unsafe { bindings::vblk_store_byte_nofault(addr, value) }
+}
+
+/// Fills `to` from the memory of the process that the current thread belongs to or works for; what
+/// was read is lost when it returns `false`. May sleep.
+#[inline]
+pub(crate) fn copy_from_user(addr: HostAddr, to: &mut [u8]) -> bool {
+    let Ok(addr) = usize::try_from(addr.0) else {
+        return false;
+    };
+    // Headers of requests have 16 bytes.
+    if let Ok(to) = <&mut [u8; 16]>::try_from(&mut *to) {
+        let mut pair = [0; 2];
+        // SAFETY: Any address may be tried, as above, and `pair` has room for two.
+        let loaded = unsafe { bindings::vblk_load_pair(addr, pair.as_mut_ptr()) };
+        let [low, high] = pair.map(u64::to_ne_bytes);
+        to.as_chunks_mut()
+            .0
+            .iter_mut()
+            .zip([low, high])
+            .for_each(|(to, from): (&mut [u8; 8], _)| *to = from);
+        return loaded;
+    }
+    UserSlice::new(UserPtr::from_addr(addr), to.len())
+        .reader()
+        .read_slice(to)
+        .is_ok()
 }

@@ -39,7 +39,8 @@ struct Context<W> {
     mm: ARef<MmWithUser>,
 }
 
-/// A running kernel thread. It stops, after the current [`Work::run`], when this is dropped.
+/// A running kernel thread. When this is dropped, it stops as soon as nothing is
+/// [pending](Work::pending), which whoever drops it must have seen to.
 ///
 /// # Invariants
 ///
@@ -120,6 +121,11 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
     // SAFETY: Concerns the current task alone. See `Worker::give_up_on_memory`.
     unsafe { helpers::vblk_allow_kill() };
     loop {
+        if context.work.pending() {
+            context.work.run();
+            give_way();
+            continue;
+        }
         // The barrier in here pairs with those of `wake_up_process`: either we see the work below
         // or the waker sees our state and undoes it.
         set_state(bindings::TASK_IDLE);
@@ -127,14 +133,12 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
         if unsafe { bindings::kthread_should_stop() } {
             break;
         }
-        if !context.work.pending() {
+        if context.work.pending() {
+            set_state(bindings::TASK_RUNNING);
+        } else {
             // SAFETY: May sleep: no lock is held.
             unsafe { bindings::schedule() };
-            continue;
         }
-        set_state(bindings::TASK_RUNNING);
-        context.work.run();
-        give_way();
     }
     set_state(bindings::TASK_RUNNING);
     // SAFETY: Pairs with `kthread_use_mm` above.

@@ -15,6 +15,7 @@ use vblk_core::{
         GuestAddr,
         HostAddr, //
     },
+    chain::Chains,
     memory::CopyIn,
     queue::{
         Popped,
@@ -96,15 +97,10 @@ fn serve(device: &mut Device<'_>, used: &mut Used, disk: &mut [u8], reverse: boo
     {
         let (ram, indirect) = (device.ram, device.indirect);
         let mut segments = [Default::default(); 256];
-        let chain = vblk_core::chain::walk(
-            &device.ring,
-            head,
-            indirect,
-            &device.table,
-            ram,
-            &mut segments,
-        )
-        .expect("a chain");
+        let chain = device
+            .ring
+            .walk(head, indirect, &device.table, ram, &mut segments)
+            .expect("a chain");
         let request = Request::parse(&chain, &device.table, ram).expect("a request");
         let all = |data: &Payload<'_>| host_bytes(device, data).expect("data in memory");
         let (status, data_bytes) = match request.action(&DISK) {

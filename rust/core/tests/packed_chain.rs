@@ -13,8 +13,8 @@ use std::cell::Cell;
 use vblk_core::{
     addr::GuestAddr,
     chain::{
-        walk as walk_ring,
         ChainError,
+        Chains,
         Segment, //
     },
     memory::SharedMemory,
@@ -303,7 +303,7 @@ fn flags_that_change_while_they_are_read_make_no_difference_to_the_length() {
         assert_eq!(avail.position(), count);
         loads.set(0);
         let mut segments = [Segment::default(); SIZE as usize];
-        let chain = walk_ring(&ring, head, true, &ram.table(), &ram, &mut segments);
+        let chain = ring.walk(head, true, &ram.table(), &ram, &mut segments);
         let chain = chain.expect("a chain");
         assert_eq!(chain.readable(), line_segments(count));
         assert_eq!(loads.get(), 2 * usize::from(count));

@@ -8,9 +8,9 @@
 use vblk_core::{
     addr::GuestAddr,
     chain::{
-        walk,
         Chain,
         ChainError,
+        Chains,
         Segment, //
     },
     queue::{
@@ -72,8 +72,7 @@ impl<'a> Device<'a> {
     }
 
     pub fn walk(&mut self, head: Head) -> Result<Chain<'_>, ChainError> {
-        walk(
-            &self.ring,
+        self.ring.walk(
             head,
             self.indirect,
             &self.table,

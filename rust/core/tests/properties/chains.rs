@@ -25,8 +25,8 @@ use vblk_core::{
         HostAddr, //
     },
     chain::{
-        walk,
         ChainError,
+        Chains,
         Segment, //
     },
     memory::{
@@ -287,14 +287,7 @@ fn judge(world: &World, mut outcome: impl FnMut(Outcome)) {
         };
         loads.set(0);
         let mut segments = vec![Segment::default(); size];
-        let walked = walk(
-            &ring,
-            popped,
-            world.indirect,
-            &table,
-            &copies,
-            &mut segments,
-        );
+        let walked = ring.walk(popped, world.indirect, &table, &copies, &mut segments);
         // Two words for each descriptor; a window of 8 for each entry of an indirect table, in
         // which not more than one seam lies.
         assert!(loads.get() <= 2 * size, "{} loads", loads.get());
@@ -317,8 +310,10 @@ fn judge(world: &World, mut outcome: impl FnMut(Outcome)) {
                     let bufs = bufs.iter().filter(|buf| buf.writable == writable);
                     bufs.map(|buf| u64::from(buf.len)).sum()
                 };
-                assert_eq!(u64::from(chain.readable_bytes()), sum(false));
-                assert_eq!(u64::from(chain.writable_bytes()), sum(true));
+                if chain.ordered() {
+                    assert_eq!(u64::from(chain.readable_bytes()), sum(false));
+                    assert_eq!(u64::from(chain.writable_bytes()), sum(true));
+                }
                 chain
             }
         };

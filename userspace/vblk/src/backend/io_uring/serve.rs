@@ -23,7 +23,7 @@ use vblk_core::{
         Sector,
         SECTOR_SIZE, //
     },
-    chain,
+    chain::Chains,
     queue::Head,
     request::{
         Action,
@@ -63,8 +63,7 @@ impl<'m> Worker<'m> {
         let reader = GuestReader(memory);
         // Moved out for as long as the request refers to it.
         let mut segments = std::mem::take(&mut self.segments);
-        let walked = chain::walk(
-            self.queues[index].ring(),
+        let walked = self.queues[index].ring().walk(
             head,
             self.indirect,
             &self.table,
@@ -76,8 +75,7 @@ impl<'m> Worker<'m> {
             Ok(chain) => match Request::parse(&chain, &self.table, &reader) {
                 Ok(request) => self.perform(index, head, &request),
                 Err(refused) => {
-                    // The length covers the status byte only if nothing comes before it.
-                    let len = u32::from(chain.writable_bytes() == 1);
+                    let len = chain.status_len();
                     let status = refused.status.map(|at| (GuestAddress(at.0), len));
                     self.refuse(index, head, status)
                 }
