@@ -75,6 +75,9 @@ pub const VHOST_BLK_SET_WRITEBACK: u32 = iow::<u32>(0xE3);
 /// [`crate::config::CONFIG_BYTES`] bytes behind it. Needs no owner.
 pub const VHOST_BLK_GET_CONFIG: u32 =
     iowr::<[u8; ConfigHeader::BYTES + crate::config::CONFIG_BYTES]>(0xE4);
+/// Sets the eventfd to signal when the configuration space has changed, an `i32`: an open file, or
+/// [`FD_UNBIND`].
+pub const VHOST_BLK_SET_CONFIG_CALL: u32 = iow::<i32>(0xE5);
 
 /// Declares an argument: a C structure without padding, made of integers of the host.
 macro_rules! argument {

@@ -109,4 +109,13 @@ struct vhost_blk_config {
  */
 #define VHOST_BLK_GET_CONFIG _IOWR(VHOST_VIRTIO, 0xE4, struct vhost_blk_config)
 
+/*
+ * Set the eventfd that is signalled when what VHOST_BLK_GET_CONFIG tells of the attached disk has
+ * changed since it was attached, or since the last signal: its capacity above all.
+ * VHOST_FILE_UNBIND for none; at any time. A change is noticed within about a second.
+ *
+ * EBADF: fd is not open. EINVAL: fd is no eventfd.
+ */
+#define VHOST_BLK_SET_CONFIG_CALL _IOW(VHOST_VIRTIO, 0xE5, int)
+
 #endif

@@ -126,6 +126,7 @@ fn command_numbers_are_those_of_the_headers() {
         VHOST_BLK_GET_INFO,
         VHOST_BLK_SET_WRITEBACK,
         VHOST_BLK_GET_CONFIG,
+        VHOST_BLK_SET_CONFIG_CALL,
     ];
     compare("commands", &commands);
 }
