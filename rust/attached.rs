@@ -10,7 +10,11 @@ use crate::{
         Completion,
         Ring, //
     },
-    executor::Executor,
+    config_notifier::ConfigNotifier,
+    executor::{
+        Executor,
+        Rules, //
+    },
     memory::Table,
     pool::{
         Kick,
@@ -29,6 +33,7 @@ use crate::{
             Access,
             MappedRange, //
         },
+        periodic::Periodic,
         thread::Worker, //
     },
     units::{
@@ -56,7 +61,6 @@ use vblk_core::{
         Parts,
         QueueSize, //
     },
-    range::RangeOps,
     request::ID_BYTES,
     ring::{
         Base,
@@ -85,10 +89,11 @@ pub(crate) struct Common<'a> {
     pub(crate) mm: &'a ARef<MmWithUser>,
     pub(crate) features: Features,
     pub(crate) table: &'a Arc<Table>,
-    /// Whether writes are durable before they are answered.
-    pub(crate) durable: bool,
+    pub(crate) rules: Rules,
     /// Instead of the disk's own.
     pub(crate) serial: Option<[u8; ID_BYTES]>,
+    /// To signal when the configuration space has changed.
+    pub(crate) config_call: Option<&'a Arc<EventSignal>>,
 }
 
 /// A queue that is served.
@@ -102,6 +107,9 @@ struct Served {
 /// The queues that are served, from [`Self::new`] to [`Self::end`].
 pub(crate) struct Attached {
     file: Arc<BlockFile>,
+    notifier: Arc<ConfigNotifier>,
+    /// While somebody wants to be told of changes.
+    looking: Option<Pin<KBox<Periodic<ConfigNotifier>>>>,
     queues: KVec<Served>,
 }
 
@@ -118,8 +126,12 @@ impl Attached {
         rings: &mut [RingSetup],
         stats: &mut Stats,
     ) -> Result<Self> {
+        let file = Arc::new(file, GFP_KERNEL_ACCOUNT)?;
+        let notifier = ConfigNotifier::new(file.clone())?;
         let mut attached = Self {
-            file: Arc::new(file, GFP_KERNEL_ACCOUNT)?,
+            file,
+            looking: notifier.set_call(common.config_call.cloned())?,
+            notifier,
             queues: KVec::new(),
         };
         let mut started = Ok(());
@@ -206,11 +218,11 @@ impl Attached {
         let executor = Executor::new(
             completion.clone(),
             self.file.clone(),
+            self.notifier.clone(),
             common.table.clone(),
             Units::new(size, completion, self.file.clone())?,
             common.serial.unwrap_or_else(|| default_id(&self.file)),
-            RangeOps::negotiated(common.features),
-            common.durable,
+            common.rules,
         )?;
         let server = Server::new(
             ring,
@@ -293,6 +305,16 @@ impl Attached {
         if let Some(queue) = self.queues.iter().find(|queue| queue.index == index) {
             queue.completion.set_call(call.cloned());
         }
+    }
+
+    /// Exchanges the eventfd that tells of a changed configuration space.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM; nothing changed then.
+    pub(crate) fn set_config_call(&mut self, call: Option<Arc<EventSignal>>) -> Result {
+        self.looking = self.notifier.set_call(call)?;
+        Ok(())
     }
 
     /// Adds what was counted so far.

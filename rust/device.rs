@@ -8,6 +8,7 @@ use crate::{
         Common,
         RingSetup, //
     },
+    executor::Rules,
     ioctl,
     memory::Table,
     pool::{
@@ -19,6 +20,7 @@ use crate::{
         block_file::BlockFile,
         char_device::CharDevice,
         errno::enobufs,
+        eventfd::EventSignal,
         thread::Worker, //
     },
 };
@@ -38,6 +40,7 @@ use vblk_core::{
         bit,
         Features, //
     },
+    range::RangeOps,
     request::ID_BYTES,
     uapi::Stats, //
 };
@@ -77,6 +80,8 @@ pub(crate) struct Owned {
     pub(crate) serial: Option<[u8; ID_BYTES]>,
     /// The writeback switch, if it was used since the features were set.
     pub(crate) writeback: Option<bool>,
+    /// To signal when the configuration space has changed.
+    config_call: Option<Arc<EventSignal>>,
     /// What was counted by queues that are not served any more.
     past: Stats,
     worker: Worker<Pool>,
@@ -99,6 +104,7 @@ impl Owned {
             table: None,
             serial: None,
             writeback: None,
+            config_call: None,
             past: Stats::default(),
             worker: Worker::spawn(pool, mm.clone())?,
             mm,
@@ -161,8 +167,12 @@ impl Owned {
             mm: &self.mm,
             features: self.features,
             table: self.table.as_ref().ok_or(EFAULT)?,
-            durable: self.durable(),
+            rules: Rules {
+                range_ops: RangeOps::negotiated(self.features),
+                durable: self.durable(),
+            },
             serial: self.serial,
+            config_call: self.config_call.as_ref(),
         };
         self.attached = Some(Attached::new(
             &common,
@@ -170,6 +180,19 @@ impl Owned {
             &mut self.rings,
             &mut self.past,
         )?);
+        Ok(())
+    }
+
+    /// Exchanges the eventfd that tells of a changed configuration space.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM; nothing changed then.
+    pub(crate) fn set_config_call(&mut self, call: Option<Arc<EventSignal>>) -> Result {
+        if let Some(attached) = &mut self.attached {
+            attached.set_config_call(call.clone())?;
+        }
+        self.config_call = call;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use transfer::Transfer;
 
 use crate::{
     completion::Completion,
+    config_notifier::ConfigNotifier,
     memory::{
         write_byte,
         Copier,
@@ -61,12 +62,22 @@ use vblk_core::{
 /// The chain has no place for an answer: it was given back without one.
 pub(crate) struct Unanswerable;
 
+/// What the guest agreed to, and what the owner may.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    /// What may be asked for about ranges.
+    pub(crate) range_ops: RangeOps,
+    /// Whether writes are durable before they are answered.
+    pub(crate) durable: bool,
+}
+
 /// What it takes to execute requests.
 pub(crate) struct Executor {
     pub(crate) table: Arc<Table>,
     pub(crate) id: [u8; ID_BYTES],
     completion: Arc<Completion>,
     file: Arc<BlockFile>,
+    notifier: Arc<ConfigNotifier>,
     units: Units,
     scratch: PageScratch,
     status_page: LastPage,
@@ -79,8 +90,7 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    /// Executes requests on the disk of `file` with the I/Os of `units`. Writes are durable before
-    /// they are answered if `durable`.
+    /// Executes requests on the disk of `file` with the I/Os of `units`, by these rules.
     ///
     /// # Errors
     ///
@@ -88,23 +98,24 @@ impl Executor {
     pub(crate) fn new(
         completion: Arc<Completion>,
         file: Arc<BlockFile>,
+        notifier: Arc<ConfigNotifier>,
         table: Arc<Table>,
         units: Units,
         id: [u8; ID_BYTES],
-        range_ops: RangeOps,
-        durable: bool,
+        rules: Rules,
     ) -> Result<Self> {
         Ok(Self {
             table,
             id,
             completion,
             file,
+            notifier,
             units,
             scratch: PageScratch::new()?,
             status_page: LastPage::default(),
             bounce: KVec::new(),
-            write: write_op(durable),
-            range_ops,
+            write: write_op(rules.durable),
+            range_ops: rules.range_ops,
             submitted: 0,
         })
     }
@@ -220,6 +231,10 @@ impl Executor {
         let mut moved = Moved::default();
         let (op, sector, data) = match request.action(&disk) {
             Action::Answer(status) => {
+                if status == Status::IoError {
+                    // Perhaps the driver knows another capacity.
+                    self.notifier.look();
+                }
                 self.answer(head, request.status, status, request.used_len(0))?;
                 return Ok(0);
             }

@@ -51,7 +51,7 @@ use vblk_core::{
 };
 
 /// Version of the interface, told by VHOST_BLK_GET_INFO.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Executes a command.
 ///
@@ -117,6 +117,7 @@ enum OwnerCommand {
     SetBackend,
     SetSerial,
     SetWriteback,
+    SetConfigCall,
     GetStats,
     Vring(VringCommand),
 }
@@ -141,6 +142,7 @@ impl OwnerCommand {
             VHOST_BLK_SET_BACKEND => Self::SetBackend,
             VHOST_BLK_SET_SERIAL => Self::SetSerial,
             VHOST_BLK_SET_WRITEBACK => Self::SetWriteback,
+            VHOST_BLK_SET_CONFIG_CALL => Self::SetConfigCall,
             VHOST_BLK_GET_STATS => Self::GetStats,
             VHOST_SET_VRING_NUM => Self::Vring(VringCommand::SetNum),
             VHOST_SET_VRING_ADDR => Self::Vring(VringCommand::SetAddr),
@@ -171,6 +173,10 @@ impl OwnerCommand {
                 Ok(())
             }
             Self::SetWriteback => set_writeback(owned, arg),
+            Self::SetConfigCall => {
+                let fd = i32::from_ne_bytes(read_argument(arg)?);
+                owned.set_config_call(eventfd(fd, EventSignal::from_fd)?)
+            }
             Self::GetStats => write_result(arg, &owned.stats()?.to_bytes()),
             Self::Vring(command) => {
                 // As C vhost: a bad index comes before anything else about the argument.
@@ -245,13 +251,17 @@ fn set_backend(owned: &mut Owned, arg: usize) -> Result {
     owned.attach(BlockFile::from_fd(file.fd)?)
 }
 
-/// The eventfd that an argument names, if it does not say to have none.
-fn eventfd<T>(arg: usize, open: impl FnOnce(i32) -> Result<T>) -> Result<Option<Arc<T>>> {
-    let file = VringFile::from_bytes(&read_argument(arg)?);
-    if file.fd == FD_UNBIND {
+/// The eventfd that a descriptor names, if it does not say to have none.
+fn eventfd<T>(fd: i32, open: impl FnOnce(i32) -> Result<T>) -> Result<Option<Arc<T>>> {
+    if fd == FD_UNBIND {
         return Ok(None);
     }
-    Ok(Some(Arc::new(open(file.fd)?, GFP_KERNEL_ACCOUNT)?))
+    Ok(Some(Arc::new(open(fd)?, GFP_KERNEL_ACCOUNT)?))
+}
+
+/// The descriptor in an argument about a queue.
+fn vring_fd(arg: usize) -> Result<i32> {
+    Ok(VringFile::from_bytes(&read_argument(arg)?).fd)
 }
 
 impl VringCommand {
@@ -273,7 +283,7 @@ impl VringCommand {
                 write_result(arg, &state.to_bytes())
             }
             Self::SetKick => {
-                let kick = eventfd(arg, EventFile::from_fd)?;
+                let kick = eventfd(vring_fd(arg)?, EventFile::from_fd)?;
                 if let Some(attached) = &mut owned.attached {
                     attached.set_kick(index as usize, kick.as_ref())?;
                 }
@@ -281,7 +291,7 @@ impl VringCommand {
                 Ok(())
             }
             Self::SetCall => {
-                let call = eventfd(arg, EventSignal::from_fd)?;
+                let call = eventfd(vring_fd(arg)?, EventSignal::from_fd)?;
                 if let Some(attached) = &owned.attached {
                     attached.set_call(index as usize, call.as_ref());
                 }
@@ -289,7 +299,7 @@ impl VringCommand {
                 Ok(())
             }
             Self::SetErr => {
-                let err = eventfd(arg, EventSignal::from_fd)?;
+                let err = eventfd(vring_fd(arg)?, EventSignal::from_fd)?;
                 owned.with_served(index, |server| server.set_err(err.clone()))?;
                 owned.ring(index)?.err = err;
                 Ok(())

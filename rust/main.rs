@@ -8,6 +8,7 @@
 //!
 //! - [`device`] and [`ioctl`]: what an open file of `/dev/vhost-blk-rs` is asked to do;
 //! - [`attached`]: from configured rings to queues that are served, and back;
+//! - [`config_notifier`]: tells the owner when the disk becomes another one;
 //! - [`pool`], [`server`] and [`turn`]: the worker thread takes requests from the rings;
 //! - [`executor`] and [`units`]: a request becomes I/O;
 //! - [`completion`] and [`reply`]: I/O becomes an answer, wherever the block layer finishes it.
@@ -18,6 +19,7 @@ use kernel::prelude::*;
 
 mod attached;
 mod completion;
+mod config_notifier;
 mod device;
 mod executor;
 mod ioctl;

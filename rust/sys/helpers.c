@@ -143,6 +143,16 @@ __poll_t vblk_poll(struct file *file, struct poll_table_struct *table)
 	return vfs_poll(file, table);
 }
 
+void vblk_init_delayed_work(struct delayed_work *work, work_func_t func)
+{
+	INIT_DELAYED_WORK(work, func);
+}
+
+void vblk_queue_delayed_work(struct delayed_work *work)
+{
+	queue_delayed_work(system_freezable_power_efficient_wq, work, round_jiffies_relative(HZ));
+}
+
 void vblk_allow_kill(void)
 {
 	allow_kernel_signal(SIGKILL);

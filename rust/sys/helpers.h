@@ -13,6 +13,7 @@
 #include <linux/poll.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
+#include <linux/workqueue.h>
 
 enum vblk_const {
 	VBLK_OP_READ = REQ_OP_READ,
@@ -69,6 +70,9 @@ struct page *vblk_zero_page(void);
 u32 vblk_bdev_number(struct block_device *bdev);
 
 __poll_t vblk_poll(struct file *file, struct poll_table_struct *table);
+
+void vblk_init_delayed_work(struct delayed_work *work, work_func_t func);
+void vblk_queue_delayed_work(struct delayed_work *work);
 
 void vblk_allow_kill(void);
 int vblk_kill(struct task_struct *task);

@@ -15,6 +15,7 @@ pub(crate) mod errno;
 pub(crate) mod eventfd;
 pub(crate) mod lock;
 pub(crate) mod mapped_range;
+pub(crate) mod periodic;
 pub(crate) mod pin;
 pub(crate) mod thread;
 

@@ -175,6 +175,14 @@ impl Device {
         self.set(uapi::VHOST_BLK_SET_WRITEBACK, &on.to_ne_bytes())
     }
 
+    /// VHOST_BLK_SET_CONFIG_CALL.
+    pub fn set_config_call(&self, event: Option<&EventFd>) -> Result<(), Errno> {
+        self.set(
+            uapi::VHOST_BLK_SET_CONFIG_CALL,
+            &event_fd(event).to_ne_bytes(),
+        )
+    }
+
     /// VHOST_BLK_GET_CONFIG: the features that fit `disk`, and the configuration space.
     pub fn config(
         &self,

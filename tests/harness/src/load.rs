@@ -8,7 +8,9 @@ use crate::{
         MIDDLE, //
     },
     vm::{
+        Answer,
         Queue,
+        Vm,
         OK, //
     },
 };
@@ -36,25 +38,97 @@ use vblk_core::{
     },
 };
 
-/// A thread that keeps some requests under way on one queue.
-pub struct Load {
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
-    thread: Option<JoinHandle<Queue>>,
+/// What a [`Load`] consists of. Each request has a slot, which it has to itself.
+pub trait Traffic: Send + 'static {
+    /// How many slots there are: requests that are under way at once.
+    const DEPTH: u64;
+
+    /// The next request of a slot.
+    fn next(&mut self, slot: u64) -> BlockRequest;
+
+    /// Judges the answer to it. Panics if that is wrong.
+    fn answered(&mut self, slot: u64, request: &BlockRequest, answer: Answer);
 }
 
-/// How many requests are under way at once.
-const DEPTH: u64 = 16;
+/// Reads of the beginning of the disk, each of which must succeed.
+pub struct Reads {
+    free: GuestAddr,
+}
+
+impl Traffic for Reads {
+    const DEPTH: u64 = 16;
+
+    fn next(&mut self, slot: u64) -> BlockRequest {
+        let header = GuestAddr(self.free.0 + slot * 32);
+        let data = GuestAddr(MIDDLE.guest + slot * 4096 + 512);
+        BlockRequest::read(slot * 8, header, GuestAddr(header.0 + 16)).data(data, 4096)
+    }
+
+    fn answered(&mut self, _: u64, _: &BlockRequest, answer: Answer) {
+        assert_eq!(answer, Answer::new(OK, 4097), "a request of the load");
+    }
+}
+
+/// Places for the headers and the data of 32 requests.
+pub struct Slots {
+    free: GuestAddr,
+    /// Where they lie.
+    pub memory: Arc<GuestMemory>,
+}
+
+impl Slots {
+    /// How many there are.
+    pub const COUNT: u64 = 32;
+
+    /// The memory of `vm` behind its rings.
+    pub fn of(vm: &Vm) -> Self {
+        let (free, memory) = (vm.free(), vm.memory.clone());
+        Self { free, memory }
+    }
+
+    /// The data of one.
+    pub fn data(slot: u64) -> GuestAddr {
+        GuestAddr(MIDDLE.guest + slot * 4096)
+    }
+
+    /// A request for a block of 4096 bytes.
+    pub fn request(&self, slot: u64, block: u64, write: bool) -> BlockRequest {
+        let header = GuestAddr(self.free.0 + slot * 32);
+        let status = GuestAddr(header.0 + 16);
+        let request = match write {
+            true => BlockRequest::write(block * 8, header, status),
+            false => BlockRequest::read(block * 8, header, status),
+        };
+        request.data(Self::data(slot), 4096)
+    }
+}
+
+/// A thread that keeps some requests under way on one queue.
+pub struct Load<T: Traffic = Reads> {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    thread: Option<JoinHandle<(Queue, T)>>,
+}
 
 impl Load {
-    /// Starts reads on `queue`, with headers and status bytes from `free` on. Each must succeed.
+    /// Starts [`Reads`] on `queue`, with headers and status bytes from `free` on.
     pub fn start(queue: Queue, memory: Arc<GuestMemory>, free: GuestAddr) -> Self {
+        Self::of(Reads { free }, queue, memory)
+    }
+}
+
+impl<T: Traffic> Load<T> {
+    /// Starts such traffic on `queue`.
+    pub fn of(mut traffic: T, mut queue: Queue, memory: Arc<GuestMemory>) -> Self {
         let (stop, done) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
         let (stopped, counter) = (stop.clone(), done.clone());
-        let thread = thread::spawn(move || run(queue, &memory, free, &stopped, &counter));
+        let thread = thread::spawn(move || {
+            run(&mut traffic, &mut queue, &memory, &stopped, &counter);
+            (queue, traffic)
+        });
         let thread = Some(thread);
         Self { stop, done, thread }
     }
@@ -70,7 +144,7 @@ impl Load {
     ///
     /// When the thread has ended: it panicked, and how is told by [`Self::finish`].
     pub fn await_progress(&self) {
-        let goal = self.done() + 2 * DEPTH;
+        let goal = self.done() + 2 * T::DEPTH;
         while self.done() < goal {
             let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
             assert!(!ended, "the load stopped");
@@ -83,7 +157,16 @@ impl Load {
     /// # Panics
     ///
     /// When a request failed or was not answered.
-    pub fn finish(mut self) -> Queue {
+    pub fn finish(self) -> Queue {
+        self.finish_with_traffic().0
+    }
+
+    /// As [`Self::finish`], and gives the traffic back too.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::finish`].
+    pub fn finish_with_traffic(mut self) -> (Queue, T) {
         self.stop.store(true, Relaxed);
         let thread = self.thread.take().expect("finished once");
         thread
@@ -92,7 +175,7 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl<T: Traffic> Drop for Load<T> {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -102,43 +185,38 @@ impl Drop for Load {
     }
 }
 
-fn run(
-    mut queue: Queue,
+fn run<T: Traffic>(
+    traffic: &mut T,
+    queue: &mut Queue,
     memory: &GuestMemory,
-    free: GuestAddr,
     stop: &AtomicBool,
     done: &AtomicU64,
-) -> Queue {
-    let mut idle: Vec<BlockRequest> = (0..DEPTH).map(|slot| request(free, slot)).collect();
-    let mut flying: Vec<(u16, BlockRequest)> = Vec::new();
+) {
+    let mut idle: Vec<u64> = (0..T::DEPTH).collect();
+    let mut flying: Vec<(u16, u64, BlockRequest)> = Vec::new();
     loop {
-        while let Some(request) = (!stop.load(Relaxed)).then(|| idle.pop()).flatten() {
+        while let Some(slot) = (!stop.load(Relaxed)).then(|| idle.pop()).flatten() {
+            let request = traffic.next(slot);
             request.prepare(memory);
             let head = queue
                 .driver
                 .add(&request.buffers())
                 .expect("room in the ring");
-            flying.push((head, request));
+            flying.push((head, slot, request));
         }
         if flying.is_empty() {
-            return queue;
+            return;
         }
         queue.notify();
         let UsedEntry { id, len } = queue.next_used();
-        let at = flying.iter().position(|(head, _)| u32::from(*head) == id);
-        let (_, request) = flying.swap_remove(at.expect("a request of ours"));
-        assert_eq!(
-            (memory.read_u8(request.status), len),
-            (OK, 4097),
-            "a request of the load"
-        );
-        idle.push(request);
+        let at = flying
+            .iter()
+            .position(|(head, ..)| u32::from(*head) == id)
+            .expect("a request of ours");
+        let (_, slot, request) = flying.swap_remove(at);
+        let answer = Answer::new(memory.read_u8(request.status), len);
+        traffic.answered(slot, &request, answer);
+        idle.push(slot);
         done.fetch_add(1, Relaxed);
     }
-}
-
-fn request(free: GuestAddr, slot: u64) -> BlockRequest {
-    let header = GuestAddr(free.0 + slot * 32);
-    let data = GuestAddr(MIDDLE.guest + slot * 4096 + 512);
-    BlockRequest::read(slot * 8, header, GuestAddr(header.0 + 16)).data(data, 4096)
 }

@@ -16,6 +16,9 @@ const NAME_AT: usize = 48;
 const DEV_AT: usize = 40;
 const SPEC: usize = 40;
 
+/// `DM_SUSPEND_FLAG`: without it, [`Command::Suspend`] resumes.
+const SUSPEND: u32 = 1 << 1;
+
 /// Commands of `/dev/mapper/control`.
 #[derive(Clone, Copy)]
 enum Command {
@@ -35,27 +38,57 @@ impl Command {
 pub struct Instance {
     name: String,
     minor: u32,
+    /// The target and its parameters.
+    target: (&'static str, String),
 }
 
 impl Instance {
     /// dm-delay over the first `bytes` bytes of another device, with which it starts.
     pub fn delay(below: &str, bytes: u64, millis: u32) -> Result<Self, Errno> {
+        Self::new(bytes, ("delay", format!("{below} 0 {millis}")))
+    }
+
+    /// dm-linear over `bytes` bytes of another device, from a sector on.
+    pub fn linear(below: &str, sector: u64, bytes: u64) -> Result<Self, Errno> {
+        Self::new(bytes, ("linear", format!("{below} {sector}")))
+    }
+
+    fn new(bytes: u64, target: (&'static str, String)) -> Result<Self, Errno> {
         let name = format!("vblk-{}", std::process::id());
-        let reply = call(Command::Create, &name, &[])?;
+        let reply = call(Command::Create, &name, 0, &[])?;
         let mut dev = [0; 8];
         dev.copy_from_slice(&reply[DEV_AT..DEV_AT + 8]);
         // The number is in the kernel's "huge" encoding, in which small minors are the low byte.
         let minor = (u64::from_le_bytes(dev) & 0xff) as u32;
-        let mut instance = Self { name, minor };
-        let table = target(bytes / 512, "delay", &format!("{below} 0 {millis}"));
-        let active = call(Command::LoadTable, &instance.name, &table)
-            // "Suspend" without the suspend flag is resume: it makes the table the active one.
-            .and_then(|_| call(Command::Suspend, &instance.name, &[]));
-        if let Err(error) = active {
+        let mut instance = Self {
+            name,
+            minor,
+            target,
+        };
+        if let Err(error) = instance.load(bytes).and_then(|()| instance.resume()) {
             instance.remove();
             return Err(error);
         }
         Ok(instance)
+    }
+
+    /// Gives it another size, as `dmsetup` does: what is under way is waited for, and what comes
+    /// meanwhile waits.
+    pub fn resize(&self, bytes: u64) -> Result<(), Errno> {
+        self.load(bytes)?;
+        call(Command::Suspend, &self.name, SUSPEND, &[])?;
+        self.resume()
+    }
+
+    fn load(&self, bytes: u64) -> Result<(), Errno> {
+        let (kind, parameters) = &self.target;
+        let table = target(bytes / 512, kind, parameters);
+        call(Command::LoadTable, &self.name, 0, &table).map(drop)
+    }
+
+    /// Makes the table that was loaded the active one.
+    fn resume(&self) -> Result<(), Errno> {
+        call(Command::Suspend, &self.name, 0, &[]).map(drop)
     }
 
     /// The device node that devtmpfs makes.
@@ -65,7 +98,7 @@ impl Instance {
 
     /// Removes it.
     pub fn remove(&mut self) {
-        drop(call(Command::Remove, &self.name, &[]));
+        drop(call(Command::Remove, &self.name, 0, &[]));
     }
 }
 
@@ -80,7 +113,7 @@ fn target(sectors: u64, kind: &str, parameters: &str) -> Vec<u8> {
 }
 
 /// Calls the device mapper with `struct dm_ioctl` and what follows it.
-fn call(command: Command, name: &str, payload: &[u8]) -> Result<Vec<u8>, Errno> {
+fn call(command: Command, name: &str, flags: u32, payload: &[u8]) -> Result<Vec<u8>, Errno> {
     let control = File::options()
         .read(true)
         .write(true)
@@ -88,8 +121,8 @@ fn call(command: Command, name: &str, payload: &[u8]) -> Result<Vec<u8>, Errno> 
     let total = (HEADER + payload.len()) as u32;
     let targets = u32::from(!payload.is_empty());
     let mut bytes = Vec::with_capacity(total as usize);
-    // version, data_size, data_start, target_count
-    for value in [4, 0, 0, total, HEADER as u32, targets] {
+    // version, data_size, data_start, target_count, open_count, flags
+    for value in [4, 0, 0, total, HEADER as u32, targets, 0, flags] {
         bytes.extend(u32::to_le_bytes(value));
     }
     bytes.resize(HEADER, 0);

@@ -27,6 +27,7 @@ use std::{
 /// A loop device that was bound.
 pub struct Instance {
     number: i32,
+    backing: File,
 }
 
 impl Instance {
@@ -34,12 +35,19 @@ impl Instance {
     pub fn new(bytes: u64) -> Result<Self, Errno> {
         let control = File::open("/dev/loop-control")?;
         let number = ioctl::plain(control, Plain::LoopGetFree, 0)?;
-        let instance = Self { number };
-        wait_for(&instance.node())?;
         let backing = system::memory_file(c"disk", bytes)?;
+        let instance = Self { number, backing };
+        wait_for(&instance.node())?;
         let device = open(&instance.node(), Mode::ReadWrite, 0)?;
-        ioctl::plain(device, Plain::LoopSetFd, backing.as_raw_fd())?;
+        ioctl::plain(device, Plain::LoopSetFd, instance.backing.as_raw_fd())?;
         Ok(instance)
+    }
+
+    /// Gives the file, and the device with it, another size.
+    pub fn resize(&self, bytes: u64) -> Result<(), Errno> {
+        self.backing.set_len(bytes)?;
+        let device = open(&self.node(), Mode::ReadOnly, 0)?;
+        ioctl::plain(device, Plain::LoopSetCapacity, 0).map(drop)
     }
 
     /// The device node.

@@ -115,6 +115,29 @@ impl Disk {
         Ok(Self { path, origin })
     }
 
+    /// dm-linear over a part of another disk.
+    pub fn part(below: &Disk, sector: u64, bytes: u64) -> Result<Self, Errno> {
+        let below = below.path.to_string_lossy();
+        let instance = dm::Instance::linear(&below, sector, bytes)?;
+        let path = instance.node();
+        wait_for(&path)?;
+        let origin = Origin::Mapped(instance);
+        Ok(Self { path, origin })
+    }
+
+    /// Gives it another size while it is in use.
+    ///
+    /// # Panics
+    ///
+    /// For a ramdisk or a null_blk: their size is fixed.
+    pub fn resize(&self, bytes: u64) -> Result<(), Errno> {
+        match &self.origin {
+            Origin::Loop(instance) => instance.resize(bytes),
+            Origin::Mapped(instance) => instance.resize(bytes),
+            Origin::Permanent | Origin::Null(_) => panic!("{} has one size", self.path.display()),
+        }
+    }
+
     /// The device node.
     pub fn path(&self) -> &Path {
         &self.path
@@ -162,10 +185,15 @@ impl Disk {
 
     /// A limit of its queue, as sysfs tells it.
     pub fn queue_limit(&self, name: &str) -> Result<u64, Errno> {
-        let (major, minor) = self.major_minor()?;
-        let path = format!("/sys/dev/block/{major}:{minor}/queue/{name}");
-        let text = std::fs::read_to_string(path)?;
+        let text = self.sysfs(&format!("queue/{name}"))?;
         Ok(text.trim().parse().expect("a number"))
+    }
+
+    /// The text of one of its files in sysfs.
+    pub fn sysfs(&self, name: &str) -> Result<String, Errno> {
+        let (major, minor) = self.major_minor()?;
+        let path = format!("/sys/dev/block/{major}:{minor}/{name}");
+        Ok(std::fs::read_to_string(path)?)
     }
 
     /// Its number as in the default serial.

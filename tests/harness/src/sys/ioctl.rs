@@ -49,6 +49,8 @@ pub enum Plain {
     LoopSetFd = 0x4C00,
     /// `LOOP_CLR_FD`.
     LoopClearFd = 0x4C01,
+    /// `LOOP_SET_CAPACITY`, which takes nothing: the size is that of the file.
+    LoopSetCapacity = 0x4C07,
     /// `LOOP_CTL_GET_FREE`.
     LoopGetFree = 0x4C82,
 }

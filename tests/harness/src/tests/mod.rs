@@ -16,6 +16,7 @@ mod race;
 mod ranges;
 mod reconfigure;
 mod requests;
+mod resize;
 mod teardown;
 
 use crate::{
@@ -51,6 +52,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         race::TESTS,
         integrity::TESTS,
         reconfigure::TESTS,
+        resize::TESTS,
         teardown::TESTS,
         differential::TESTS,
     ]

@@ -14,7 +14,11 @@ use crate::{
         Mode,
         NullBlk, //
     },
-    load::Load,
+    load::{
+        Load,
+        Slots,
+        Traffic, //
+    },
     memory::MIDDLE,
     sys::Errno,
     vm::{
@@ -25,7 +29,16 @@ use crate::{
         OK, //
     },
 };
-use std::time::Duration;
+use std::{
+    sync::{
+        atomic::{
+            AtomicU64,
+            Ordering::SeqCst, //
+        },
+        Arc, //
+    },
+    time::Duration, //
+};
 use vblk_core::{
     addr::GuestAddr,
     ring::Format,
@@ -43,6 +56,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/detach_and_attach_under_load", limit: 60, run: detach_under_load },
     Test { name: "harness/detach_waits_for_requests_in_flight", limit: 40, run: detach_waits },
     Test { name: "harness/queues_moved_between_disks", limit: 40, run: another_disk },
+    Test { name: "harness/another_disk_under_load", limit: 60, run: another_disk_under_load },
     Test { name: "harness/geometry_changes_under_load_are_refused", limit: 40, run: refused },
     Test { name: "harness/base_across_the_wrap", limit: 40, run: base_across_the_wrap },
 ];
@@ -268,5 +282,64 @@ fn base_across_the_wrap(context: &Context) -> Outcome {
         assert_eq!(queue.driver.used_index(), queue.driver.next_avail());
         assert_eq!(vm.device.vring_base(0)?, queue.driver.base());
     }
+    Ok(())
+}
+
+/// Reads of the first blocks of one of two disks, which are filled with their numbers.
+struct EitherDisk {
+    slots: Slots,
+    /// Half of it is the number of the disk that is attached; odd while that changes.
+    time: Arc<AtomicU64>,
+    began: [u64; Slots::COUNT as usize],
+}
+
+impl Traffic for EitherDisk {
+    const DEPTH: u64 = Slots::COUNT;
+
+    fn next(&mut self, slot: u64) -> BlockRequest {
+        self.slots.memory.fill(Slots::data(slot), 4096, 0xEE);
+        self.began[slot as usize] = self.time.load(SeqCst);
+        self.slots.request(slot, slot, false)
+    }
+
+    fn answered(&mut self, slot: u64, _: &BlockRequest, answer: Answer) {
+        assert_eq!(answer, Answer::new(OK, 4097));
+        let now = self.time.load(SeqCst);
+        let bytes = self.slots.memory.read_vec(Slots::data(slot), 4096);
+        let whole = bytes.iter().all(|byte| *byte == bytes[0]);
+        assert!(whole && bytes[0] < 2, "data of no disk, or of both");
+        if now == self.began[slot as usize] && now % 2 == 0 {
+            let attached = now / 2 % 2;
+            assert_eq!(u64::from(bytes[0]), attached, "data of the other disk");
+        }
+    }
+}
+
+fn another_disk_under_load(context: &Context) -> Outcome {
+    let disks = [Disk::ram(), Disk::null(&NullBlk::default())?];
+    for (disk, number) in disks.iter().zip([0, 1]) {
+        disk.write(0, &[number; Slots::COUNT as usize * 4096])?;
+    }
+    let mut vm = Vm::with_disk(&Setup::default(), &disks[0])?;
+    let time = Arc::new(AtomicU64::new(0));
+    let traffic = EitherDisk {
+        slots: Slots::of(&vm),
+        time: time.clone(),
+        began: [0; Slots::COUNT as usize],
+    };
+    let queue = vm.queues.remove(0);
+    let load = Load::of(traffic, queue, vm.memory.clone());
+    for round in 1..=context.times(200) {
+        load.await_progress();
+        time.fetch_add(1, SeqCst);
+        vm.device.detach()?;
+        // Whoever may open it alone holds it alone.
+        drop(disks[(round + 1) as usize % 2].open(Mode::ReadWrite)?);
+        let next = &disks[round as usize % 2];
+        vm.device.attach(&next.open(Mode::ReadWrite)?)?;
+        time.fetch_add(1, SeqCst);
+    }
+    load.await_progress();
+    load.finish();
     Ok(())
 }
