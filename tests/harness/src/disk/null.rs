@@ -36,6 +36,8 @@ pub struct NullBlk {
     pub keeps_data: bool,
     /// Size in MiB of a volatile write cache, 0 for none.
     pub cache_mib: u32,
+    /// Whether it can write past that cache.
+    pub fua: bool,
 }
 
 impl Default for NullBlk {
@@ -47,6 +49,7 @@ impl Default for NullBlk {
             depth: 256,
             keeps_data: true,
             cache_mib: 0,
+            fua: true,
         }
     }
 }
@@ -91,6 +94,7 @@ impl Instance {
         set("blocksize", options.block_size.into())?;
         set("memory_backed", options.keeps_data.into())?;
         set("cache_size", options.cache_mib.into())?;
+        set("fua", options.fua.into())?;
         set("hw_queue_depth", options.depth.into())?;
         match options.delay {
             None => set("irqmode", IRQ_NONE.into())?,

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod differential;
+mod durability;
 mod hostile;
 mod integrity;
 mod ioctls;
@@ -42,6 +43,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
     vec![
         requests::TESTS,
         ranges::TESTS,
+        durability::TESTS,
         placement::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
