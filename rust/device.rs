@@ -21,7 +21,10 @@ use crate::{
         char_device::CharDevice,
         errno::enobufs,
         eventfd::EventSignal,
-        thread::Worker, //
+        thread::{
+            may_use_realtime_io,
+            Worker, //
+        },
     },
 };
 use core::pin::Pin;
@@ -84,6 +87,8 @@ pub(crate) struct Owned {
     config_call: Option<Arc<EventSignal>>,
     /// What was counted by queues that are not served any more.
     past: Stats,
+    /// Whether the owner may have the real-time class of I/O priorities.
+    realtime: bool,
     worker: Worker<Pool>,
     mm: ARef<MmWithUser>,
 }
@@ -106,6 +111,7 @@ impl Owned {
             writeback: None,
             config_call: None,
             past: Stats::default(),
+            realtime: may_use_realtime_io(),
             worker: Worker::spawn(pool, mm.clone())?,
             mm,
         })
@@ -170,6 +176,7 @@ impl Owned {
             rules: Rules {
                 range_ops: RangeOps::negotiated(self.features),
                 durable: self.durable(),
+                realtime: self.realtime,
             },
             serial: self.serial,
             config_call: self.config_call.as_ref(),

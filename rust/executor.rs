@@ -46,6 +46,7 @@ use vblk_core::{
         Sector, //
     },
     chain::Chain,
+    priority::Priority,
     queue::Head,
     range::RangeOps,
     request::{
@@ -69,6 +70,8 @@ pub(crate) struct Rules {
     pub(crate) range_ops: RangeOps,
     /// Whether writes are durable before they are answered.
     pub(crate) durable: bool,
+    /// Whether requests may have the real-time class of I/O priorities.
+    pub(crate) realtime: bool,
 }
 
 /// What it takes to execute requests.
@@ -85,6 +88,7 @@ pub(crate) struct Executor {
     bounce: KVec<u8>,
     write: Op,
     range_ops: RangeOps,
+    realtime: bool,
     /// I/Os submitted since the start.
     submitted: u64,
 }
@@ -116,6 +120,7 @@ impl Executor {
             bounce: KVec::new(),
             write: write_op(rules.durable),
             range_ops: rules.range_ops,
+            realtime: rules.realtime,
             submitted: 0,
         })
     }
@@ -263,6 +268,7 @@ impl Executor {
             self.completion.give_back(head, 0);
             return Err(Unanswerable);
         };
+        let priority = Priority::grant(request.ioprio, self.realtime);
         let bytes = data.map_or(0, |data| data.bytes());
         let reply = Reply {
             head,
@@ -276,6 +282,7 @@ impl Executor {
             Some(data) => {
                 let transfer = Transfer {
                     op,
+                    priority,
                     sector,
                     data,
                     block: geometry.block_size,
@@ -283,7 +290,7 @@ impl Executor {
                 };
                 self.transfer(&transfer, reply);
             }
-            None => self.flush(reply),
+            None => self.flush(priority, reply),
         }
         Ok(bytes)
     }
@@ -322,11 +329,12 @@ impl Executor {
         }
     }
 
-    fn flush(&mut self, reply: Reply) {
+    fn flush(&mut self, priority: Priority, reply: Reply) {
         match self.units.take(false) {
             Ok(unit) => {
                 self.submitted += 1;
-                unit.begin(Op::Flush, 0, Job::Whole(reply)).submit();
+                unit.begin(Op::Flush, priority, 0, Job::Whole(reply))
+                    .submit();
             }
             Err(_) => self.completion.answer(reply, Err(Failure::Memory)),
         }

@@ -27,6 +27,7 @@ pub mod lap;
 pub mod memory;
 pub mod notify;
 pub mod packed;
+pub mod priority;
 pub mod queue;
 pub mod range;
 pub mod request;

@@ -160,6 +160,8 @@ impl Iterator for Pieces<'_> {
 pub struct Request<'a> {
     /// What is asked for.
     pub kind: RequestType,
+    /// The `ioprio` field, for [`crate::priority::Priority::grant`].
+    pub ioprio: u32,
     /// The `sector` field; means something for reads and writes only.
     pub sector: Sector,
     /// What the driver gives.
@@ -209,10 +211,11 @@ impl<'a> Request<'a> {
 
         let mut header = [0; HEADER_BYTES];
         read_header(chain.readable(), table, memory, &mut header).ok_or(refused)?;
-        let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
+        let [t0, t1, t2, t3, p0, p1, p2, p3, s0, s1, s2, s3, s4, s5, s6, s7] = header;
 
         Ok(Self {
             kind: RequestType::from(u32::from_le_bytes([t0, t1, t2, t3])),
+            ioprio: u32::from_le_bytes([p0, p1, p2, p3]),
             sector: Sector(u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7])),
             data_out: Payload {
                 segments: chain.readable(),

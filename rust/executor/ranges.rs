@@ -26,6 +26,7 @@ use kernel::{
 };
 use vblk_core::{
     addr::SECTOR_SIZE,
+    priority::Priority,
     queue::Head,
     range::{
         Range,
@@ -76,12 +77,13 @@ impl Executor {
                 return Ok(());
             }
         };
+        let priority = Priority::grant(request.ioprio, self.realtime);
         let mut result = Ok(());
         for range in ranges.iter().filter(|range| range.bytes > 0) {
             result = match op {
-                RangeOp::Discard => self.range(&split, Op::Discard, range),
-                RangeOp::SecureErase => self.range(&split, Op::SecureErase, range),
-                RangeOp::WriteZeroes => self.write_zeroes(&split, range),
+                RangeOp::Discard => self.range(&split, Op::Discard, priority, range),
+                RangeOp::SecureErase => self.range(&split, Op::SecureErase, priority, range),
+                RangeOp::WriteZeroes => self.write_zeroes(&split, priority, range),
             };
             if result.is_err() {
                 break;
@@ -114,27 +116,28 @@ impl Executor {
         Ok(ranges)
     }
 
-    fn range(&mut self, split: &Arc<Split>, op: Op, range: &Range) -> Result {
+    fn range(&mut self, split: &Arc<Split>, op: Op, priority: Priority, range: &Range) -> Result {
         let unit = self.units.take(false)?;
         self.submitted += 1;
         let job = Job::Part(split.clone());
-        unit.begin_range(op, range.sector.0, range.bytes, job)
+        unit.begin_range(op, priority, range.sector.0, range.bytes, job)
             .submit();
         Ok(())
     }
 
-    fn write_zeroes(&mut self, split: &Arc<Split>, range: &Range) -> Result {
+    fn write_zeroes(&mut self, split: &Arc<Split>, priority: Priority, range: &Range) -> Result {
         // What a device makes of zeroes by itself it can't be told to make durable at once; and
         // zeroes that keep their space many a device only claims to know how to make.
         if range.unmap && self.write == Op::Write && self.file.writes_zeroes() {
-            return self.range(split, Op::Zero, range);
+            return self.range(split, Op::Zero, priority, range);
         }
         let mut written = 0;
         while written < range.bytes {
             let unit = self.units.take(true)?;
             let job = Job::Part(split.clone());
             let sector = range.sector.0 + u64::from(written) / SECTOR_SIZE;
-            let zeroes = unit.begin_zeroes(self.write, sector, range.bytes - written, job);
+            let left = range.bytes - written;
+            let zeroes = unit.begin_zeroes(self.write, priority, sector, left, job);
             written += zeroes.bytes();
             self.submitted += 1;
             zeroes.submit();

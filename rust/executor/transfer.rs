@@ -29,6 +29,7 @@ use vblk_core::{
         Sector,
         SECTOR_SIZE, //
     },
+    priority::Priority,
     request::Payload, //
 };
 
@@ -41,6 +42,7 @@ const SMALL_BYTES: u32 = ((SMALL_PAGES - 1) * PAGE_SIZE) as u32;
 /// One transfer between the disk and guest memory, on its way to becoming I/Os.
 pub(super) struct Transfer<'a> {
     pub(super) op: Op,
+    pub(super) priority: Priority,
     pub(super) sector: Sector,
     pub(super) data: Payload<'a>,
     /// Logical block size in bytes.
@@ -62,7 +64,12 @@ impl Executor {
         let Ok(unit) = self.units.take(transfer.data.bytes() > SMALL_BYTES) else {
             return self.completion.answer(reply, Err(Failure::Memory));
         };
-        let filling = unit.begin(transfer.op, transfer.sector.0, Job::Whole(reply));
+        let filling = unit.begin(
+            transfer.op,
+            transfer.priority,
+            transfer.sector.0,
+            Job::Whole(reply),
+        );
         match self.fill(transfer, filling) {
             Ok(filling) => {
                 self.submitted += 1;
@@ -144,7 +151,7 @@ impl Executor {
             // A small one, for blocks that it has no room for.
             let (small, _) = full.abandon();
             self.units.put(small);
-            return Ok(unit.begin(transfer.op, transfer.sector.0, job));
+            return Ok(unit.begin(transfer.op, transfer.priority, transfer.sector.0, job));
         }
         match job.split() {
             Ok((this, next)) => {
@@ -155,7 +162,7 @@ impl Executor {
                 full.submit();
                 // A request can be gigabytes long, and a disk as fast as memory.
                 give_way();
-                Ok(unit.begin(transfer.op, sector, next))
+                Ok(unit.begin(transfer.op, transfer.priority, sector, next))
             }
             Err(job) => {
                 *full.job() = Some(job);

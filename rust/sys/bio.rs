@@ -27,7 +27,10 @@ use kernel::{
     sync::Arc,
     types::Opaque, //
 };
-use vblk_core::addr::HostAddr;
+use vblk_core::{
+    addr::HostAddr,
+    priority::Priority, //
+};
 
 /// Pages that an ordinary I/O has room for.
 pub(crate) const SMALL_PAGES: usize = 8;
@@ -118,6 +121,7 @@ struct Unit<C: Completer> {
     bytes: u32,
     sector: u64,
     op: Op,
+    priority: Priority,
     file: Arc<BlockFile>,
     owner: Arc<C>,
     job: Option<C::Job>,
@@ -215,6 +219,7 @@ impl<C: Completer> Idle<C> {
             bytes: 0,
             sector: 0,
             op: Op::Flush,
+            priority: Priority::NONE,
             file,
             owner,
             job: None,
@@ -228,10 +233,17 @@ impl<C: Completer> Idle<C> {
     }
 
     /// Begins an I/O for `job` at `sector`, in units of 512 bytes.
-    pub(crate) fn begin(mut self, op: Op, sector: u64, job: C::Job) -> Filling<C> {
+    pub(crate) fn begin(
+        mut self,
+        op: Op,
+        priority: Priority,
+        sector: u64,
+        job: C::Job,
+    ) -> Filling<C> {
         self.0.job = Some(job);
         // INVARIANT: idle I/Os have no pages, so `op` can change.
         self.0.op = op;
+        self.0.priority = priority;
         self.0.sector = sector;
         self.0.bytes = 0;
         self.0.zeroes = 0;
@@ -239,16 +251,30 @@ impl<C: Completer> Idle<C> {
     }
 
     /// Begins an I/O on `bytes` bytes at `sector` that moves no data.
-    pub(crate) fn begin_range(self, op: Op, sector: u64, bytes: u32, job: C::Job) -> Filling<C> {
-        let mut filling = self.begin(op, sector, job);
+    pub(crate) fn begin_range(
+        self,
+        op: Op,
+        priority: Priority,
+        sector: u64,
+        bytes: u32,
+        job: C::Job,
+    ) -> Filling<C> {
+        let mut filling = self.begin(op, priority, sector, job);
         filling.0.bytes = bytes;
         filling
     }
 
     /// Begins to write zeroes at `sector`: `bytes` bytes, or as many as there is room for, a whole
     /// number of pages then.
-    pub(crate) fn begin_zeroes(self, op: Op, sector: u64, bytes: u32, job: C::Job) -> Filling<C> {
-        let mut filling = self.begin(op, sector, job);
+    pub(crate) fn begin_zeroes(
+        self,
+        op: Op,
+        priority: Priority,
+        sector: u64,
+        bytes: u32,
+        job: C::Job,
+    ) -> Filling<C> {
+        let mut filling = self.begin(op, priority, sector, job);
         let unit = &mut *filling.0;
         // SAFETY: There is always one.
         let page = unsafe { helpers::vblk_zero_page() };
@@ -357,6 +383,7 @@ impl<C: Completer> Filling<C> {
         let unit = &mut *self.0;
         let device = unit.file.as_ptr();
         let (op, sector, bytes) = (unit.op.flags(), unit.sector, unit.bytes);
+        let priority = unit.priority.get();
         // Either of them is 0.
         let filled = (unit.filled + unit.zeroes) as u16;
         let bio = unit.bio.get();
@@ -370,6 +397,7 @@ impl<C: Completer> Filling<C> {
         unsafe {
             bindings::bio_init(bio, device, table, capacity, op);
             (*bio).bi_vcnt = filled;
+            (*bio).bi_ioprio = priority;
             (*bio).bi_iter.bi_sector = sector;
             (*bio).bi_iter.bi_size = bytes;
             (*bio).bi_end_io = Some(end_io::<C>);

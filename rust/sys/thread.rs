@@ -174,6 +174,17 @@ pub(crate) fn sleep_until<R>(mut ready: impl FnMut() -> Option<R>) -> R {
     }
 }
 
+/// Whether the current process may have the real-time class of I/O priorities, by the rule of
+/// `ioprio_set`.
+pub(crate) fn may_use_realtime_io() -> bool {
+    // SAFETY: Concerns the current task alone; may sleep, as callers may. In this order, so that no
+    // security module complains about what is not needed.
+    unsafe {
+        bindings::capable(bindings::CAP_SYS_ADMIN as c_int)
+            || bindings::capable(bindings::CAP_SYS_NICE as c_int)
+    }
+}
+
 /// The current task, to wake it later.
 pub(crate) fn current_task() -> ARef<Task> {
     let task: &Task = kernel::current!();

@@ -19,6 +19,7 @@ use vblk_core::{
     },
     features::bit,
     packed,
+    priority::Priority,
     queue::QueueSize,
     range::{
         RangeOp,
@@ -37,7 +38,8 @@ use vblk_core::{
     uapi::*,
 };
 
-const HEADERS: [&str; 6] = [
+const HEADERS: [&str; 7] = [
+    "linux/ioprio.h",
     "linux/vhost.h",
     "linux/vhost_blk_rs.h",
     "linux/virtio_blk.h",
@@ -322,6 +324,26 @@ fn numbers_of_vhost_and_virtio_are_those_of_the_headers() {
     let values = c_values("types", &types.map(|(name, _)| name.to_string()));
     for (name, kind) in types {
         assert_eq!(RequestType::from(values[name] as u32), kind, "{name}");
+    }
+}
+
+#[test]
+fn classes_of_priorities_are_those_of_the_headers() {
+    let value = |class: &str, level: u16| format!("{class} << IOPRIO_CLASS_SHIFT | {level}");
+    let grants = [
+        ("IOPRIO_CLASS_NONE", [false, false]),
+        ("IOPRIO_CLASS_RT", [false, true]),
+        ("IOPRIO_CLASS_BE", [true, true]),
+        ("IOPRIO_CLASS_IDLE", [true, true]),
+        ("IOPRIO_CLASS_IDLE + 1", [false, false]),
+    ];
+    let expressions = grants.map(|(class, _)| value(&format!("({class})"), 7));
+    let values = c_values("priorities", &expressions);
+    for ((class, granted), expression) in grants.into_iter().zip(&expressions) {
+        let value = values[expression] as u16;
+        let get = |realtime| Priority::grant(value.into(), realtime).get();
+        let expected = granted.map(|granted| if granted { value } else { 0 });
+        assert_eq!([get(false), get(true)], expected, "{class}");
     }
 }
 

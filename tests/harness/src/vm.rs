@@ -136,8 +136,12 @@ pub struct Vm {
 impl Vm {
     /// Everything but the disk.
     pub fn new(setup: &Setup) -> Result<Self, Errno> {
+        Self::on(Device::open()?, setup)
+    }
+
+    /// As [`Self::new`], on a device that was opened before.
+    pub fn on(device: Device, setup: &Setup) -> Result<Self, Errno> {
         let memory = Arc::new(GuestMemory::new(&setup.regions)?);
-        let device = Device::open()?;
         device.set_owner()?;
         device.set_features(setup.features)?;
         device.set_mem_table(&memory.table())?;

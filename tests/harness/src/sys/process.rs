@@ -45,6 +45,17 @@ pub fn become_user(id: u32) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Does something as another user, without any capability.
+pub fn as_user<R>(id: u32, f: impl FnOnce() -> R) -> Result<R, Errno> {
+    const KEEP: u32 = u32::MAX;
+    // SAFETY: takes integers.
+    check(unsafe { libc::setresuid(KEEP, id, KEEP) }.into())?;
+    let result = f();
+    // SAFETY: as above; the real one is still root.
+    check(unsafe { libc::setresuid(KEEP, 0, KEEP) }.into())?;
+    Ok(result)
+}
+
 /// Limits the memory that the process may lock, in bytes.
 pub fn limit_locked_memory(bytes: u64) -> Result<(), Errno> {
     let limit = libc::rlimit {

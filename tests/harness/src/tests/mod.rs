@@ -13,6 +13,7 @@ mod notify;
 mod owner;
 mod packed;
 mod placement;
+mod priority;
 mod race;
 mod ranges;
 mod reconfigure;
@@ -44,6 +45,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         requests::TESTS,
         ranges::TESTS,
         durability::TESTS,
+        priority::TESTS,
         placement::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
