@@ -3,6 +3,7 @@
 //! Block devices to serve: made for a test, removed behind it.
 
 mod dm;
+mod image;
 mod loopdev;
 mod null;
 
@@ -51,6 +52,7 @@ enum Origin {
     Permanent,
     Null(null::Instance),
     Loop(loopdev::Instance),
+    Image(image::Instance),
     Mapped(dm::Instance),
 }
 
@@ -105,6 +107,14 @@ impl Disk {
         Ok(Self { path, origin })
     }
 
+    /// A disk image on ext4 on another ramdisk, behind a loop device with direct I/O.
+    pub fn image(bytes: u64) -> Result<Self, Errno> {
+        let instance = image::Instance::new(SECOND_RAM, bytes)?;
+        let path = instance.node();
+        let origin = Origin::Image(instance);
+        Ok(Self { path, origin })
+    }
+
     /// dm-delay over the ramdisk: each request completes some milliseconds later, in whatever
     /// context the ramdisk completes it.
     pub fn delayed(bytes: u64, millis: u32) -> Result<Self, Errno> {
@@ -129,12 +139,12 @@ impl Disk {
     ///
     /// # Panics
     ///
-    /// For a ramdisk or a null_blk: their size is fixed.
+    /// For a disk that is neither mapped nor a loop device over a file in memory.
     pub fn resize(&self, bytes: u64) -> Result<(), Errno> {
         match &self.origin {
             Origin::Loop(instance) => instance.resize(bytes),
             Origin::Mapped(instance) => instance.resize(bytes),
-            Origin::Permanent | Origin::Null(_) => panic!("{} has one size", self.path.display()),
+            _ => panic!("{} has one size", self.path.display()),
         }
     }
 
@@ -239,6 +249,7 @@ impl Drop for Disk {
             Origin::Permanent => {}
             Origin::Null(instance) => instance.remove(),
             Origin::Loop(instance) => instance.remove(),
+            Origin::Image(instance) => instance.remove(),
             Origin::Mapped(instance) => instance.remove(),
         }
     }

@@ -55,6 +55,12 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/integrity_of_requests_larger_than_a_bio", limit: 60, run: large_requests },
 ];
 
+/// What is not about rings.
+#[rustfmt::skip]
+pub const ON_SPLIT_RINGS: &[Test] = &[
+    Test { name: "harness/integrity_on_an_image_file", limit: 60, run: on_an_image },
+];
+
 /// The part of the disk that is used, from its beginning.
 const WINDOW: usize = 16 << 20;
 const LONGEST: u64 = 48 << 10;
@@ -292,6 +298,17 @@ fn on_4k_blocks(context: &Context) -> Outcome {
 
 fn on_loop(context: &Context) -> Outcome {
     exercise(context, &Disk::looped(WINDOW as u64)?, &Setup::size(256))
+}
+
+fn on_an_image(context: &Context) -> Outcome {
+    let disk = Disk::image(WINDOW as u64)?;
+    let direct = disk.sysfs("loop/dio")?;
+    assert_eq!(direct.trim(), "1", "past the page cache");
+    let mut vm = Vm::with_disk(&Setup::size(256), &disk)?;
+    let mut exerciser = Exerciser::new(context, &mut vm, &disk, true)?;
+    // A filesystem takes its time.
+    exerciser.left /= 4;
+    exerciser.run()
 }
 
 fn on_dm_delay(context: &Context) -> Outcome {

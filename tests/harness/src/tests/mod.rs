@@ -20,6 +20,7 @@ mod reconfigure;
 mod requests;
 mod resize;
 mod teardown;
+mod topology;
 
 use crate::{
     child::Role,
@@ -46,6 +47,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         ranges::TESTS,
         durability::TESTS,
         priority::TESTS,
+        topology::TESTS,
         placement::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
@@ -55,6 +57,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
+        integrity::ON_SPLIT_RINGS,
         reconfigure::TESTS,
         resize::TESTS,
         teardown::TESTS,

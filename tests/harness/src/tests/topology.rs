@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Blocks of other sizes, and what the guest is told of them.
+
+use super::requests::{
+    Place,
+    DATA, //
+};
+use crate::{
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Disk,
+        Mode,
+        NullBlk, //
+    },
+    sys::Errno,
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        IOERR,
+        OK, //
+    },
+};
+use vblk_core::testing::DriverMemory;
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/topology_is_that_of_the_disk", limit: 20, run: told },
+    Test { name: "harness/mapped_disk_of_4k_blocks", limit: 20, run: mapped_4k },
+];
+
+const MIB: u64 = 1 << 20;
+
+fn of_4k_blocks() -> Result<Disk, Errno> {
+    Disk::null(&NullBlk {
+        block_size: 4096,
+        ..NullBlk::default()
+    })
+}
+
+/// What sysfs says, as the configuration space has it: block size, physical blocks as a power of
+/// two, the first aligned block, and the smallest and best requests in blocks.
+fn expected(disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
+    let limit = |name| disk.queue_limit(name);
+    let block = limit("logical_block_size")?;
+    let offset: u64 = disk
+        .sysfs("alignment_offset")?
+        .trim()
+        .parse()
+        .expect("a number");
+    Ok((
+        block,
+        (limit("physical_block_size")? / block).ilog2(),
+        offset / block,
+        limit("minimum_io_size")? / block,
+        limit("optimal_io_size")? / block,
+    ))
+}
+
+/// What the configuration space says.
+fn found(vm: &Vm, disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
+    let (_, config) = vm.device.config(&disk.open(Mode::ReadOnly)?, 1, 256)?;
+    let number = |at: usize, bytes: usize| {
+        let mut raw = [0; 8];
+        raw[..bytes].copy_from_slice(&config[at..at + bytes]);
+        u64::from_le_bytes(raw)
+    };
+    let exponent = number(24, 1) as u32;
+    Ok((
+        number(20, 4),
+        exponent,
+        number(25, 1),
+        number(26, 2),
+        number(28, 4),
+    ))
+}
+
+fn told(_: &Context) -> Outcome {
+    let vm = Vm::new(&Setup::default())?;
+    let ram = Disk::ram();
+    for disk in [Disk::ram(), of_4k_blocks()?, Disk::looped(16 * MIB)?] {
+        let name = disk.path().display();
+        assert_eq!(found(&vm, &disk)?, expected(&disk)?, "{name}");
+    }
+    assert_eq!(
+        expected(&ram)?.1,
+        3,
+        "large blocks inside, small ones outside"
+    );
+    // Begins in the middle of a physical block.
+    let skewed = Disk::part(&ram, 3, 16 * MIB)?;
+    assert_ne!(expected(&skewed)?.2, 0);
+    assert_eq!(found(&vm, &skewed)?, expected(&skewed)?);
+    Ok(())
+}
+
+fn mapped_4k(context: &Context) -> Outcome {
+    let below = of_4k_blocks()?;
+    let disk = Disk::part(&below, 8, 16 * MIB)?;
+    let mut vm = Vm::new(&Setup::default())?;
+    assert_eq!(found(&vm, &disk)?, expected(&disk)?);
+    assert_eq!(found(&vm, &disk)?.0, 4096);
+    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    let place = Place::of(&vm);
+    let bytes = context.rng().bytes(4096);
+    vm.memory.write(DATA, &bytes);
+    let last = 16 * MIB / 512 - 8;
+    for sector in [0, 8, last] {
+        let write = vm.queue().request(&place.write(sector, 4096));
+        assert_eq!(write, Answer::new(OK, 1));
+        assert!(below.read(4096 + sector * 512, 4096)? == bytes, "{sector}");
+    }
+    for (sector, len) in [
+        (0, 512),
+        (4, 4096),
+        (8, 2048),
+        (last + 8, 4096),
+        (last, 8192),
+    ] {
+        let write = vm.queue().request(&place.write(sector, len));
+        assert_eq!(write, Answer::new(IOERR, 1), "{sector} {len}");
+        let read = vm.queue().request(&place.read(sector, len));
+        assert_eq!(read, Answer::new(IOERR, 0), "{sector} {len}");
+    }
+    let stats = vm.device.stats()?;
+    assert_eq!(stats.io_errors, 0, "the disk was asked");
+    Ok(())
+}
