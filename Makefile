@@ -15,7 +15,7 @@ export KDIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: setup kernel module build demo test bench shell lint fmt clean help paths
+.PHONY: setup kernel module build demo test ci nightly bench debug-module shell lint fmt clean help paths
 
 ## setup: install what is missing, fetch and build the kernel (once)
 setup:
@@ -41,6 +41,17 @@ demo: build
 ## test: all tests, or those that match T=<part of layer/name>
 test: build
 	@scripts/test $(if $(T),'$(T)')
+
+## ci: all tests, and on the debug kernel those that its checkers need
+ci: build debug-module
+	@scripts/test --debug-lane part
+
+## nightly: all tests, and again on the debug kernel
+nightly: build debug-module
+	@scripts/test --debug-lane whole
+
+debug-module:
+	@$(MAKE) --no-print-directory KERNEL=debug module
 
 ## bench: figures, into build/bench/results.json
 bench: build

@@ -5,6 +5,7 @@
 use crate::rng::Rng;
 use std::{
     error::Error,
+    fmt,
     path::Path,
     time::Duration, //
 };
@@ -12,6 +13,18 @@ use vblk_core::ring::Format;
 
 /// Result of a test. Expectations panic; what merely must work uses `?`.
 pub type Outcome = Result<(), Box<dyn Error>>;
+
+/// The error of a test that this kernel can't perform: neither passed nor failed.
+#[derive(Debug)]
+pub struct NotApplicable(&'static str);
+
+impl fmt::Display for NotApplicable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for NotApplicable {}
 
 /// A test.
 pub struct Test {
@@ -47,12 +60,19 @@ impl Case {
 pub struct Context {
     /// Where random numbers begin.
     pub seed: u64,
+    /// Whether this is the debug kernel.
+    debug: bool,
+    /// Whether there is time.
+    long: bool,
     /// How many times slower than the release kernel this one is.
     pub slowness: u64,
 }
 
 /// The seed unless VBLK_SEED names another.
 const SEED: u64 = 0x7662_6c6b;
+
+/// How many times longer VBLK_LONG=1 is.
+const LONG: u64 = 10;
 
 /// KASAN and lockdep cost that much.
 const DEBUG_SLOWNESS: u64 = 8;
@@ -63,6 +83,8 @@ impl Context {
         let seed = std::env::var("VBLK_SEED").ok();
         let debug = Path::new("/proc/lockdep_stats").exists();
         Self {
+            debug,
+            long: std::env::var_os("VBLK_LONG").is_some_and(|long| long == "1"),
             seed: seed.and_then(|seed| seed.parse().ok()).unwrap_or(SEED),
             slowness: if debug { DEBUG_SLOWNESS } else { 1 },
         }
@@ -78,8 +100,31 @@ impl Context {
         (count / self.slowness).max(1)
     }
 
+    /// How often to repeat what shows more the longer it runs: `count` times, and ten times that
+    /// with VBLK_LONG=1, whatever the kernel.
+    pub fn rounds(&self, count: u64) -> u64 {
+        if self.long {
+            count * LONG
+        } else {
+            count
+        }
+    }
+
+    /// Ends a test that needs a checker or a fault injection of the debug kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`NotApplicable`] on the release kernel.
+    pub fn needs_debug_kernel(&self) -> Result<(), NotApplicable> {
+        match self.debug {
+            true => Ok(()),
+            false => Err(NotApplicable("only the debug kernel can do this")),
+        }
+    }
+
     /// The time limit of a test here.
     pub fn limit(&self, test: &Test) -> Duration {
-        Duration::from_secs(test.limit * self.slowness)
+        let patience = if self.long { LONG } else { 1 };
+        Duration::from_secs(test.limit * self.slowness * patience)
     }
 }

@@ -6,7 +6,8 @@ use crate::vm::use_rings;
 use crate::{
     context::{
         Case,
-        Context, //
+        Context,
+        NotApplicable, //
     },
     oracle::{
         facts,
@@ -65,8 +66,13 @@ fn run_one(case: &Case, context: &Context, oracle: &mut Oracle) -> bool {
     let (name, test) = (case.name(), case.test);
     use_rings(case.format);
     let watchdog = Watchdog::start(name.clone(), context.limit(test));
+    let mut skipped = None;
     let mut complaints = match panic::catch_unwind(AssertUnwindSafe(|| (test.run)(context))) {
         Ok(Ok(())) => Vec::new(),
+        Ok(Err(error)) if error.is::<NotApplicable>() => {
+            skipped = Some(error.to_string());
+            Vec::new()
+        }
         Ok(Err(error)) => vec![error.to_string()],
         Err(_) => PANIC.with_borrow(|text| text.lines().map(str::to_owned).collect()),
     };
@@ -75,7 +81,11 @@ fn run_one(case: &Case, context: &Context, oracle: &mut Oracle) -> bool {
     }
     complaints.extend(oracle.complaints());
     watchdog.stop();
-    report(&name, start.elapsed(), &complaints);
+    // What was left behind by a test that did nothing else is a failure all the same.
+    match skipped.filter(|_| complaints.is_empty()) {
+        Some(reason) => say(&format!("ok - {name} # SKIP {reason}\n")),
+        None => report(&name, start.elapsed(), &complaints),
+    }
     complaints.is_empty()
 }
 
@@ -85,11 +95,15 @@ fn report(name: &str, time: Duration, complaints: &[String]) {
     } else {
         "not ok"
     };
-    // One write, so that a line of the kernel on the same console does not get into the middle.
     let mut text = format!("{verdict} - {name} # time={:.1}s\n", time.as_secs_f32());
     for line in complaints.iter().flat_map(|complaint| complaint.lines()) {
         text.push_str(&format!("# {line}\n"));
     }
+    say(&text);
+}
+
+/// One write, so that a line of the kernel on the same console does not get into the middle.
+fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     // Whoever reads this is gone if it fails; the exit status still tells.
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
