@@ -3,10 +3,13 @@
 //! Block devices to serve: made for a test, removed behind it.
 
 mod dm;
+mod faults;
 mod image;
 mod loopdev;
 mod null;
 
+pub use dm::Target;
+pub use faults::Injection;
 pub use null::NullBlk;
 
 use crate::sys::Errno;
@@ -39,7 +42,8 @@ use std::{
 
 /// The ramdisk that is always there.
 pub const RAM: &str = "/dev/ram0";
-const SECOND_RAM: &str = "/dev/ram1";
+/// Another one.
+pub const SECOND_RAM: &str = "/dev/ram1";
 
 /// How long a disk may still be held after its last user is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -118,7 +122,12 @@ impl Disk {
     /// dm-delay over the ramdisk: each request completes some milliseconds later, in whatever
     /// context the ramdisk completes it.
     pub fn delayed(bytes: u64, millis: u32) -> Result<Self, Errno> {
-        let instance = dm::Instance::delay(RAM, bytes, millis)?;
+        Self::mapped(&[Target::delay(Path::new(RAM), bytes / 512, millis)])
+    }
+
+    /// A mapped device of these targets, one behind the other.
+    pub fn mapped(targets: &[Target]) -> Result<Self, Errno> {
+        let instance = dm::Instance::new(targets)?;
         let path = instance.node();
         wait_for(&path)?;
         let origin = Origin::Mapped(instance);
@@ -127,12 +136,7 @@ impl Disk {
 
     /// dm-linear over a part of another disk.
     pub fn part(below: &Disk, sector: u64, bytes: u64) -> Result<Self, Errno> {
-        let below = below.path.to_string_lossy();
-        let instance = dm::Instance::linear(&below, sector, bytes)?;
-        let path = instance.node();
-        wait_for(&path)?;
-        let origin = Origin::Mapped(instance);
-        Ok(Self { path, origin })
+        Self::mapped(&[Target::linear(&below.path, sector, bytes / 512)])
     }
 
     /// Gives it another size while it is in use.
@@ -143,7 +147,7 @@ impl Disk {
     pub fn resize(&self, bytes: u64) -> Result<(), Errno> {
         match &self.origin {
             Origin::Loop(instance) => instance.resize(bytes),
-            Origin::Mapped(instance) => instance.resize(bytes),
+            Origin::Mapped(instance) => instance.resize(bytes / 512),
             _ => panic!("{} has one size", self.path.display()),
         }
     }
@@ -201,9 +205,12 @@ impl Disk {
 
     /// The text of one of its files in sysfs.
     pub fn sysfs(&self, name: &str) -> Result<String, Errno> {
+        Ok(std::fs::read_to_string(self.sysfs_path(name)?)?)
+    }
+
+    fn sysfs_path(&self, name: &str) -> Result<PathBuf, Errno> {
         let (major, minor) = self.major_minor()?;
-        let path = format!("/sys/dev/block/{major}:{minor}/{name}");
-        Ok(std::fs::read_to_string(path)?)
+        Ok(format!("/sys/dev/block/{major}:{minor}/{name}").into())
     }
 
     /// Its number as in the default serial.

@@ -8,6 +8,7 @@ use crate::sys::{
 };
 use std::{
     fs,
+    ops::Range,
     path::{
         Path,
         PathBuf, //
@@ -36,8 +37,10 @@ pub struct NullBlk {
     pub keeps_data: bool,
     /// Size in MiB of a volatile write cache, 0 for none.
     pub cache_mib: u32,
-    /// Whether it can write past that cache.
+    /// Whether it can write past that cache. Otherwise the block layer flushes behind such writes.
     pub fua: bool,
+    /// Whether a request that meets a bad block is done up to there, instead of not at all.
+    pub partial_io: bool,
 }
 
 impl Default for NullBlk {
@@ -50,6 +53,7 @@ impl Default for NullBlk {
             keeps_data: true,
             cache_mib: 0,
             fua: true,
+            partial_io: false,
         }
     }
 }
@@ -95,6 +99,7 @@ impl Instance {
         set("memory_backed", options.keeps_data.into())?;
         set("cache_size", options.cache_mib.into())?;
         set("fua", options.fua.into())?;
+        set("badblocks_partial_io", options.partial_io.into())?;
         set("hw_queue_depth", options.depth.into())?;
         match options.delay {
             None => set("irqmode", IRQ_NONE.into())?,
@@ -103,7 +108,30 @@ impl Instance {
                 set("completion_nsec", delay.as_nanos())?;
             }
         }
-        set("power", 1)
+        self.set_power(true)
+    }
+
+    /// Makes the disk appear or disappear. What is on it stays, what is in its cache does not.
+    pub fn set_power(&self, on: bool) -> Result<(), Errno> {
+        Ok(fs::write(
+            self.dir.join("power"),
+            if on { "1" } else { "0" },
+        )?)
+    }
+
+    /// Adds (`+`) bad blocks, or takes them away (`-`).
+    pub fn set_bad_blocks(&self, sign: char, sectors: Range<u64>) -> Result<(), Errno> {
+        let text = format!("{sign}{}-{}", sectors.start, sectors.end - 1);
+        Ok(fs::write(self.dir.join("badblocks"), text)?)
+    }
+
+    /// Has something happen to that percentage of requests, so many times.
+    pub fn inject(&self, what: &str, probability: u32, times: u32) -> Result<(), Errno> {
+        let dir = self.dir.join(what);
+        // Each of them would be told in the kernel log, with its backtrace.
+        fs::write(dir.join("verbose"), "0")?;
+        fs::write(dir.join("times"), times.to_string())?;
+        Ok(fs::write(dir.join("probability"), probability.to_string())?)
     }
 
     /// The device node: the disk has the name of its directory.
@@ -113,7 +141,7 @@ impl Instance {
 
     /// Removes it. Nothing can be done about a failure here; the next one to make disks will see.
     pub fn remove(&mut self) {
-        drop(fs::write(self.dir.join("power"), "0"));
+        let _ = self.set_power(false);
         drop(fs::remove_dir(&self.dir));
     }
 }

@@ -3,8 +3,9 @@
 //! All tests, in the order in which they run: simple ones first.
 
 mod arguments;
+mod block_errors;
 mod differential;
-mod durability;
+mod flushes;
 mod hostile;
 mod integrity;
 mod ioctls;
@@ -21,6 +22,7 @@ mod requests;
 mod resize;
 mod teardown;
 mod topology;
+mod vanishing;
 
 use crate::{
     child::Role,
@@ -45,7 +47,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
     vec![
         requests::TESTS,
         ranges::TESTS,
-        durability::TESTS,
+        flushes::TESTS,
         priority::TESTS,
         topology::TESTS,
         placement::TESTS,
@@ -58,6 +60,9 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         race::TESTS,
         integrity::TESTS,
         integrity::ON_SPLIT_RINGS,
+        block_errors::TESTS,
+        block_errors::INJECTED,
+        vanishing::TESTS,
         reconfigure::TESTS,
         resize::TESTS,
         teardown::TESTS,
@@ -75,6 +80,7 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
+        block_errors::TESTS,
         reconfigure::TESTS,
         differential::ON_PACKED_RINGS,
     ]
