@@ -5,6 +5,7 @@
 mod arguments;
 mod block_errors;
 mod differential;
+mod durability;
 mod flushes;
 mod hostile;
 mod integrity;
@@ -63,6 +64,8 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         block_errors::TESTS,
         block_errors::INJECTED,
         vanishing::TESTS,
+        durability::TESTS,
+        durability::LOGGED,
         reconfigure::TESTS,
         resize::TESTS,
         teardown::TESTS,
