@@ -258,8 +258,8 @@ impl Attached {
             let server = servers.get_mut(queue.index).and_then(Option::take);
             let submitted = server.as_ref().map_or(0, Server::submitted);
             queue.completion.wait(submitted);
-            if is_owner {
-                queue.completion.answer_late();
+            if let (Some(server), true) = (&server, is_owner) {
+                server.answer_late();
             }
             let base = server.as_ref().map(Server::base);
             add(stats, &queue.completion.close());

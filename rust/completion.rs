@@ -8,7 +8,10 @@
 //! worker.
 
 use crate::{
-    memory::CurrentProcess,
+    memory::{
+        CurrentProcess,
+        Table, //
+    },
     pool::Kick,
     reply::{
         status,
@@ -199,7 +202,9 @@ impl Completion {
                 drop(byte);
                 true
             }
-            StatusByte::At(at) => CurrentProcess.copy_out(&[status(result) as u8], at).is_ok(),
+            StatusByte::At { host, .. } => CurrentProcess
+                .copy_out(&[status(result) as u8], host)
+                .is_ok(),
             StatusByte::Released => false,
         };
         if !written {
@@ -214,10 +219,17 @@ impl Completion {
     }
 
     /// Answers the requests that finished where their status could not be written, in the worker or
-    /// in the owner.
-    pub(crate) fn answer_late(&self) {
+    /// in the owner. It goes where `table` says now: the owner may use what was there before for
+    /// something else.
+    pub(crate) fn answer_late(&self, table: &Table) {
         // Ends: nothing is submitted meanwhile.
-        while let Some(Some((reply, result))) = self.with_state(|state| state.late.pop()) {
+        while let Some(Some((mut reply, result))) = self.with_state(|state| state.late.pop()) {
+            if let StatusByte::At { guest, .. } = reply.status {
+                reply.status = match table.host(guest) {
+                    Ok(host) => StatusByte::At { guest, host },
+                    Err(_) => StatusByte::Released,
+                };
+            }
             self.answer(reply, result);
         }
         self.announce();

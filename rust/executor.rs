@@ -139,8 +139,13 @@ impl Executor {
     pub(crate) fn tidy(&mut self) {
         if self.completion.take_leftovers() {
             self.units.tidy();
-            self.completion.answer_late();
+            self.answer_late();
         }
+    }
+
+    /// Answers what only the worker or the owner can answer.
+    pub(crate) fn answer_late(&self) {
+        self.completion.answer_late(&self.table);
     }
 
     /// How many requests had no place for their status.
@@ -298,14 +303,14 @@ impl Executor {
     /// How the status byte will be written, from wherever the I/O finishes.
     #[inline(always)]
     fn status_byte(&mut self, at: GuestAddr, alone: bool) -> Result<StatusByte> {
-        let at = self.table.host(at).map_err(|_| EFAULT)?;
+        let host = self.table.host(at).map_err(|_| EFAULT)?;
         if self.completion.finishes_in_worker() {
-            return Ok(StatusByte::At(at));
+            return Ok(StatusByte::At { guest: at, host });
         }
         let byte = if alone {
-            PinnedByte::new(at)?
+            PinnedByte::new(host)?
         } else {
-            self.status_page.pin(at)?
+            self.status_page.pin(host)?
         };
         Ok(StatusByte::Pinned(byte))
     }

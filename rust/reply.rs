@@ -23,7 +23,10 @@ use kernel::{
     },
 };
 use vblk_core::{
-    addr::HostAddr,
+    addr::{
+        GuestAddr,
+        HostAddr, //
+    },
     queue::Head,
     request::Status, //
 };
@@ -45,8 +48,13 @@ pub(crate) enum StatusByte {
     Pinned(PinnedByte),
     /// Must be written by the worker. Costs no pin: for disks that finish I/O right where it is
     /// submitted.
-    At(HostAddr),
-    /// Was written, and needs nothing any more.
+    At {
+        /// Where it is for the guest.
+        guest: GuestAddr,
+        /// Where that lies until the memory table is replaced, so while the worker submits.
+        host: HostAddr,
+    },
+    /// Was written, or can't be. Needs nothing any more.
     Released,
 }
 
@@ -85,7 +93,7 @@ impl Reply {
                 byte.write(status);
                 true
             }
-            StatusByte::At(at) => in_worker && store_byte_nofault(*at, status),
+            StatusByte::At { host, .. } => in_worker && store_byte_nofault(*host, status),
             StatusByte::Released => false,
         }
     }
@@ -205,7 +213,7 @@ impl bio::Job for Job {
                     false
                 }
             },
-            StatusByte::At(_) | StatusByte::Released => true,
+            StatusByte::At { .. } | StatusByte::Released => true,
         }
     }
 }

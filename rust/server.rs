@@ -87,6 +87,11 @@ impl Server {
         self.executor.submitted()
     }
 
+    /// Answers what only the worker or the owner can answer, after the last turn.
+    pub(crate) fn answer_late(&self) {
+        self.executor.answer_late();
+    }
+
     /// Adds what this half counts.
     pub(crate) fn add_stats(&self, stats: &mut Stats) {
         stats.kicks += self.kicks;
