@@ -18,6 +18,7 @@ mod layout;
 mod memory;
 mod packed;
 mod ram;
+pub mod reference;
 mod request;
 mod split;
 

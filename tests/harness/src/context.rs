@@ -62,20 +62,21 @@ pub struct Context {
     pub seed: u64,
     /// Whether this is the debug kernel.
     debug: bool,
-    /// Whether there is time.
-    long: bool,
     /// How many times slower than the release kernel this one is.
     pub slowness: u64,
+    /// Whether counts are those that prove most, however long that takes.
+    pub long: bool,
 }
 
 /// The seed unless VBLK_SEED names another.
 const SEED: u64 = 0x7662_6c6b;
 
-/// How many times longer VBLK_LONG=1 is.
-const LONG: u64 = 10;
-
 /// KASAN and lockdep cost that much.
 const DEBUG_SLOWNESS: u64 = 8;
+
+/// So many times longer tests may take with VBLK_LONG=1, and so many times more often
+/// [`Context::rounds`] repeats.
+const LONG: u64 = 20;
 
 impl Context {
     /// From the environment.
@@ -84,9 +85,9 @@ impl Context {
         let debug = Path::new("/proc/lockdep_stats").exists();
         Self {
             debug,
-            long: std::env::var_os("VBLK_LONG").is_some_and(|long| long == "1"),
             seed: seed.and_then(|seed| seed.parse().ok()).unwrap_or(SEED),
             slowness: if debug { DEBUG_SLOWNESS } else { 1 },
+            long: std::env::var("VBLK_LONG").is_ok_and(|long| long == "1"),
         }
     }
 
@@ -100,7 +101,16 @@ impl Context {
         (count / self.slowness).max(1)
     }
 
-    /// How often to repeat what shows more the longer it runs: `count` times, and ten times that
+    /// `long` times with VBLK_LONG=1, otherwise as [`Self::times`] has `count`.
+    pub fn times_or(&self, count: u64, long: u64) -> u64 {
+        if self.long {
+            long
+        } else {
+            self.times(count)
+        }
+    }
+
+    /// How often to repeat what shows more the longer it runs: `count` times, and more often
     /// with VBLK_LONG=1, whatever the kernel.
     pub fn rounds(&self, count: u64) -> u64 {
         if self.long {

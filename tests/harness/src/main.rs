@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Environment: MODULE is the module's file, for tests that load it; VBLK_SEED the seed of what
-//! is random.
+//! is random; with VBLK_LONG=1 tests repeat what they do as often as proves most.
 
 #![deny(unsafe_code)]
 

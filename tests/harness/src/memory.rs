@@ -71,7 +71,42 @@ pub const REGIONS: [RegionSpec; 3] = [HIGH, LOW, MIDDLE];
 
 struct Region {
     guest: u64,
+    /// With a guard on either side, which is no guest memory.
     map: Mapping,
+}
+
+/// Bytes of a guard.
+const GUARD: usize = 4096;
+
+/// What guards are filled with: nothing that a device writes by itself.
+const CANARY: u8 = 0xC5;
+
+impl Region {
+    fn new(spec: &RegionSpec) -> Result<Self, Errno> {
+        let bytes = spec.bytes + 2 * GUARD;
+        let map = match spec.kind {
+            Kind::Private => Mapping::anonymous(bytes)?,
+            Kind::Shared => {
+                let file = system::memory_file(c"guest", bytes as u64)?;
+                Mapping::shared(file.as_fd(), bytes)?
+            }
+        };
+        let guest = spec.guest;
+        let region = Self { guest, map };
+        region
+            .guards()
+            .into_iter()
+            .for_each(|at| region.map.fill(at, GUARD, CANARY));
+        Ok(region)
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.map.len() - 2 * GUARD) as u64
+    }
+
+    fn guards(&self) -> [usize; 2] {
+        [0, self.map.len() - GUARD]
+    }
 }
 
 /// All regions of a guest.
@@ -82,18 +117,10 @@ pub struct GuestMemory {
 impl GuestMemory {
     /// Makes the regions, filled with zeroes.
     pub fn new(specs: &[RegionSpec]) -> Result<Self, Errno> {
-        let region = |spec: &RegionSpec| {
-            let map = match spec.kind {
-                Kind::Private => Mapping::anonymous(spec.bytes)?,
-                Kind::Shared => {
-                    let file = system::memory_file(c"guest", spec.bytes as u64)?;
-                    Mapping::shared(file.as_fd(), spec.bytes)?
-                }
-            };
-            let guest = spec.guest;
-            Ok(Region { guest, map })
-        };
-        let regions = specs.iter().map(region).collect::<Result<_, Errno>>()?;
+        let regions = specs
+            .iter()
+            .map(Region::new)
+            .collect::<Result<_, Errno>>()?;
         Ok(Self { regions })
     }
 
@@ -101,11 +128,17 @@ impl GuestMemory {
     pub fn table(&self) -> Vec<MemoryRegion> {
         let entry = |region: &Region| MemoryRegion {
             guest_phys_addr: region.guest,
-            memory_size: region.map.len() as u64,
-            userspace_addr: region.map.addr(),
+            memory_size: region.bytes(),
+            userspace_addr: region.map.addr() + GUARD as u64,
             flags_padding: 0,
         };
         self.regions.iter().map(entry).collect()
+    }
+
+    /// Beginnings and lengths of the regions, for the guest.
+    pub fn blocks(&self) -> Vec<(GuestAddr, u64)> {
+        let block = |region: &Region| (GuestAddr(region.guest), region.bytes());
+        self.regions.iter().map(block).collect()
     }
 
     /// The region that holds a guest address, and the offset in it.
@@ -116,9 +149,22 @@ impl GuestMemory {
     fn find(&self, addr: GuestAddr) -> (&Mapping, usize) {
         let found = self.regions.iter().find_map(|region| {
             let offset = addr.0.checked_sub(region.guest)?;
-            (offset < region.map.len() as u64).then_some((&region.map, offset as usize))
+            (offset < region.bytes()).then_some((&region.map, offset as usize + GUARD))
         });
         found.unwrap_or_else(|| panic!("no guest memory at {:#x}", addr.0))
+    }
+
+    /// Checks that nothing was written just before or behind a region.
+    #[track_caller]
+    pub fn check_guards(&self) {
+        for region in &self.regions {
+            for at in region.guards() {
+                let mut bytes = [0; GUARD];
+                region.map.read(at, &mut bytes);
+                let intact = bytes.iter().all(|byte| *byte == CANARY);
+                assert!(intact, "a guard of the region at {:#x}", region.guest);
+            }
+        }
     }
 
     /// Where a guest address lies in the harness.
@@ -143,7 +189,7 @@ impl GuestMemory {
         let mut done = 0;
         while done < len {
             let (map, offset) = self.find(GuestAddr(addr.0 + done as u64));
-            let now = (len - done).min(map.len() - offset);
+            let now = (len - done).min(map.len() - GUARD - offset);
             piece(map, offset, done, now);
             done += now;
         }
@@ -205,6 +251,19 @@ mod tests {
         assert_eq!(memory.read_vec(at, 7), b"abcdefg");
         assert_eq!(memory.read_u8(GuestAddr(MIDDLE.guest)), b'd');
         assert_ne!(memory.host(GuestAddr(MIDDLE.guest)), memory.host(at) + 3);
+    }
+
+    #[test]
+    fn a_write_beside_a_region_is_found() {
+        let memory = GuestMemory::new(&REGIONS).unwrap();
+        let last = GuestAddr(HIGH.guest + HIGH.bytes as u64 - 1);
+        memory.write(last, &[1]);
+        memory.check_guards();
+        let (map, offset) = memory.mapping(last);
+        map.write(offset + 1, &[1]);
+        let checked =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| memory.check_guards()));
+        assert!(checked.is_err());
     }
 
     #[test]

@@ -35,7 +35,10 @@ use vblk_core::{
         Features, //
     },
     queue::QueueSize,
-    ring::Format,
+    ring::{
+        Base,
+        Format, //
+    },
     testing::{
         BlockRequest,
         Buf,
@@ -261,6 +264,13 @@ impl Queue {
     /// Kicks.
     pub fn kick(&self) {
         self.kick.signal().expect("kick");
+    }
+
+    /// What the available half of the base is when the device took all that was published.
+    pub fn taken_base(&self) -> u16 {
+        let layout = self.driver.layout();
+        let avail = self.driver.next_avail();
+        Base { avail, used: avail }.encode(layout.format, layout.size) as u16
     }
 
     /// Adds a chain and notifies.

@@ -5,8 +5,7 @@
 use crate::{
     cases,
     common,
-    lengths,
-    reference, //
+    lengths, //
 };
 use proptest::{
     collection::vec,
@@ -46,6 +45,7 @@ use vblk_core::{
     },
     split::Descriptor,
     testing::{
+        reference,
         DriverMemory,
         Layout,
         Ram,
@@ -199,7 +199,7 @@ impl World {
     }
 
     /// Writes all descriptors: those of the ring, then those of each table.
-    fn write(&self, driver: &SplitDriver<&Ram>, memory: &reference::Memory<'_>) {
+    fn write(&self, driver: &SplitDriver<&Ram>, memory: &reference::Memory<'_, Ram>) {
         let lines = self.descs.iter().enumerate().map(|(index, desc)| {
             let behind = (index % ENTRIES + 1) as u16;
             let next = if self.in_line { behind } else { desc.next };
@@ -215,10 +215,10 @@ impl World {
             }
             let (table, entry) = ((index - 16) / ENTRIES, (index - 16) % ENTRIES);
             driver.write_raw_descriptor(scratch, &desc);
-            for (offset, byte) in memory.ram.read_vec(scratch, 16).into_iter().enumerate() {
+            for (offset, byte) in memory.memory.read_vec(scratch, 16).into_iter().enumerate() {
                 let at = u128::from(TABLES[table]) + (entry * 16 + offset) as u128;
-                if memory.byte(at).is_some() {
-                    memory.ram.write(GuestAddr(at as u64), &[byte]);
+                if memory.has(at, 1) {
+                    memory.memory.write(GuestAddr(at as u64), &[byte]);
                 }
             }
         }
@@ -253,9 +253,10 @@ fn owned(request: &Request<'_>, header: Vec<u8>) -> reference::Parsed {
 /// Walks and parses every chain of a world, and compares. Notes each kind of outcome.
 fn judge(world: &World, mut outcome: impl FnMut(Outcome)) {
     let ram = world.ram();
+    let blocks = BLOCKS.map(|(guest, len, _)| (guest, len as u64));
     let memory = reference::Memory {
-        ram: &ram,
-        blocks: &BLOCKS,
+        memory: &ram,
+        blocks: &blocks,
     };
     let size = 1 << world.order;
     let layout = Layout::with_size(size, GuestAddr(0x100));

@@ -8,7 +8,6 @@ mod common;
 
 mod chains;
 mod packed;
-mod reference;
 mod rings;
 mod tables;
 

@@ -26,6 +26,10 @@ const SPEC: usize = 40;
 
 /// DM_SUSPEND_FLAG: without it, the command resumes.
 const SUSPEND: u32 = 1 << 1;
+/// DM_SKIP_LOCKFS_FLAG: no filesystem is on it.
+const SKIP_LOCKFS: u32 = 1 << 10;
+/// DM_NOFLUSH_FLAG: what is under way need not be done first.
+const NOFLUSH: u32 = 1 << 11;
 
 /// Commands of `/dev/mapper/control`.
 #[derive(Clone, Copy)]
@@ -41,6 +45,15 @@ impl Command {
     const fn number(self) -> u32 {
         3 << 30 | (HEADER as u32) << 16 | 0xfd << 8 | self as u32
     }
+}
+
+/// How long dm-delay keeps what it is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Delays {
+    /// Milliseconds for reads; 0 passes them on at once.
+    pub read: u32,
+    /// The same for writes and flushes.
+    pub write: u32,
 }
 
 /// A run of sectors of a mapped device, and what becomes of I/O to it.
@@ -81,12 +94,13 @@ impl Target {
         }
     }
 
-    /// The first sectors of another device; each request reaches it so many milliseconds later.
-    pub fn delay(below: &Path, sectors: u64, millis: u32) -> Self {
+    /// The first sectors of another device, which requests reach later.
+    pub fn delay(below: &Path, sectors: u64, delays: Delays) -> Self {
+        let (below, Delays { read, write }) = (below.display(), delays);
         Self {
             sectors,
             kind: "delay",
-            parameters: format!("{} 0 {millis}", below.display()),
+            parameters: format!("{below} 0 {read} {below} 0 {write}"),
         }
     }
 
@@ -155,9 +169,10 @@ impl Instance {
         }])
     }
 
-    /// Holds requests back, after those in flight are done, until [`Self::resume`].
+    /// Keeps from now on whatever it is given, until [`Self::resume`].
     pub fn suspend(&self) -> Result<(), Errno> {
-        call(Command::Suspend, &self.name, SUSPEND, 0, &[]).map(drop)
+        let flags = SUSPEND | SKIP_LOCKFS | NOFLUSH;
+        call(Command::Suspend, &self.name, flags, 0, &[]).map(drop)
     }
 
     /// Lets requests pass again.
@@ -181,6 +196,8 @@ impl Instance {
 
     /// Removes it.
     pub fn remove(&mut self) {
+        // It could not be removed while it keeps something.
+        let _ = self.resume();
         drop(call(Command::Remove, &self.name, 0, 0, &[]));
     }
 }

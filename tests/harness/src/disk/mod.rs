@@ -8,7 +8,10 @@ mod image;
 mod loopdev;
 mod null;
 
-pub use dm::Target;
+pub use dm::{
+    Delays,
+    Target, //
+};
 pub use faults::Injection;
 pub use null::NullBlk;
 
@@ -119,10 +122,10 @@ impl Disk {
         Ok(Self { path, origin })
     }
 
-    /// dm-delay over the ramdisk: each request completes some milliseconds later, in whatever
-    /// context the ramdisk completes it.
-    pub fn delayed(bytes: u64, millis: u32) -> Result<Self, Errno> {
-        Self::mapped(&[Target::delay(Path::new(RAM), bytes / 512, millis)])
+    /// dm-delay over the ramdisk: each request is submitted some milliseconds later by another
+    /// thread, or without delay in place, and completes there.
+    pub fn delayed(bytes: u64, delays: Delays) -> Result<Self, Errno> {
+        Self::mapped(&[Target::delay(Path::new(RAM), bytes / 512, delays)])
     }
 
     /// A mapped device of these targets, one behind the other.

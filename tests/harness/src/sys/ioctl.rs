@@ -24,7 +24,7 @@ const fn size_field(command: u32) -> usize {
 /// When `argument` is shorter than the command says.
 pub fn with_bytes(fd: impl AsFd, command: u32, argument: &mut [u8]) -> Result<i32, Errno> {
     assert!(argument.len() >= size_field(command), "short argument");
-    // SAFETY: every command used with this function (vhost, device mapper) accesses what its size
+    // SAFETY: every command used with this function (vhost, device mapper, userfaultfd) accesses what its size
     // field covers, or by what its own header says, which the callers derive from the length of
     // `argument`. The slice is writable and lives across the call.
     let ret = unsafe {

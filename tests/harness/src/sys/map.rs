@@ -106,6 +106,20 @@ impl Mapping {
         check(ret.into()).map(drop)
     }
 
+    /// Gives up a page-aligned part for fresh zeroes at the same address.
+    pub fn replace(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        let start = self.at::<u8>(offset, len);
+        let prot = Access::ReadWrite.prot();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: the range lies in our mapping, which is reached through atomics alone: that it
+        // suddenly holds other values is one more change behind our back.
+        let start = unsafe { libc::mmap(start.cast(), len, prot, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(())
+    }
+
     /// A pointer to `count` values of `T` at `offset`.
     ///
     /// # Panics

@@ -15,6 +15,7 @@ pub mod poll;
 pub mod process;
 pub mod system;
 pub mod tsc;
+pub mod userfault;
 
 pub use errno::Errno;
 

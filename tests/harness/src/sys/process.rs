@@ -6,6 +6,11 @@ use super::{
     check,
     Errno, //
 };
+use std::os::fd::{
+    AsFd,
+    AsRawFd,
+    OwnedFd, //
+};
 
 /// Runs `f` in a forked child and returns its exit status (128 and more for a signal).
 ///
@@ -70,6 +75,25 @@ pub fn limit_locked_memory(bytes: u64) -> Result<(), Errno> {
 pub fn kill(pid: u32) -> Result<(), Errno> {
     // SAFETY: takes integers.
     check(unsafe { libc::kill(pid as i32, libc::SIGKILL) }.into()).map(drop)
+}
+
+/// Lets a thread run on one CPU only; 0 is the caller.
+pub fn run_on(pid: u32, cpu: usize) -> Result<(), Errno> {
+    // SAFETY: all zeroes is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours; numbers that are too large are left out.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: a valid set of that size, borrowed for the call.
+    let ret = unsafe { libc::sched_setaffinity(pid as i32, size, &set) };
+    check(ret.into()).map(drop)
+}
+
+/// Makes a descriptor of ours mean another open file.
+pub fn replace_file(from: impl AsFd, to: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: takes integers. `to` stays an open descriptor of ours.
+    let ret = unsafe { libc::dup2(from.as_fd().as_raw_fd(), to.as_raw_fd()) };
+    check(ret.into()).map(drop)
 }
 
 /// How the scheduler treats a thread that wakes up or is woken.

@@ -16,6 +16,7 @@ use crate::{
         Test, //
     },
     disk::{
+        Delays,
         Disk,
         NullBlk, //
     },
@@ -314,7 +315,7 @@ fn on_an_image(context: &Context) -> Outcome {
 fn on_dm_delay(context: &Context) -> Outcome {
     exercise(
         context,
-        &Disk::delayed(WINDOW as u64, 2)?,
+        &Disk::delayed(WINDOW as u64, Delays { read: 2, write: 2 })?,
         &Setup::size(1024),
     )
 }

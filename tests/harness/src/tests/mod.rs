@@ -4,12 +4,18 @@
 
 mod arguments;
 mod block_errors;
+mod descriptors;
 mod differential;
 mod durability;
+mod fairness;
+mod flight;
+mod flip;
 mod flushes;
 mod hostile;
 mod integrity;
 mod ioctls;
+mod killed;
+mod late;
 mod malformed;
 mod notify;
 mod owner;
@@ -21,8 +27,11 @@ mod ranges;
 mod reconfigure;
 mod requests;
 mod resize;
+mod soup;
+mod states;
 mod teardown;
 mod topology;
+mod truncated;
 mod vanishing;
 
 use crate::{
@@ -52,11 +61,16 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         priority::TESTS,
         topology::TESTS,
         placement::TESTS,
+        truncated::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
         owner::TESTS,
+        states::TESTS,
+        descriptors::TESTS,
         malformed::TESTS,
         hostile::TESTS,
+        soup::TESTS,
+        flip::TESTS,
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
@@ -68,6 +82,10 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         durability::LOGGED,
         reconfigure::TESTS,
         resize::TESTS,
+        flight::TESTS,
+        late::TESTS,
+        killed::TESTS,
+        fairness::TESTS,
         teardown::TESTS,
         differential::TESTS,
     ]
@@ -77,19 +95,26 @@ fn on_split_rings() -> Vec<&'static [Test]> {
 fn on_packed_rings() -> Vec<&'static [Test]> {
     vec![
         packed::TESTS,
+        soup::TESTS,
+        flip::TESTS,
         requests::TESTS,
         ranges::TESTS,
         placement::TESTS,
+        truncated::TESTS,
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
         block_errors::TESTS,
         reconfigure::TESTS,
+        flight::TESTS,
+        late::TESTS,
         differential::ON_PACKED_RINGS,
     ]
 }
 
 /// All roles of child processes.
 pub fn roles() -> impl Iterator<Item = &'static Role> {
-    [owner::ROLES, teardown::ROLES].into_iter().flatten()
+    [owner::ROLES, states::ROLES, teardown::ROLES, killed::ROLES]
+        .into_iter()
+        .flatten()
 }

@@ -52,6 +52,7 @@ use vblk_core::{
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "harness/memory_table_replaced_under_load", limit: 60, run: replace_table },
+    Test { name: "harness/bad_memory_tables_change_nothing", limit: 40, run: bad_tables },
     Test { name: "harness/memory_taken_away_and_given_back", limit: 20, run: take_memory_away },
     Test { name: "harness/detach_and_attach_under_load", limit: 60, run: detach_under_load },
     Test { name: "harness/detach_waits_for_requests_in_flight", limit: 40, run: detach_waits },
@@ -104,6 +105,64 @@ fn replace_table(context: &Context) -> Outcome {
         let stats = vm.device.stats()?;
         assert_eq!((stats.malformed, stats.io_errors), (0, 0));
     }
+    Ok(())
+}
+
+fn bad_tables(context: &Context) -> Outcome {
+    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let queue = vm.queues.remove(0);
+    let good = vm.memory.table();
+    let with = |change: &dyn Fn(&mut MemoryRegion)| {
+        let mut table = good.clone();
+        change(&mut table[1]);
+        table
+    };
+    let (first, kernel) = (good[2].guest_phys_addr, 0xffff_8880_0000_0000);
+    let small = |at: u64| MemoryRegion {
+        guest_phys_addr: (1 << 40) + (at << 12),
+        memory_size: 4096,
+        ..good[0]
+    };
+    let bad = [
+        (
+            "empty",
+            with(&|region| region.memory_size = 0),
+            Errno::EFAULT,
+        ),
+        (
+            "overlap",
+            with(&|region| region.guest_phys_addr = first),
+            Errno::EINVAL,
+        ),
+        (
+            "wraps",
+            with(&|region| region.guest_phys_addr = u64::MAX),
+            Errno::EFAULT,
+        ),
+        (
+            "kernel",
+            with(&|region| region.userspace_addr = kernel),
+            Errno::EFAULT,
+        ),
+        (
+            "into the kernel",
+            with(&|region| region.memory_size = 1 << 63),
+            Errno::EFAULT,
+        ),
+        ("65 regions", (0..65).map(small).collect(), Errno::E2BIG),
+        ("66 regions", (0..66).map(small).collect(), Errno::E2BIG),
+    ];
+    let load = Load::start(queue, vm.memory.clone(), vm.free());
+    for _ in 0..context.times(20) {
+        for (name, table, errno) in &bad {
+            assert_errno(name, vm.device.set_mem_table(table), *errno);
+            load.await_progress();
+        }
+    }
+    load.finish();
+    vm.memory.check_guards();
+    let stats = vm.device.stats()?;
+    assert_eq!((stats.malformed, stats.io_errors), (0, 0));
     Ok(())
 }
 

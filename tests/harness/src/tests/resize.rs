@@ -16,6 +16,7 @@ use crate::{
         Test, //
     },
     disk::{
+        Delays,
         Disk,
         Mode, //
     },
@@ -283,7 +284,7 @@ fn under_load(context: &Context) -> Outcome {
     let (small, large) = (8 * MIB, 16 * MIB);
     let ram = Disk::ram();
     ram.write(0, &vec![0; large as usize])?;
-    let disk = Disk::delayed(large, 2)?;
+    let disk = Disk::delayed(large, Delays { read: 2, write: 2 })?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let changed = EventFd::new()?;
     vm.device.set_config_call(Some(&changed))?;

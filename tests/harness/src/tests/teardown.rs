@@ -55,7 +55,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/kill_with_256_in_flight", limit: 90, run: kill_in_flight },
     Test { name: "harness/owner_dies_while_another_holds_the_device", limit: 60, run: orphaned },
     Test { name: "harness/module_in_use_is_not_removed", limit: 20, run: in_use },
-    Test { name: "harness/open_close_load_unload_200_times", limit: 60, run: load_unload },
+    Test { name: "harness/open_close_load_unload_many_times", limit: 60, run: load_unload },
     Test { name: "harness/unload_right_after_close_in_flight", limit: 60, run: unload_after_close },
     Test { name: "harness/kernel_memory_is_not_leaked", limit: 60, run: no_kernel_leak },
 ];
@@ -76,7 +76,7 @@ const DEPTH: u64 = 256;
 const DELAY: Duration = Duration::from_millis(20);
 const ROUNDS: u64 = 50;
 
-fn slow_disk() -> Result<Disk, Errno> {
+pub fn slow_disk() -> Result<Disk, Errno> {
     Disk::null(&NullBlk {
         delay: Some(DELAY),
         ..NullBlk::default()
@@ -84,7 +84,7 @@ fn slow_disk() -> Result<Disk, Errno> {
 }
 
 /// A device with 256 reads and writes that the disk has just begun.
-fn in_flight(disk: &Path) -> Result<Vm, Errno> {
+pub fn in_flight(disk: &Path) -> Result<Vm, Errno> {
     let mut vm = Vm::new(&Setup::size(1024))?;
     vm.device
         .attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
@@ -228,7 +228,7 @@ fn in_use(_: &Context) -> Outcome {
 }
 
 fn load_unload(context: &Context) -> Outcome {
-    for round in 0..context.times(200) {
+    for round in 0..context.times_or(200, 1000) {
         let device = Device::open()?;
         if round % 2 == 0 {
             device.set_owner()?;

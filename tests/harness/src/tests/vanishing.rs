@@ -13,6 +13,7 @@ use crate::{
         Test, //
     },
     disk::{
+        Delays,
         Disk,
         Mode,
         NullBlk,
@@ -140,7 +141,11 @@ fn disappears(context: &Context) -> Outcome {
 
 fn exchanged(context: &Context) -> Outcome {
     const SECTORS: u64 = 2 * DEPTH * 16;
-    let works = [Target::delay(RAM.as_ref(), SECTORS, 1)];
+    let works = [Target::delay(
+        RAM.as_ref(),
+        SECTORS,
+        Delays { read: 1, write: 1 },
+    )];
     let fails = [Target::error(SECTORS)];
     let disk = Disk::mapped(&works)?;
     let mut vm = Vm::with_disk(&Setup::size(1024), &disk)?;

@@ -1,49 +1,70 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The same rules as in `vblk_core`, written as plainly as possible: no windows, no shared state,
+//! The rules of chains and requests, written as plainly as possible: no windows, no shared state,
 //! addresses in 128 bits so that nothing wraps, memory as a list of blocks.
+//!
+//! What the device makes of a ring, however hostile, is compared with what is found here.
 
-use vblk_core::{
-    addr::{
-        GuestAddr,
-        HostAddr, //
-    },
+use super::DriverMemory;
+use crate::{
+    addr::GuestAddr,
     chain::{
         ChainError,
         Segment, //
     },
-    split::Descriptor,
-    testing::{
-        DriverMemory,
-        Ram, //
-    },
+    split::Descriptor, //
 };
+use std::vec::Vec;
 
 const ADDRESSES: u128 = 1 << 64;
 const MOST_BYTES: u128 = u32::MAX as u128;
 
-/// Guest memory: the same blocks as in a [`Ram`], looked up one by one.
-pub struct Memory<'a> {
-    pub ram: &'a Ram,
-    pub blocks: &'a [(GuestAddr, usize, HostAddr)],
+/// Guest memory.
+pub struct Memory<'a, M> {
+    /// What is there.
+    pub memory: &'a M,
+    /// Where there is any: beginnings and lengths.
+    pub blocks: &'a [(GuestAddr, u64)],
 }
 
-impl Memory<'_> {
-    /// The byte at an address, if there is one.
-    pub fn byte(&self, addr: u128) -> Option<u8> {
-        let inside = |&&(guest, len, _): &&(GuestAddr, usize, HostAddr)| {
-            let first = u128::from(guest.0);
-            first <= addr && addr < first + len as u128
-        };
-        self.blocks.iter().find(inside)?;
-        Some(self.ram.read_u8(GuestAddr(addr as u64)))
+impl<M: DriverMemory> Memory<'_, M> {
+    /// Where the block that holds an address ends, if there is one.
+    fn end(&self, addr: u128) -> Option<u128> {
+        let mut blocks = self.blocks.iter().map(|(first, len)| {
+            let first = u128::from(first.0);
+            first..first + u128::from(*len)
+        });
+        Some(blocks.find(|block| block.contains(&addr))?.end)
+    }
+
+    /// Whether `len` bytes are there.
+    pub fn has(&self, addr: u128, len: u128) -> bool {
+        let (mut addr, end) = (addr, addr + len);
+        while addr < end {
+            match self.end(addr) {
+                Some(next) => addr = next,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// `len` bytes, if all are there.
     pub fn bytes(&self, addr: u128, len: u128) -> Option<Vec<u8>> {
-        (addr..addr + len).map(|addr| self.byte(addr)).collect()
+        let (mut addr, end) = (addr, addr + len);
+        let mut bytes = Vec::new();
+        while addr < end {
+            let stop = self.end(addr)?.min(end);
+            let part = self
+                .memory
+                .read_vec(GuestAddr(addr as u64), (stop - addr) as usize);
+            bytes.extend(part);
+            addr = stop;
+        }
+        Some(bytes)
     }
 
+    /// A descriptor of a split ring. In a packed one flags and id are the other way round.
     fn descriptor(&self, addr: u128) -> Option<Descriptor> {
         let bytes = self.bytes(addr, 16)?;
         let number = |from: usize, to: usize| {
@@ -62,6 +83,7 @@ impl Memory<'_> {
 /// What a walk may come to.
 #[derive(Debug)]
 pub struct Expected {
+    /// The buffers, or why there are none.
     pub result: Result<Vec<Segment>, ChainError>,
     /// The indirect table is not all there: reading it ahead may fail although the chain does
     /// not lead to the missing part.
@@ -69,6 +91,7 @@ pub struct Expected {
 }
 
 /// A chain that has been followed to some descriptor.
+#[derive(Default)]
 struct Walk {
     bufs: Vec<Segment>,
     /// Buffers so far, the empty ones too.
@@ -77,6 +100,14 @@ struct Walk {
 }
 
 impl Walk {
+    fn step(&mut self, size: usize) -> Result<(), ChainError> {
+        self.steps += 1;
+        match self.steps > size {
+            true => Err(ChainError::TooLong),
+            false => Ok(()),
+        }
+    }
+
     fn take(&mut self, desc: &Descriptor) -> Result<(), ChainError> {
         let writable = desc.flags & 2 != 0;
         self.bytes += u128::from(desc.len);
@@ -94,21 +125,40 @@ impl Walk {
     }
 }
 
-/// Follows the chain at `head` in a table at `ring` with `size` entries.
-pub fn walk(memory: &Memory<'_>, ring: u64, size: usize, head: u16, indirect: bool) -> Expected {
-    let mut walk = Walk {
-        bufs: Vec::new(),
-        steps: 0,
-        bytes: 0,
-    };
+impl Walk {
+    fn end(self, followed: Result<(), ChainError>, or_fault: bool) -> Expected {
+        let result = followed.map(|()| self.bufs);
+        Expected { result, or_fault }
+    }
+}
+
+/// Judges a descriptor that refers to an indirect table; `last` says that no other follows.
+fn open(outer: &Descriptor, allowed: bool, last: bool) -> Result<(), ChainError> {
+    if !allowed {
+        Err(ChainError::IndirectNotNegotiated)
+    } else if !last {
+        Err(ChainError::IndirectWithNext)
+    } else if outer.len == 0 || outer.len % 16 != 0 {
+        Err(ChainError::IndirectSize)
+    } else {
+        Ok(())
+    }
+}
+
+/// Follows the chain at `head` in a split ring with `size` descriptors at `ring`.
+pub fn walk<M: DriverMemory>(
+    memory: &Memory<'_, M>,
+    ring: u64,
+    size: usize,
+    head: u16,
+    indirect: bool,
+) -> Expected {
+    let mut walk = Walk::default();
     let mut or_fault = false;
     let mut follow = || -> Result<(), ChainError> {
         let mut index = usize::from(head);
         let outer = loop {
-            walk.steps += 1;
-            if walk.steps > size {
-                return Err(ChainError::TooLong);
-            }
+            walk.step(size)?;
             if index >= size {
                 return Err(ChainError::NextOutOfRange);
             }
@@ -124,26 +174,15 @@ pub fn walk(memory: &Memory<'_>, ring: u64, size: usize, head: u16, indirect: bo
             index = desc.next.into();
         };
 
-        if !indirect {
-            return Err(ChainError::IndirectNotNegotiated);
-        }
-        if outer.flags & 1 != 0 {
-            return Err(ChainError::IndirectWithNext);
-        }
-        if outer.len == 0 || outer.len % 16 != 0 {
-            return Err(ChainError::IndirectSize);
-        }
+        open(&outer, indirect, outer.flags & 1 == 0)?;
         let table = u128::from(outer.addr);
         let reachable = u128::from(outer.len).min(16 << 16);
-        or_fault = memory.bytes(table, reachable).is_none();
+        or_fault = !memory.has(table, reachable);
         // The one that leads to the table holds no buffer.
         walk.steps -= 1;
         let mut index = 0;
         loop {
-            walk.steps += 1;
-            if walk.steps > size {
-                return Err(ChainError::TooLong);
-            }
+            walk.step(size)?;
             if index >= outer.len / 16 {
                 return Err(ChainError::NextOutOfRange);
             }
@@ -159,16 +198,64 @@ pub fn walk(memory: &Memory<'_>, ring: u64, size: usize, head: u16, indirect: bo
             index = desc.next.into();
         }
     };
-    let result = follow().map(|()| walk.bufs);
-    Expected { result, or_fault }
+    let followed = follow();
+    walk.end(followed, or_fault)
+}
+
+/// Takes the chain of `count` descriptors from `first` on in a packed ring with `size` of them at
+/// `ring`.
+pub fn walk_packed<M: DriverMemory>(
+    memory: &Memory<'_, M>,
+    ring: u64,
+    size: usize,
+    first: u16,
+    count: u16,
+    indirect: bool,
+) -> Expected {
+    let mut walk = Walk::default();
+    let get = |at: u128| {
+        let swapped = memory.descriptor(at)?;
+        let (flags, next) = (swapped.next, swapped.flags);
+        Some(Descriptor {
+            flags,
+            next,
+            ..swapped
+        })
+    };
+    let mut follow = || -> Result<(), ChainError> {
+        for ahead in 0..usize::from(count) {
+            walk.step(size)?;
+            let index = (usize::from(first) + ahead) % size;
+            let desc = get(u128::from(ring) + 16 * index as u128);
+            let desc = desc.expect("the ring is in memory");
+            if desc.flags & 4 == 0 {
+                walk.take(&desc)?;
+                continue;
+            }
+            open(&desc, indirect, count == 1)?;
+            walk.steps -= 1;
+            for index in 0..u128::from(desc.len / 16) {
+                walk.step(size)?;
+                let entry = get(u128::from(desc.addr) + 16 * index);
+                walk.take(&entry.ok_or(ChainError::IndirectFault)?)?;
+            }
+        }
+        Ok(())
+    };
+    let followed = follow();
+    walk.end(followed, false)
 }
 
 /// A request, as lists of address and length.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
+    /// Its 16 bytes.
     pub header: Vec<u8>,
+    /// What the driver gives.
     pub data_out: Vec<(u64, u32)>,
+    /// What the driver wants to get.
     pub data_in: Vec<(u64, u32)>,
+    /// Where the status goes.
     pub status: u64,
 }
 
@@ -180,7 +267,14 @@ fn status(bufs: &[Segment]) -> Option<u64> {
 }
 
 /// Finds a request in buffers, none of which is empty; otherwise where a status could go.
-pub fn parse(memory: &Memory<'_>, bufs: &[Segment]) -> Result<Parsed, Option<u64>> {
+///
+/// # Errors
+///
+/// That place, if there is one.
+pub fn parse<M: DriverMemory>(
+    memory: &Memory<'_, M>,
+    bufs: &[Segment],
+) -> Result<Parsed, Option<u64>> {
     let refused = status(bufs);
     let (readable, writable): (Vec<Segment>, Vec<Segment>) =
         bufs.iter().partition(|buf| !buf.writable);

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Requests that stay in flight for a while, and what an owner may do to them meanwhile.
+
+use crate::{
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Delays,
+        Disk,
+        Mode, //
+    },
+    memory::{
+        GuestMemory,
+        LOW,
+        MIDDLE,
+        REGIONS, //
+    },
+    sys::{
+        poll::EventFd,
+        Errno, //
+    },
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        OK,
+        PATIENCE, //
+    },
+};
+use std::time::{
+    Duration,
+    Instant, //
+};
+use vblk_core::{
+    addr::GuestAddr,
+    testing::{
+        BlockRequest,
+        Driver,
+        DriverMemory, //
+    },
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/eventfds_replaced_with_requests_in_flight", limit: 20, run: eventfds },
+    Test { name: "harness/memory_table_replaced_with_requests_in_flight", limit: 20, run: table },
+    Test { name: "harness/memory_reused_with_requests_in_flight", limit: 20, run: reused },
+];
+
+/// How long the disk takes: long enough to do something meanwhile.
+pub const DELAY: Duration = Duration::from_millis(200);
+
+/// Requests in flight.
+const COUNT: u64 = 32;
+
+/// What is where the device must not write.
+const CANARY: u8 = 0x3C;
+
+/// Bytes of data of each.
+const BYTES: u64 = 4096;
+
+fn slow_disk() -> Result<Disk, Errno> {
+    let millis = DELAY.as_millis() as u32;
+    let (read, write) = (millis, millis);
+    Disk::delayed(8 << 20, Delays { read, write })
+}
+
+/// A request of its own place in memory and on the disk.
+pub fn transfer(vm: &Vm, slot: u64, writes: bool) -> BlockRequest {
+    let header = GuestAddr(vm.free().0 + slot * 32);
+    let status = GuestAddr(header.0 + 16);
+    let sector = slot * BYTES / 512;
+    let request = match writes {
+        true => BlockRequest::write(sector, header, status),
+        false => BlockRequest::read(sector, header, status),
+    };
+    request.data(GuestAddr(MIDDLE.guest + slot * BYTES), BYTES as u32)
+}
+
+/// Puts requests into the ring of the first queue, all at once.
+pub fn launch(vm: &mut Vm, requests: &[BlockRequest]) {
+    for request in requests {
+        request.prepare(&*vm.memory);
+        let added = vm.queue().driver.add(&request.buffers());
+        added.expect("room");
+    }
+    vm.queue().notify();
+}
+
+/// Waits until the device took all that is in the ring of the first queue.
+pub fn await_taken(vm: &Vm) -> Outcome {
+    let deadline = Instant::now() + PATIENCE;
+    // The low half is the available one in either format.
+    while vm.device.vring_base(0)? as u16 != vm.queues[0].taken_base() {
+        assert!(Instant::now() < deadline, "requests not taken");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// A device with reads and writes that the disk has begun, and none that it has done.
+fn in_flight(disk: &Disk) -> Result<(Vm, Vec<BlockRequest>), Box<dyn std::error::Error>> {
+    let mut vm = Vm::with_disk(&Setup::default(), disk)?;
+    let request = |slot| transfer(&vm, slot, slot % 2 == 1);
+    let requests: Vec<_> = (0..COUNT).map(request).collect();
+    launch(&mut vm, &requests);
+    await_taken(&vm)?;
+    let driver = &vm.queues[0].driver;
+    assert_eq!(driver.used_index(), driver.next_used(), "answered already");
+    Ok((vm, requests))
+}
+
+fn eventfds(_: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    let (mut vm, requests) = in_flight(&disk)?;
+    let queue = &mut vm.queues[0];
+    let fresh = || EventFd::new();
+    let call = std::mem::replace(&mut queue.call, fresh()?);
+    let kick = std::mem::replace(&mut queue.kick, fresh()?);
+    let err = std::mem::replace(&mut queue.err, fresh()?);
+    queue.tell_files(&vm.device)?;
+    for request in &requests {
+        let len = if request.kind == 0 { 4097 } else { 1 };
+        assert_eq!(queue.next_used().len, len);
+        assert_eq!(vm.memory.read_u8(request.status), OK);
+    }
+    assert_eq!(call.take()?, 0, "interrupts through the old eventfd");
+    assert_eq!(err.take()?, 0);
+    // Nobody listens to the old kick any more.
+    requests[0].prepare(&*vm.memory);
+    queue.driver.add(&requests[0].buffers()).expect("room");
+    queue.driver.publish();
+    kick.signal()?;
+    std::thread::sleep(Duration::from_millis(20));
+    let taken = vm.device.vring_base(0)? as u16 == queue.taken_base();
+    assert!(!taken, "a kick through the old eventfd");
+    queue.kick();
+    assert_eq!(queue.next_used().len, 4097);
+    Ok(())
+}
+
+fn table(_: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    let (mut vm, requests) = in_flight(&disk)?;
+    // The same guest addresses, but other memory.
+    let other = GuestMemory::new(&REGIONS)?;
+    for region in [LOW, MIDDLE] {
+        other.fill(GuestAddr(region.guest), region.bytes, CANARY);
+    }
+    vm.device.set_mem_table(&other.table())?;
+    for request in &requests {
+        assert!(vm.queue().next_used().len > 0);
+        assert_eq!(vm.memory.read_u8(request.status), OK);
+    }
+    for region in [LOW, MIDDLE] {
+        assert_untouched(&other, region.guest, region.bytes);
+    }
+    // From here on it is what addresses mean. The ring stays where it is.
+    let request = &requests[0];
+    request.prepare(&other);
+    vm.queue().submit(&request.buffers());
+    assert_eq!(vm.queue().next_used().len, 4097);
+    assert_eq!(other.read_u8(request.status), OK);
+    vm.device.set_mem_table(&vm.memory.table())?;
+    Ok(())
+}
+
+fn assert_untouched(memory: &GuestMemory, from: u64, len: usize) {
+    let bytes = memory.read_vec(GuestAddr(from), len);
+    let at = bytes.iter().position(|byte| *byte != CANARY);
+    assert_eq!(at.map(|at| from + at as u64), None, "written late");
+    memory.check_guards();
+}
+
+/// All of the ring, headers, status bytes and data makes room for something else.
+fn reused(_: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    let (mut vm, requests) = in_flight(&disk)?;
+    for region in [LOW, MIDDLE] {
+        let (map, offset) = vm.memory.mapping(GuestAddr(region.guest));
+        map.replace(offset, region.bytes)?;
+        vm.memory
+            .fill(GuestAddr(region.guest), region.bytes, CANARY);
+    }
+    // The interrupt still comes, and everything else goes where nobody sees it.
+    assert_ne!(vm.queues[0].call.wait(PATIENCE)?, 0);
+    vm.device.detach()?;
+    assert_eq!(vm.device.stats()?.requests, COUNT);
+    for region in [LOW, MIDDLE] {
+        assert_untouched(&vm.memory, region.guest, region.bytes);
+    }
+    // A ring in the new memory is as good as any.
+    let layout = *vm.queues[0].driver.layout();
+    let memory = vm.memory.clone();
+    let queue = &mut vm.queues[0];
+    queue.driver = Driver::new(memory, layout, true);
+    queue.tell_geometry(&vm.device, queue.driver.base())?;
+    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    assert_eq!(vm.queue().request(&requests[0]), Answer::new(OK, 4097));
+    Ok(())
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An owner that is killed in the worst moment is gone at once, and with it all that it held; unless
+//! the disk itself hangs, and then as soon as it does no more.
+
+use super::{
+    malformed::desc,
+    teardown::{
+        in_flight,
+        slow_disk, //
+    }, //
+};
+use crate::{
+    child::{
+        self,
+        Role, //
+    },
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Delays,
+        Disk,
+        Mode, //
+    },
+    kmod,
+    memory::{
+        HIGH,
+        MIDDLE, //
+    },
+    sys::{
+        poll::EventFd,
+        process,
+        userfault::Userfault, //
+    },
+    vm::{
+        Setup,
+        Vm,
+        PATIENCE, //
+    },
+};
+use std::{
+    io,
+    os::fd::AsFd,
+    path::Path,
+    process::{
+        Child,
+        Stdio, //
+    },
+    sync::atomic::{
+        AtomicBool,
+        Ordering::Relaxed, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+use vblk_core::{
+    addr::GuestAddr,
+    split::Descriptor,
+    testing::{
+        BlockRequest,
+        Buf, //
+    },
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/killed_while_another_process_kicks", limit: 60, run: while_kicked },
+    Test { name: "harness/killed_on_a_disk_that_hangs", limit: 40, run: on_hanging_disk },
+    Test { name: "harness/killed_while_nobody_brings_a_page", limit: 60, run: without_a_page },
+];
+
+pub const ROLES: &[Role] = &[KICKED, HUNG, FAULTING];
+
+const KICKED: Role = Role {
+    name: "kicked",
+    run: be_kicked,
+};
+const HUNG: Role = Role {
+    name: "hung",
+    run: hang,
+};
+const FAULTING: Role = Role {
+    name: "faulting",
+    run: wait_for_a_page,
+};
+
+/// How long a killed owner may take to go.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Kills a child that is the only one with a device, and waits until nothing is left of it.
+fn kill(context: &Context, mut child: Child) -> Outcome {
+    process::kill(child.id())?;
+    await_end(context, &mut child)
+}
+
+fn await_end(context: &Context, child: &mut Child) -> Outcome {
+    let limit = SOON * context.slowness as u32;
+    let start = Instant::now();
+    while child.try_wait()?.is_none() || kmod::users() != Some(0) {
+        assert!(start.elapsed() < limit, "still there after {limit:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// With requests in flight, and with the eventfd that is its stdin to be kicked.
+fn be_kicked(arguments: &[&str]) -> Outcome {
+    let [disk] = arguments else {
+        return Err("one argument: the disk".into());
+    };
+    let mut vm = in_flight(Path::new(disk))?;
+    vm.queues[0].kick = io::stdin().as_fd().try_clone_to_owned()?.into();
+    vm.queues[0].tell_files(&vm.device)?;
+    child::tell_ready()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+fn while_kicked(context: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    let path = disk.path().to_str().ok_or("path")?;
+    let kick = EventFd::new()?;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                kick.signal().expect("kick");
+                std::thread::yield_now();
+            }
+        });
+        let killed = (0..context.times_or(30, 500)).try_for_each(|_| {
+            let mut command = child::command(&KICKED, &[path])?;
+            command.stdin(Stdio::from(kick.as_fd().try_clone_to_owned()?));
+            kill(context, child::until_ready(command)?)?;
+            drop(disk.open(Mode::ReadWrite)?);
+            Ok(())
+        });
+        over.store(true, Relaxed);
+        killed
+    })
+}
+
+fn hang(arguments: &[&str]) -> Outcome {
+    let [disk] = arguments else {
+        return Err("one argument: the disk".into());
+    };
+    let vm = in_flight(Path::new(disk))?;
+    child::tell_ready()?;
+    child::wait_for_parent()?;
+    drop(vm);
+    Ok(())
+}
+
+fn on_hanging_disk(context: &Context) -> Outcome {
+    let disk = Disk::delayed(16 << 20, Delays { read: 0, write: 0 })?;
+    let path = disk.path().to_str().ok_or("path")?;
+    for _ in 0..context.times_or(5, 50) {
+        disk.suspend()?;
+        let mut child = child::until_ready(child::command(&HUNG, &[path])?)?;
+        process::kill(child.id())?;
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(kmod::users(), Some(1), "gone with requests in flight");
+        disk.resume()?;
+        await_end(context, &mut child)?;
+        drop(disk.open(Mode::ReadWrite)?);
+    }
+    Ok(())
+}
+
+/// What lies in the memory that never comes.
+const PARTS: [&str; 6] = ["header", "data-in", "data-out", "status", "table", "ring"];
+
+fn without_a_page(context: &Context) -> Outcome {
+    for part in PARTS {
+        let child = child::until_ready(child::command(&FAULTING, &[part])?)?;
+        kill(context, child).map_err(|error| format!("{part}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Has somebody wait for a page: the worker, or for a ring ourselves.
+fn wait_for_a_page(arguments: &[&str]) -> Outcome {
+    let [part] = arguments else {
+        return Err("one argument: what lies there".into());
+    };
+    let disk = Disk::ram().open(Mode::ReadWrite)?;
+    let mut vm = Vm::new(&Setup::default())?;
+    let memory = vm.memory.clone();
+    let (map, offset) = memory.mapping(GuestAddr(HIGH.guest));
+    let missing = Userfault::on(map, offset, HIGH.bytes)?;
+    std::thread::spawn(move || {
+        if missing.is_waited_for(PATIENCE) == Ok(true) {
+            child::tell_ready().expect("parent");
+        }
+        std::thread::park();
+    });
+    if *part == "ring" {
+        let mut addr = vm.queues[0].addr();
+        addr.desc_user_addr = memory.host(GuestAddr(HIGH.guest));
+        vm.device.set_vring_addr(&addr)?;
+    }
+    vm.device.attach(&disk)?;
+    let (nowhere, data) = (GuestAddr(HIGH.guest), GuestAddr(MIDDLE.guest));
+    let (header, status) = (vm.free(), GuestAddr(vm.free().0 + 64));
+    let good = BlockRequest::read(0, header, status).data(data, 4096);
+    good.prepare(&*memory);
+    let mut bufs = good.buffers();
+    match *part {
+        "header" => bufs[0].addr = nowhere,
+        "data-in" => bufs[1].addr = nowhere,
+        "status" => bufs[2].addr = nowhere,
+        "data-out" => {
+            BlockRequest::write(0, header, status).prepare(&*memory);
+            bufs[1] = Buf::readable(nowhere, 4096);
+        }
+        _ => {
+            let table = desc(nowhere.0, 48, Descriptor::F_INDIRECT, 0);
+            let driver = vm.queue().driver.split();
+            driver.write_descriptor(0, &table);
+            driver.post(0);
+            bufs.clear();
+        }
+    }
+    if !bufs.is_empty() {
+        vm.queue().driver.add(&bufs).expect("room");
+    }
+    vm.queue().notify();
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! I/O that was expected to finish where it was submitted, as all before it did, and then did not:
+//! the disk reads at once, but takes its time to write. The answers must come late, from the worker.
+
+use super::flight::{
+    await_taken,
+    launch,
+    transfer, //
+};
+use crate::{
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Delays,
+        Disk, //
+    },
+    memory::{
+        GuestMemory,
+        REGIONS, //
+    },
+    sys::map::Access,
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        OK,
+        PATIENCE, //
+    },
+};
+use std::time::Duration;
+use vblk_core::testing::{
+    BlockRequest,
+    DriverMemory,
+    STATUS_UNWRITTEN, //
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/late_answers", limit: 20, run: answered },
+    Test { name: "harness/late_answers_at_detach", limit: 20, run: detached },
+    Test { name: "harness/late_answers_after_close", limit: 20, run: closed },
+    Test { name: "harness/late_answers_without_a_place", limit: 20, run: nowhere },
+    Test { name: "harness/late_answers_follow_the_memory_table", limit: 20, run: moved },
+];
+
+/// Writes that are late at once.
+const COUNT: u64 = 8;
+
+const DELAY: Duration = Duration::from_millis(100);
+
+fn disk() -> Result<Disk, crate::sys::Errno> {
+    let write = DELAY.as_millis() as u32;
+    Disk::delayed(8 << 20, Delays { read: 0, write })
+}
+
+/// Lets the device expect that I/O finishes at once, and disappoints it.
+fn disappoint(vm: &mut Vm) -> Result<Vec<BlockRequest>, Box<dyn std::error::Error>> {
+    let read = transfer(vm, COUNT, false);
+    for _ in 0..2 {
+        assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
+    }
+    let writes: Vec<_> = (0..COUNT).map(|slot| transfer(vm, slot, true)).collect();
+    launch(vm, &writes);
+    await_taken(vm)?;
+    let driver = &vm.queues[0].driver;
+    assert_eq!(driver.used_index(), driver.next_used(), "answered already");
+    Ok(writes)
+}
+
+fn answered(context: &Context) -> Outcome {
+    let disk = disk()?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let mut rng = context.rng();
+    for round in 1..=3 {
+        let bytes = rng.bytes((COUNT * 4096) as usize);
+        vm.memory.write(transfer(&vm, 0, true).data[0].addr, &bytes);
+        for write in disappoint(&mut vm)? {
+            assert_eq!(vm.queue().next_used().len, 1);
+            assert_eq!(vm.memory.read_u8(write.status), OK);
+        }
+        assert_eq!(disk.read(0, bytes.len())?, bytes, "on the disk");
+        let stats = vm.device.stats()?;
+        assert_eq!(stats.requests, round * (COUNT + 2));
+        assert_eq!(stats.bytes_written, round * COUNT * 4096);
+        assert_eq!((stats.malformed, stats.io_errors), (0, 0));
+    }
+    Ok(())
+}
+
+fn detached(_: &Context) -> Outcome {
+    let disk = disk()?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let writes = disappoint(&mut vm)?;
+    vm.device.detach()?;
+    assert_eq!(vm.device.vring_base(0)?, vm.queues[0].driver.base());
+    for write in writes {
+        assert_eq!(vm.queue().driver.poll_used().map(|used| used.len), Some(1));
+        assert_eq!(vm.memory.read_u8(write.status), OK);
+    }
+    Ok(())
+}
+
+/// Nobody is there any more to be told.
+fn closed(_: &Context) -> Outcome {
+    let disk = disk()?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let writes = disappoint(&mut vm)?;
+    let Vm { device, memory, .. } = vm;
+    drop(device);
+    for write in writes {
+        assert_eq!(memory.read_u8(write.status), STATUS_UNWRITTEN);
+    }
+    Ok(())
+}
+
+/// The page of the status bytes was there when the writes were taken.
+fn nowhere(_: &Context) -> Outcome {
+    let disk = disk()?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let writes = disappoint(&mut vm)?;
+    let memory = vm.memory.clone();
+    let (map, offset) = memory.mapping(vm.free());
+    map.protect(offset, 4096, Access::Read)?;
+    for _ in &writes {
+        assert_eq!(vm.queue().next_used().len, 0, "no status, nothing written");
+    }
+    assert_ne!(vm.queue().err.wait(PATIENCE)?, 0, "error eventfd");
+    assert_eq!(vm.device.stats()?.malformed, COUNT);
+    map.protect(offset, 4096, Access::ReadWrite)?;
+    let read = transfer(&vm, 0, false);
+    assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
+    Ok(())
+}
+
+/// The owner may use the old memory for something else as soon as the table is replaced.
+fn moved(_: &Context) -> Outcome {
+    let disk = disk()?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let writes = disappoint(&mut vm)?;
+    let other = GuestMemory::new(&REGIONS)?;
+    vm.device.set_mem_table(&other.table())?;
+    for write in writes {
+        assert_eq!(vm.queue().next_used().len, 1);
+        assert_eq!(vm.memory.read_u8(write.status), STATUS_UNWRITTEN, "late");
+        assert_eq!(other.read_u8(write.status), OK, "where it belongs now");
+    }
+    // Or it is guest memory no more.
+    vm.device.set_mem_table(&vm.memory.table())?;
+    let writes = disappoint(&mut vm)?;
+    vm.device.set_mem_table(&[])?;
+    for write in writes {
+        assert_eq!(vm.queue().next_used().len, 0, "no status, nothing written");
+        assert_eq!(vm.memory.read_u8(write.status), STATUS_UNWRITTEN, "late");
+    }
+    assert_ne!(vm.queue().err.wait(PATIENCE)?, 0, "error eventfd");
+    let stats = vm.device.stats()?;
+    assert_eq!(stats.malformed, COUNT);
+    assert_eq!(stats.bytes_written, 2 * COUNT * 4096, "all the same");
+    Ok(())
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest memory in a file that somebody makes shorter: whoever touches it from user space gets
+//! SIGBUS, and the device an error.
+
+use super::{
+    ioctls::assert_errno,
+    malformed::desc, //
+};
+use crate::{
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    disk::{
+        Disk,
+        Mode, //
+    },
+    memory::MIDDLE,
+    sys::{
+        map::Mapping,
+        system,
+        Errno, //
+    },
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        IOERR,
+        OK,
+        PATIENCE, //
+    },
+};
+use std::{
+    os::fd::AsFd,
+    time::{
+        Duration,
+        Instant, //
+    }, //
+};
+use vblk_core::{
+    addr::GuestAddr,
+    packed,
+    split::Descriptor,
+    testing::{
+        BlockRequest,
+        Buf,
+        Driver,
+        DriverMemory,
+        STATUS_UNWRITTEN, //
+    },
+    uapi::MemoryRegion,
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/requests_in_a_truncated_file", limit: 20, run: requests },
+    Test { name: "harness/a_ring_in_a_truncated_file", limit: 20, run: ring },
+];
+
+const BYTES: u64 = 64 << 10;
+/// What is left of the file.
+const LEFT: u64 = BYTES / 2;
+/// Where the guest has it.
+const THERE: u64 = 1 << 40;
+
+fn requests(_: &Context) -> Outcome {
+    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let file = system::memory_file(c"shorter", BYTES)?;
+    let map = Mapping::shared(file.as_fd(), BYTES as usize)?;
+    let mut table = vm.memory.table();
+    table.push(MemoryRegion {
+        guest_phys_addr: THERE,
+        memory_size: BYTES,
+        userspace_addr: map.addr(),
+        flags_padding: 0,
+    });
+    vm.device.set_mem_table(&table)?;
+    map.fill(0, BYTES as usize, 0);
+
+    let (header, data) = (vm.free(), GuestAddr(MIDDLE.guest));
+    let status = GuestAddr(header.0 + 64);
+    let gone = |offset: u64| GuestAddr(THERE + LEFT + offset);
+    let read = |at| BlockRequest::read(0, header, status).data(at, 4096);
+    let write = |at| BlockRequest::write(0, header, status).data(at, 4096);
+    let lost = |len, malformed| (IOERR, len, malformed);
+    // What is asked for, its buffers, and status, length and whether it counts as malformed.
+    let good = read(data).buffers();
+    let with = |index: usize, buf| {
+        let mut bufs = good.clone();
+        bufs[index] = buf;
+        bufs
+    };
+    let cases = [
+        ("data to be read", read(gone(0)), None, lost(0, 0)),
+        ("data to be written", write(gone(0)), None, lost(1, 0)),
+        (
+            "partly, read",
+            read(GuestAddr(THERE + LEFT - 512)),
+            None,
+            lost(0, 0),
+        ),
+        (
+            "partly, written",
+            write(GuestAddr(THERE + LEFT - 512)),
+            None,
+            lost(1, 0),
+        ),
+        ("not aligned, read", read(gone(3)), None, lost(0, 0)),
+        ("not aligned, written", write(gone(3)), None, lost(1, 0)),
+        (
+            "header",
+            read(data),
+            Some(with(0, Buf::readable(gone(8), 16))),
+            lost(0, 1),
+        ),
+        (
+            "half of the header",
+            read(data),
+            Some(with(0, Buf::readable(GuestAddr(THERE + LEFT - 8), 16))),
+            lost(0, 1),
+        ),
+        (
+            "status",
+            read(data),
+            Some(with(2, Buf::writable(gone(8), 1))),
+            (STATUS_UNWRITTEN, 0, 1),
+        ),
+    ];
+    for (name, request, bufs, (status, len, malformed)) in cases {
+        file.set_len(LEFT)?;
+        let before = vm.device.stats()?.malformed;
+        let bufs = bufs.unwrap_or_else(|| request.buffers());
+        let answer = vm.queue().request_as(&request, &bufs);
+        assert_eq!(answer, Answer::new(status, len), "{name}");
+        let after = vm.device.stats()?.malformed;
+        assert_eq!(after - before, malformed, "{name}");
+        // The same once more when there is memory again.
+        file.set_len(BYTES)?;
+        let header = bufs[0].addr.0.checked_sub(THERE);
+        if let Some(offset) = header {
+            map.write(offset as usize, &request.header_bytes());
+        }
+        let answer = vm.queue().request_as(&request, &bufs);
+        assert_eq!(
+            answer.len,
+            if request.kind == 0 { 4097 } else { 1 },
+            "{name}"
+        );
+    }
+
+    file.set_len(LEFT)?;
+    let queue = vm.queue();
+    match &mut queue.driver {
+        Driver::Split(driver) => {
+            driver.write_descriptor(100, &desc(gone(0).0, 48, Descriptor::F_INDIRECT, 0));
+            driver.post(100);
+        }
+        Driver::Packed(driver) => driver.post(&[packed::Descriptor {
+            addr: gone(0).0,
+            len: 48,
+            id: 100,
+            flags: packed::Descriptor::F_INDIRECT,
+        }]),
+    }
+    queue.notify();
+    let used = queue.next_used();
+    assert_eq!((used.id, used.len), (100, 0), "indirect table");
+    assert_eq!(vm.queue().request(&read(data)), Answer::new(OK, 4097));
+    Ok(())
+}
+
+/// The ring stays where it was mapped, although nobody else can reach that any more.
+fn ring(_: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let mut vm = Vm::new(&Setup::default())?;
+    let file = system::memory_file(c"shorter", BYTES)?;
+    let map = Mapping::shared(file.as_fd(), BYTES as usize)?;
+    let mut addr = vm.queues[0].addr();
+    addr.used_user_addr = map.addr() + LEFT;
+    vm.device.set_vring_addr(&addr)?;
+    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    file.set_len(LEFT)?;
+    let (header, data) = (vm.free(), GuestAddr(MIDDLE.guest));
+    let status = GuestAddr(header.0 + 64);
+    let read = BlockRequest::read(0, header, status).data(data, 4096);
+    read.prepare(&*vm.memory);
+    vm.queue().driver.add(&read.buffers()).expect("room");
+    vm.queue().driver.publish();
+    vm.queue().kick();
+    let deadline = Instant::now() + PATIENCE;
+    while vm.device.stats()?.requests == 0 {
+        assert!(Instant::now() < deadline, "not served");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(vm.memory.read_u8(status), OK);
+    vm.device.detach()?;
+    let again = vm.device.attach(&disk.open(Mode::ReadWrite)?);
+    assert_errno("attach", again, Errno::EFAULT);
+    Ok(())
+}
