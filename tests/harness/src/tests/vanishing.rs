@@ -49,61 +49,121 @@ pub const TESTS: &[Test] = &[
 const DEPTH: u64 = 128;
 const LEN: u32 = 8192;
 
-fn request(vm: &Vm, queue: usize, slot: u64) -> BlockRequest {
-    let slot = queue as u64 * DEPTH + slot;
-    let header = GuestAddr(vm.free().0 + slot * 32);
-    let status = GuestAddr(header.0 + 16);
-    let data = GuestAddr(DATA.0 + slot * u64::from(LEN));
-    let request = match slot % 2 {
-        0 => BlockRequest::read(slot * 16, header, status),
-        _ => BlockRequest::write(slot * 16, header, status),
-    };
-    request.data(data, LEN)
+/// Requests on all queues of a device: reads of what is known to be there, and writes.
+struct Load {
+    vm: Vm,
+    /// Distinguishes what is written this time.
+    stamp: u8,
+    /// Heads and slots of what is under way, by queue.
+    flying: Vec<Vec<(u16, u64)>>,
+    /// Slots of the writes that succeeded.
+    written: Vec<u64>,
 }
 
-/// Puts [`DEPTH`] requests into each queue; the slots by queue and head.
-fn submit(vm: &mut Vm) -> Vec<Vec<(u16, u64)>> {
-    let mut heads = Vec::new();
-    for queue in 0..vm.queues.len() {
-        let add = |slot| {
-            let request = request(vm, queue, slot);
-            request.prepare(&*vm.memory);
-            let head = vm.queues[queue].driver.add(&request.buffers());
-            (head.expect("room"), slot)
-        };
-        heads.push((0..DEPTH).map(add).collect());
-        vm.queues[queue].notify();
+/// The content of a slot; what is read has stamp 0.
+fn content(slot: u64, stamp: u8) -> u8 {
+    (slot as u8).wrapping_mul(7) ^ stamp
+}
+
+/// Puts on a disk what will be read.
+fn fill(disk: &Disk, queues: u64) -> Result<(), Errno> {
+    let slots = (0..queues * DEPTH).map(|slot| content(slot, 0));
+    let bytes: Vec<u8> = slots.flat_map(|byte| [byte; LEN as usize]).collect();
+    disk.write(0, &bytes)
+}
+
+impl Load {
+    fn new(disk: &Disk, queues: u32) -> Result<Self, Errno> {
+        let setup = Setup::size(1024);
+        Ok(Self {
+            vm: Vm::with_disk(&Setup { queues, ..setup }, disk)?,
+            stamp: 0,
+            flying: vec![Vec::new(); queues as usize],
+            written: Vec::new(),
+        })
     }
-    heads
-}
 
-/// Takes `count` answers of a queue, which must be the truth or tell of a failure. Gives how many
-/// are good.
-fn answers(vm: &mut Vm, queue: usize, heads: &mut Vec<(u16, u64)>, count: u64) -> u64 {
-    let mut good = 0;
-    for _ in 0..count {
-        let used = vm.queues[queue].next_used();
-        let at = heads
-            .iter()
-            .position(|(head, _)| u32::from(*head) == used.id);
-        let (_, slot) = heads.swap_remove(at.expect("a request of ours"));
-        let request = request(vm, queue, slot);
-        let answer = Answer::new(vm.memory.read_u8(request.status), used.len);
-        let (all, none) = match request.kind {
-            0 => (LEN + 1, 0),
-            _ => (1, 1),
+    fn request(&self, slot: u64) -> BlockRequest {
+        let header = GuestAddr(self.vm.free().0 + slot * 32);
+        let status = GuestAddr(header.0 + 16);
+        let data = GuestAddr(DATA.0 + slot * u64::from(LEN));
+        let request = match slot % 2 {
+            0 => BlockRequest::read(slot * 16, header, status),
+            _ => BlockRequest::write(slot * 16, header, status),
         };
-        if answer == Answer::new(OK, all) {
-            good += 1;
-        } else {
-            assert_eq!(answer, Answer::new(IOERR, none), "request {slot}");
+        request.data(data, LEN)
+    }
+
+    /// Puts [`DEPTH`] requests into each queue.
+    fn submit(&mut self) {
+        self.stamp += 1;
+        self.written.clear();
+        for queue in 0..self.flying.len() {
+            for slot in (queue as u64 * DEPTH..).take(DEPTH as usize) {
+                let request = self.request(slot);
+                request.prepare(&*self.vm.memory);
+                let byte = content(slot, self.stamp);
+                let data = request.data[0].addr;
+                self.vm.memory.fill(data, LEN as usize, byte);
+                let head = self.vm.queues[queue].driver.add(&request.buffers());
+                self.flying[queue].push((head.expect("room"), slot));
+            }
+            self.vm.queues[queue].notify();
         }
     }
-    assert!(heads.iter().all(|(_, slot)| *slot < DEPTH));
-    good
+
+    /// Takes `count` answers of a queue, which must be the truth, or tell of a failure. Gives how
+    /// many are good.
+    fn answers(&mut self, queue: usize, count: u64) -> u64 {
+        (0..count).map(|_| u64::from(self.answer(queue))).sum()
+    }
+
+    /// Takes all answers that are due.
+    fn all(&mut self) -> u64 {
+        let queues = 0..self.flying.len();
+        let all = queues.map(|queue| self.answers(queue, self.flying[queue].len() as u64));
+        all.sum()
+    }
+
+    fn answer(&mut self, queue: usize) -> bool {
+        let used = self.vm.queues[queue].next_used();
+        let flying = &mut self.flying[queue];
+        let at = flying.iter().position(|job| u32::from(job.0) == used.id);
+        let (_, slot) = flying.swap_remove(at.expect("a request of ours"));
+        let request = self.request(slot);
+        let reads = request.kind == 0;
+        let answer = Answer::new(self.vm.memory.read_u8(request.status), used.len);
+        let failed = Answer::new(IOERR, u32::from(!reads));
+        if answer == failed {
+            return false;
+        }
+        let good = Answer::new(OK, if reads { LEN + 1 } else { 1 });
+        assert_eq!(answer, good, "request {slot}");
+        if reads {
+            let bytes = self.vm.memory.read_vec(request.data[0].addr, LEN as usize);
+            let right = bytes.iter().all(|byte| *byte == content(slot, 0));
+            assert!(right, "request {slot}: success without the data");
+        } else {
+            self.written.push(slot);
+        }
+        true
+    }
+
+    /// Checks that the disk has what it said that it wrote.
+    fn check(&self, disk: &Disk) -> Outcome {
+        let bytes = disk.read(0, self.flying.len() * DEPTH as usize * LEN as usize)?;
+        for slot in &self.written {
+            let written = &bytes[*slot as usize * LEN as usize..][..LEN as usize];
+            let byte = content(*slot, self.stamp);
+            assert!(written.iter().all(|b| *b == byte), "write {slot} is lost");
+        }
+        Ok(())
+    }
 }
 
 fn disappears(context: &Context) -> Outcome {
+    const QUEUES: u32 = 2;
+    const ALL: u64 = QUEUES as u64 * DEPTH;
     let mut rng = context.rng();
     // At least one of either kind.
     for round in 0..context.rounds(context.times(6).max(2)) {
@@ -111,30 +171,24 @@ fn disappears(context: &Context) -> Outcome {
             delay: (round % 2 == 0).then_some(Duration::from_micros(500)),
             ..NullBlk::default()
         })?;
-        let setup = Setup {
-            queues: 2,
-            ..Setup::size(1024)
-        };
-        let mut vm = Vm::with_disk(&setup, &disk)?;
-        let mut heads = submit(&mut vm);
+        fill(&disk, QUEUES.into())?;
+        let mut load = Load::new(&disk, QUEUES)?;
+        load.submit();
         let before = rng.within(0..DEPTH);
-        assert_eq!(answers(&mut vm, 0, &mut heads[0], before), before);
+        assert_eq!(load.answers(0, before), before);
         disk.cut_power()?;
-        answers(&mut vm, 0, &mut heads[0], DEPTH - before);
-        answers(&mut vm, 1, &mut heads[1], DEPTH);
-        // Nothing works any more, and all is answered.
-        let mut heads = submit(&mut vm);
-        for (queue, heads) in heads.iter_mut().enumerate() {
-            assert_eq!(answers(&mut vm, queue, heads, DEPTH), 0, "without a disk");
-        }
-        assert_eq!(vm.device.stats()?.requests, 4 * DEPTH);
-        vm.device.detach()?;
+        load.all();
+        // What it said before it went is true. Nothing works without it, and all is answered.
         disk.restore_power()?;
-        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
-        let mut heads = submit(&mut vm);
-        for (queue, heads) in heads.iter_mut().enumerate() {
-            assert_eq!(answers(&mut vm, queue, heads, DEPTH), DEPTH, "another disk");
-        }
+        load.check(&disk)?;
+        load.submit();
+        assert_eq!(load.all(), 0, "without a disk");
+        assert_eq!(load.vm.device.stats()?.requests, 2 * ALL);
+        load.vm.device.detach()?;
+        load.vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        load.submit();
+        assert_eq!(load.all(), ALL, "with a disk again");
+        load.check(&disk)?;
     }
     Ok(())
 }
@@ -147,20 +201,23 @@ fn exchanged(context: &Context) -> Outcome {
         Delays { read: 1, write: 1 },
     )];
     let fails = [Target::error(SECTORS)];
+    fill(&Disk::ram(), 1)?;
     let disk = Disk::mapped(&works)?;
-    let mut vm = Vm::with_disk(&Setup::size(1024), &disk)?;
+    let mut load = Load::new(&disk, 1)?;
     for _ in 0..context.rounds(5) {
         // Those in flight finish on the old target; then none works until there is a good one.
-        let mut heads = submit(&mut vm);
+        load.submit();
         disk.load(&fails)?;
-        answers(&mut vm, 0, &mut heads[0], DEPTH);
-        let mut heads = submit(&mut vm);
-        assert_eq!(answers(&mut vm, 0, &mut heads[0], DEPTH), 0);
-        let mut heads = submit(&mut vm);
+        load.all();
+        load.submit();
+        assert_eq!(load.all(), 0);
+        load.submit();
         disk.load(&works)?;
-        answers(&mut vm, 0, &mut heads[0], DEPTH);
-        let mut heads = submit(&mut vm);
-        assert_eq!(answers(&mut vm, 0, &mut heads[0], DEPTH), DEPTH);
+        load.all();
+        load.check(&disk)?;
+        load.submit();
+        assert_eq!(load.all(), DEPTH);
+        load.check(&disk)?;
     }
     Ok(())
 }
@@ -174,17 +231,17 @@ fn suspended(context: &Context) -> Outcome {
     disk.suspend()?;
     write.prepare(&*vm.memory);
     vm.queue().submit(&write.buffers());
-    assert_eq!(vm.queue().call.wait(Duration::from_millis(50))?, 0);
-    assert_eq!(
-        vm.queue().driver.poll_used(),
-        None,
-        "answered before it is done"
-    );
+    let interrupts = vm.queue().call.wait(Duration::from_millis(50))?;
+    let used = vm.queue().driver.poll_used();
     // Whoever controls the device does not wait with it.
-    assert_eq!(vm.device.stats()?.requests, 0);
-    vm.device.set_mem_table(&vm.memory.table())?;
-    assert_eq!(vm.device.set_vring_num(0, 256), Err(Errno::EBUSY));
+    let stats = vm.device.stats();
+    let table = vm.device.set_mem_table(&vm.memory.table());
+    let num = vm.device.set_vring_num(0, 256);
+    // Before anything can fail here: to detach from a suspended disk is to wait for it.
     disk.resume()?;
+    assert_eq!((interrupts, used), (0, None), "answered before it is done");
+    assert_eq!(stats?.requests, 0);
+    assert_eq!((table, num), (Ok(()), Err(Errno::EBUSY)));
     assert_eq!(vm.queue().next_used().len, 1);
     assert_eq!(vm.memory.read_u8(write.status), OK);
     assert!(disk.read(0, 4096)? == bytes);

@@ -10,7 +10,7 @@ use crate::{
     sys::Errno, //
 };
 
-const MAGIC: u64 = 0x6a73_6677_7368_72;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SECTOR: usize = 512;
 
 const DISCARD: u64 = 1 << 2;
