@@ -21,6 +21,7 @@ mod child;
 mod context;
 mod device;
 mod disk;
+mod fail_nth;
 mod kmod;
 mod load;
 mod memory;

@@ -89,6 +89,12 @@ impl Disk {
         )?)
     }
 
+    /// Submits its requests to fail_make_request, which the fail-nth of a thread counts. Needs the
+    /// debug kernel.
+    pub fn may_fail(&self) -> Result<(), Errno> {
+        Ok(fs::write(self.sysfs("make-it-fail"), "1")?)
+    }
+
     /// Adds a rule, which comes before those that there are.
     pub fn inject(&self, rule: &Injection) -> Result<(), Errno> {
         let Injection {

@@ -120,6 +120,14 @@ impl Mapping {
         Ok(())
     }
 
+    /// Gives the pages of a part back. In private memory it is zeroes again, and needs new ones.
+    pub fn discard(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        let start = self.at::<u8>(offset, len);
+        // SAFETY: the range lies in our mapping, whose content may change behind our back.
+        let ret = unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
+        check(ret.into()).map(drop)
+    }
+
     /// A pointer to `count` values of `T` at `offset`.
     ///
     /// # Panics

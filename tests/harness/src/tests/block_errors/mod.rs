@@ -212,10 +212,10 @@ fn several_bios(context: &Context) -> Outcome {
         for sector in bad {
             disk.break_sectors(*sector..*sector + 1)?;
         }
-        let before = vm.queue().driver.used_index();
+        let before = vm.device.stats()?.requests;
         read(&mut vm, &all, &bytes, true);
         write(&mut vm, &all, &mut bytes, &new, true);
-        assert_eq!(vm.queue().driver.used_index().wrapping_sub(before), 2);
+        assert_eq!(vm.device.stats()?.requests - before, 2);
         for sector in bad {
             disk.mend_sectors(*sector..*sector + 1)?;
         }

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ioctls that run out of memory, or whose arguments can't be copied.
+
+use super::MOST;
+use crate::{
+    context::{
+        Context,
+        Outcome,
+        Test, //
+    },
+    device::Device,
+    disk::{
+        Disk,
+        Mode, //
+    },
+    fail_nth::FailNth,
+    oracle::facts,
+    sys::Errno,
+    tests::{
+        owner::locked,
+        requests::Place, //
+    },
+    vm::{
+        Answer,
+        Setup,
+        Vm,
+        OK, //
+    },
+};
+use std::{
+    cell::{
+        Cell,
+        RefCell, //
+    },
+    fs::File,
+};
+use vblk_core::features::Features;
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/open_and_set_owner_survive_each_failure", limit: 30, run: owner },
+    Test { name: "harness/set_owner_survives_failures_to_make_a_thread", limit: 30, run: no_thread },
+    Test { name: "harness/ioctls_survive_each_failure", limit: 30, run: detached },
+    Test { name: "harness/ioctls_survive_each_failure_while_attached", limit: 30, run: attached },
+];
+
+/// An ioctl, and what takes it back.
+struct Step {
+    name: &'static str,
+    call: fn(&mut Vm, &File) -> Result<(), Errno>,
+    undo: fn(&mut Vm, &File) -> Result<(), Errno>,
+}
+
+fn nothing(_: &mut Vm, _: &File) -> Result<(), Errno> {
+    Ok(())
+}
+
+fn attach(vm: &mut Vm, disk: &File) -> Result<(), Errno> {
+    vm.device.attach(disk)
+}
+
+fn detach(vm: &mut Vm, _: &File) -> Result<(), Errno> {
+    vm.device.detach()
+}
+
+/// Those that change nothing when they are repeated, and may be called at any time.
+#[rustfmt::skip]
+const ALWAYS: &[Step] = &[
+    Step { name: "SET_MEM_TABLE", undo: nothing, call: |vm, _| vm.device.set_mem_table(&vm.memory.table()) },
+    Step { name: "SET_VRING_KICK", undo: nothing, call: |vm, _| vm.device.set_vring_kick(0, Some(&vm.queues[0].kick)) },
+    Step { name: "SET_VRING_CALL", undo: nothing, call: |vm, _| vm.device.set_vring_call(0, Some(&vm.queues[0].call)) },
+    Step { name: "SET_VRING_ERR", undo: nothing, call: |vm, _| vm.device.set_vring_err(0, Some(&vm.queues[0].err)) },
+    Step { name: "SET_SERIAL", undo: nothing, call: |vm, _| vm.device.set_serial(&[7; 20]) },
+    Step { name: "SET_WRITEBACK", undo: nothing, call: |vm, _| vm.device.set_writeback(1) },
+    Step { name: "GET_STATS", undo: nothing, call: |vm, _| vm.device.stats().map(drop) },
+    Step { name: "GET_INFO", undo: nothing, call: |vm, _| vm.device.info().map(drop) },
+    Step { name: "GET_CONFIG", undo: nothing, call: |vm, disk| vm.device.config(disk, 1, 16).map(drop) },
+    Step { name: "GET_FEATURES", undo: nothing, call: |vm, _| vm.device.features().map(drop) },
+    Step { name: "GET_BACKEND_FEATURES", undo: nothing, call: |vm, _| vm.device.backend_features().map(drop) },
+    Step { name: "GET_VRING_BASE", undo: nothing, call: |vm, _| vm.device.vring_base(0).map(drop) },
+];
+
+/// Those for which no disk may be attached.
+#[rustfmt::skip]
+const DETACHED: &[Step] = &[
+    Step { name: "SET_FEATURES", undo: nothing, call: |vm, _| vm.device.set_features(Features::SUPPORTED.0 & !(1 << 34)) },
+    Step { name: "SET_BACKEND_FEATURES", undo: nothing, call: |vm, _| vm.device.set_backend_features(0) },
+    Step { name: "SET_VRING_NUM", undo: nothing, call: |vm, _| vm.device.set_vring_num(0, SIZE) },
+    Step { name: "SET_VRING_BASE", undo: nothing, call: |vm, _| vm.device.set_vring_base(0, 0) },
+    Step { name: "SET_VRING_ADDR", undo: nothing, call: |vm, _| vm.device.set_vring_addr(&vm.queues[0].addr()) },
+    Step { name: "SET_BACKEND", undo: detach, call: attach },
+];
+
+const SIZE: u32 = 8;
+
+/// Two queues: when the second can't be started, the first must be stopped again.
+fn setup() -> Setup {
+    Setup {
+        queues: 2,
+        ..Setup::size(SIZE)
+    }
+}
+
+/// What may go wrong. Thread creation has an error of its own.
+const MEMORY: &[Errno] = &[Errno::ENOMEM, Errno::EFAULT];
+const THREAD: &[Errno] = &[Errno::ENOMEM, Errno::EAGAIN];
+
+/// Performs a call again and again, with one more thing going well each time. After a failure,
+/// `check` looks at what the device is then, and the call must succeed. Gives the number of
+/// failures.
+fn sweep(
+    name: &str,
+    faults: &FailNth,
+    errors: &[Errno],
+    mut call: impl FnMut() -> Result<(), Errno>,
+    mut after: impl FnMut(bool) -> Outcome,
+) -> Result<u32, Box<dyn std::error::Error>> {
+    let mut failures = 0;
+    for nth in 1..MOST {
+        faults.arm(nth)?;
+        let result = call();
+        let failed = faults.disarm()?;
+        let told = |error| format!("{name}, fault {nth}: {error}");
+        match result {
+            Ok(()) => after(true).map_err(told)?,
+            Err(error) => {
+                assert!(failed, "{name}: {error} without a fault");
+                assert!(errors.contains(&error), "{name}, fault {nth}: {error}");
+                after(false).map_err(told)?;
+                call().map_err(|error| format!("{name}, again: {error}"))?;
+                after(true).map_err(told)?;
+                failures += 1;
+            }
+        }
+        if !failed {
+            return Ok(failures);
+        }
+    }
+    Err(format!("{name}: no end of failures").into())
+}
+
+fn owner(context: &Context) -> Outcome {
+    context.needs_debug_kernel()?;
+    let faults = FailNth::of_this_thread()?;
+    let opened = Cell::new(None);
+    let open = || {
+        opened.set(Some(Device::open()?));
+        Ok(())
+    };
+    let close = |_| {
+        opened.take();
+        Ok(())
+    };
+    assert!(sweep("open", &faults, MEMORY, open, close)? > 0);
+    let device = Device::open()?;
+    let after = |succeeded| {
+        match succeeded {
+            true => device.reset_owner()?,
+            false => assert_eq!(device.reset_owner(), Err(Errno::EPERM), "half an owner"),
+        }
+        Ok(())
+    };
+    let failures = sweep("SET_OWNER", &faults, MEMORY, || device.set_owner(), after)?;
+    assert!(failures > 2, "{failures}");
+    Ok(())
+}
+
+/// The thread that makes kernel threads is the one that fails.
+fn no_thread(context: &Context) -> Outcome {
+    const KTHREADD: u32 = 2;
+    context.needs_debug_kernel()?;
+    let faults = FailNth::of(KTHREADD)?;
+    let device = Device::open()?;
+    let after = |succeeded| {
+        match succeeded {
+            true => device.reset_owner()?,
+            false => assert_eq!(device.reset_owner(), Err(Errno::EPERM), "half an owner"),
+        }
+        Ok(())
+    };
+    let failures = sweep("SET_OWNER", &faults, THREAD, || device.set_owner(), after)?;
+    assert!(failures > 2, "{failures}");
+    Ok(())
+}
+
+fn sweep_step(step: &Step, vm: &mut Vm, disk: &File, check: fn(&mut Vm) -> Outcome) -> Outcome {
+    let faults = FailNth::of_this_thread()?;
+    let vm = RefCell::new(vm);
+    let call = || (step.call)(&mut vm.borrow_mut(), disk);
+    let after = |succeeded| {
+        let vm = &mut vm.borrow_mut();
+        match succeeded {
+            true => Ok((step.undo)(vm, disk)?),
+            false => check(vm),
+        }
+    };
+    // Each has at least an argument or a result that can't be copied.
+    let failures = sweep(step.name, &faults, MEMORY, call, after)?;
+    assert!(failures > 0, "{}: nothing failed", step.name);
+    Ok(())
+}
+
+fn detached(context: &Context) -> Outcome {
+    context.needs_debug_kernel()?;
+    let disk = Disk::ram();
+    let file = disk.open(Mode::ReadWrite)?;
+    let mut vm = Vm::new(&setup())?;
+    for step in ALWAYS.iter().chain(DETACHED) {
+        sweep_step(step, &mut vm, &file, |vm| {
+            // Nothing is attached, and no memory is locked.
+            vm.device.set_vring_base(1, 0)?;
+            assert_eq!(locked()?, 0, "locked memory");
+            Ok(())
+        })?;
+    }
+    vm.device.attach(&file)?;
+    request(&mut vm)
+}
+
+fn attached(context: &Context) -> Outcome {
+    context.needs_debug_kernel()?;
+    let disk = Disk::ram();
+    let file = disk.open(Mode::ReadWrite)?;
+    let mut vm = Vm::new(&setup())?;
+    vm.device.attach(&file)?;
+    let end = Step {
+        name: "SET_BACKEND, detaching",
+        call: detach,
+        undo: attach,
+    };
+    for step in ALWAYS.iter().chain([&end]) {
+        // What was there before is used on.
+        sweep_step(step, &mut vm, &file, request)?;
+    }
+    request(&mut vm)
+}
+
+fn request(vm: &mut Vm) -> Outcome {
+    let read = Place::of(vm).read(0, 4096);
+    assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
+    assert_eq!(facts::threads_named(crate::oracle::WORKER).len(), 1);
+    Ok(())
+}
