@@ -92,7 +92,7 @@ impl Disk {
     /// Submits its requests to fail_make_request, which the fail-nth of a thread counts. Needs the
     /// debug kernel.
     pub fn may_fail(&self) -> Result<(), Errno> {
-        Ok(fs::write(self.sysfs("make-it-fail"), "1")?)
+        Ok(fs::write(self.sysfs_path("make-it-fail")?, "1")?)
     }
 
     /// Adds a rule, which comes before those that there are.

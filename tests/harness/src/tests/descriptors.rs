@@ -111,7 +111,7 @@ fn swapped(context: &Context) -> Outcome {
     let plain = File::open("/proc/self/exe")?;
     let changing = OwnedFd::from(File::open("/dev/null")?);
     let over = AtomicBool::new(false);
-    let counts = thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Relaxed) {
                 for file in [event.as_fd(), disk.as_fd(), plain.as_fd(), disk.as_fd()] {

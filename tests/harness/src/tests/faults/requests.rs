@@ -11,6 +11,7 @@ use crate::{
         Test, //
     },
     disk::{
+        Delays,
         Disk,
         Mode,
         Target,
@@ -204,7 +205,10 @@ fn submitting(context: &Context) -> Outcome {
 
 /// Here requests finish in another thread, so that the module must pin the status.
 fn elsewhere(context: &Context) -> Outcome {
-    sweep(context, Target::delay(RAM.as_ref(), SECTORS, 1))
+    sweep(
+        context,
+        Target::delay(RAM.as_ref(), SECTORS, Delays { read: 1, write: 1 }),
+    )
 }
 
 fn sweep(context: &Context, target: Target) -> Outcome {
