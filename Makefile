@@ -6,6 +6,8 @@
 
 # release is for use and figures, debug has the kernel's own checkers.
 KERNEL ?= release
+# SECONDS: how long to fuzz each target.
+SECONDS ?= 60
 # T: which tests, part of layer/name or a pattern with *.
 T ?=
 
@@ -15,7 +17,8 @@ export KDIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: setup kernel module build demo test ci nightly bench debug-module shell lint fmt clean help paths
+.PHONY: setup kernel module build demo test ci nightly mutants fuzz in-tree bench debug-module shell
+.PHONY: lint fmt clean help paths
 
 ## setup: install what is missing, fetch and build the kernel (once)
 setup:
@@ -53,6 +56,20 @@ nightly: build debug-module
 debug-module:
 	@$(MAKE) --no-print-directory KERNEL=debug module
 
+## mutants: take one defence at a time out, and show that a test notices (or those that match T)
+mutants: build
+	@scripts/mutants $(if $(T),'$(T)')
+
+## fuzz: fuzz the parser, each target for SECONDS
+fuzz:
+	@scripts/setup --fuzz
+	@scripts/fuzz $(SECONDS)
+
+## in-tree: build the module as a part of a kernel's source tree
+in-tree:
+	@scripts/setup --tools
+	@scripts/in-tree
+
 ## bench: figures, into build/bench/results.json
 bench: build
 	@scripts/bench $(if $(T),'$(T)')
@@ -83,6 +100,6 @@ paths:
 help:
 	@echo 'make TARGET [KERNEL=release|debug] [KDIR=<prepared kernel tree>]'
 	@echo
-	@sed -n 's/^## \([a-z]*\): \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^## \([a-z-]*\): \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 	@echo
 	@echo 'First time: make demo'

@@ -3,7 +3,7 @@
 //! What both formats of a virtqueue have in common: its size, its parts in memory, and what the
 //! device takes from it and gives back.
 
-/// Largest queue (virtio 1.2, 2.7 and 2.8.10.1: 2^15 entries).
+/// Largest queue (virtio 1.2, 2.7 and 2.8: 2^15 entries).
 pub const MAX_QUEUE_SIZE: u16 = 32768;
 
 /// Number of entries of a ring.

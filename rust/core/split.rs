@@ -99,13 +99,8 @@ impl Descriptor {
 
     /// From the bytes of an indirect table.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = *bytes;
-        Self {
-            addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        }
+        let both = u128::from_le_bytes(*bytes);
+        Self::from_words((both as u64).to_le(), ((both >> 64) as u64).to_le())
     }
 }
 

@@ -213,6 +213,7 @@ pub fn walk_packed<M: DriverMemory>(
     indirect: bool,
 ) -> Expected {
     let mut walk = Walk::default();
+    let mut or_fault = false;
     let get = |at: u128| {
         let swapped = memory.descriptor(at)?;
         let (flags, next) = (swapped.next, swapped.flags);
@@ -233,6 +234,7 @@ pub fn walk_packed<M: DriverMemory>(
                 continue;
             }
             open(&desc, indirect, count == 1)?;
+            or_fault = !memory.has(desc.addr.into(), desc.len.into());
             walk.steps -= 1;
             for index in 0..u128::from(desc.len / 16) {
                 walk.step(size)?;
@@ -243,7 +245,7 @@ pub fn walk_packed<M: DriverMemory>(
         Ok(())
     };
     let followed = follow();
-    walk.end(followed, false)
+    walk.end(followed, or_fault)
 }
 
 /// A request, as lists of address and length.

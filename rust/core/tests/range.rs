@@ -55,8 +55,8 @@ fn a_range_on_the_disk_is_found() {
 
 /// "The device MUST set the status byte to VIRTIO_BLK_S_UNSUPP for discard, secure erase and write
 /// zeroes commands if any unknown flag is set. Furthermore, the device MUST set the status byte to
-/// VIRTIO_BLK_S_UNSUPP for discard and secure erase commands if the unmap flag is set."
-/// (virtio 1.2, 5.2.6.2)
+/// VIRTIO_BLK_S_UNSUPP for discard commands if the unmap flag is set." (virtio 1.2, 5.2.6.2) And
+/// since that flag "is only used in write zeroes commands" (5.2.6), secure erase does not know it.
 #[test]
 fn flags_that_mean_nothing_are_unsupported() {
     for op in OPS {

@@ -7,6 +7,7 @@
 mod common;
 
 mod chains;
+mod judge;
 mod packed;
 mod rings;
 mod tables;

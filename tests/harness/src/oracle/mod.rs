@@ -4,8 +4,8 @@
 //!
 //! A snapshot is taken before the first test. After each test everything must be back to it:
 //! nothing logged that is a report of a broken rule, no taint, no page still pinned, no file, no
-//! thread, no use of the module and no holder of a disk left over. Some of this is given up
-//! asynchronously by the kernel, so each condition has a bounded time to come true.
+//! eventfd, no thread, no use of the module and no holder of a disk left over. Some of this is given
+//! up asynchronously by the kernel, so each condition has a bounded time to come true.
 
 pub mod facts;
 pub mod klog;
@@ -18,6 +18,7 @@ use crate::{
 use klog::KernelLog;
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     time::{
         Duration,
         Instant, //
@@ -36,6 +37,7 @@ pub struct Oracle {
     pins: Option<i64>,
     files: BTreeMap<i32, String>,
     users: Option<i64>,
+    next_eventfds: Option<u64>,
 }
 
 impl Oracle {
@@ -47,6 +49,7 @@ impl Oracle {
             pins: facts::pins_held(),
             files: facts::open_files(),
             users: kmod::users(),
+            next_eventfds: facts::next_eventfds(),
         })
     }
 
@@ -61,6 +64,13 @@ impl Oracle {
         settle(&|| differs("users of the module", self.users, kmod::users()));
         settle(&|| differs("pages still pinned", self.pins, facts::pins_held()));
         settle(&|| files_left_open(&self.files, &facts::open_files()));
+        settle(&|| {
+            differs(
+                "numbers of new eventfds",
+                self.next_eventfds,
+                facts::next_eventfds(),
+            )
+        });
         complaints.extend(
             disk::held()
                 .iter()
@@ -101,7 +111,7 @@ fn eventually(limit: Duration, condition: &dyn Fn() -> Option<String>) -> Option
     }
 }
 
-fn differs(what: &str, before: Option<i64>, now: Option<i64>) -> Option<String> {
+fn differs<T: PartialEq + Debug>(what: &str, before: T, now: T) -> Option<String> {
     (before != now).then(|| format!("{what}: {now:?}, {before:?} before the tests"))
 }
 

@@ -6,6 +6,7 @@ mod arguments;
 mod block_errors;
 mod descriptors;
 mod differential;
+mod dirty_pages;
 mod durability;
 mod fairness;
 mod faults;
@@ -63,6 +64,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         topology::TESTS,
         placement::TESTS,
         truncated::TESTS,
+        dirty_pages::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
         owner::TESTS,

@@ -86,6 +86,8 @@ fn kick_before_attach(_: &Context) -> Outcome {
 fn signalled_eventfd(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     vm.device.set_vring_kick(0, None)?;
+    // The turn that attaching gave the queue must not find the request.
+    settle();
     let read = small_read(&vm, 0);
     read.prepare(&*vm.memory);
     vm.queue().driver.add(&read.buffers()).expect("room");

@@ -114,7 +114,7 @@ fn flush(context: &Context) -> Outcome {
         );
         let mut flush = place.of_type(4);
         assert_eq!(vm.queue().request(&flush), Answer::new(OK, 1));
-        // "sector" means nothing here (virtio 1.2, 5.2.6.1: it is reserved).
+        // "sector" means nothing here (virtio 1.2, 5.2.6: it is unused).
         flush.sector = u64::MAX;
         assert_eq!(vm.queue().request(&flush), Answer::new(OK, 1));
         assert_eq!(vm.device.stats()?.flushes, 2);

@@ -113,6 +113,12 @@ impl DriverMemory for Guest {
     }
 }
 
+/// The only ring.
+pub fn layout(format: Format) -> Layout {
+    let size = QueueSize::new(QUEUE_SIZE.into()).expect("a queue size");
+    Layout::new(format, size, RING)
+}
+
 /// A back-end at work.
 pub struct Side {
     kind: Kind,
@@ -143,8 +149,7 @@ impl Side {
             (GuestAddress(0), border),
             (GuestAddress(BORDER), MEMORY_END as usize - border),
         ])?;
-        let size = QueueSize::new(QUEUE_SIZE.into()).ok_or("a queue size")?;
-        let layout = Layout::new(Format::of(features), size, RING);
+        let layout = layout(Format::of(features));
         let event_idx = features.has(bit::RING_EVENT_IDX);
         let driver = Driver::new(Guest(memory.clone()), layout, event_idx);
         let kick = EventFd::new(EFD_NONBLOCK)?;

@@ -1,16 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Models of the two places where a side of the ring goes to sleep while the other makes
-//! progress: kick against sleep, completion against interrupt suppression. The device's side is
-//! the real [`Avail`] and [`Used`], the driver's is the model in `vblk_core::testing`, and loom
-//! goes through every interleaving and every value that an atomic load may give. A lost wake-up
-//! is a deadlock, which loom reports.
-//!
-//! Run with: `RUSTFLAGS="--cfg loom" cargo test -p vblk_core --features testing --test loom
-//! --release`
+//! The two places where a side of the ring goes to sleep while the other makes progress: kick
+//! against sleep, completion against interrupt suppression. The device's side is the real [`Avail`]
+//! and [`Used`], the driver's is the model in `vblk_core::testing`.
 
-#![cfg(loom)]
-
+use crate::model;
 use loom::{
     sync::{
         atomic::{
@@ -229,13 +223,6 @@ impl Event {
         }
         *count = 0;
     }
-}
-
-fn model(check: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    // Enough for every wake-up that two threads can lose, and done within seconds.
-    builder.preemption_bound = Some(3);
-    builder.check(check);
 }
 
 /// What a model runs with.

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the crate makes of any input, compared with a reference that is written plainly. The
+//! property tests and the fuzzers bring the inputs.
+
+// Each of them uses its own part of this.
+#![allow(dead_code)]
+
+pub mod action;
+pub mod chain;
+pub mod packed;
+pub mod reference;
+pub mod split;
+pub mod table;
+
+use vblk_core::addr::GuestAddr;
+
+/// Where the ring lies. The first bytes of memory stay free of it.
+pub const RING: GuestAddr = GuestAddr(0x1000);
