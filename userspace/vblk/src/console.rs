@@ -2,6 +2,8 @@
 
 //! Standard input as the guest's keyboard, while waiting for its end.
 
+mod watch;
+
 use crate::{
     devices::bus::lock,
     sys::{
@@ -22,12 +24,18 @@ use std::{
         AsRawFd, //
     },
 };
-use vmm_sys_util::eventfd::EventFd;
+use watch::{
+    Health,
+    Watch, //
+};
 
 /// Ctrl-A, the first of two keys that are for the launcher.
 const PREFIX: u8 = 1;
 /// The second one.
 const QUIT: u8 = b'x';
+
+/// Files to wait for that come before those of the disks.
+const WATCHED_AT: usize = 3;
 
 /// Why waiting ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,17 +85,13 @@ impl Console {
             open: true,
             escape: raw.as_ref().map(|_| Escape::default()),
         };
-        let backends: Vec<EventFd> = machine
-            .disks()
-            .iter()
-            .filter_map(|disk| lock(disk).backend().died()?.try_clone().ok())
-            .collect();
+        let mut watch = Watch::new(machine.disks())?;
         let mut files = vec![
             machine.ending().event().as_raw_fd(),
             self.signals.as_fd().as_raw_fd(),
             machine.drained().as_raw_fd(),
         ];
-        files.extend(backends.iter().map(AsRawFd::as_raw_fd));
+        files.extend(watch.files());
         let input_at = files.len();
         loop {
             files.truncate(input_at);
@@ -101,7 +105,7 @@ impl Console {
             if let Some(signal) = self.signals.next() {
                 return Ok(Stopped::Signal(signal));
             }
-            if backends.iter().any(|died| died.read().is_ok()) {
+            if watch.look(&ready[WATCHED_AT..]) == Health::Died {
                 return Ok(Stopped::BackendDied);
             }
             if machine.drained().read().is_ok() {

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod devices;
 pub mod disk;
 pub mod memory;
+pub mod seccomp;
 pub mod vm;
 
 mod console;

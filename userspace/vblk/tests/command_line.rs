@@ -90,6 +90,7 @@ fn every_wrong_option_is_named() {
         ("run --kernel @kernel --memory 1.5G", "--memory 1.5G: not a size such as 256M or 1G"),
         ("run --kernel @kernel --memory -1G", "--memory -1G: not a size such as 256M or 1G"),
         ("run --kernel @kernel --memory 33554433", "--memory 33554433: not a multiple of 4096"),
+        ("run --kernel @kernel --seccomp maybe", "--seccomp maybe: none of on, off, log"),
         ("run --kernel @none", "--kernel @none: No such file or directory"),
         ("run --kernel @directory", "--kernel @directory: Is a directory"),
         ("run --kernel /dev/null", "--kernel /dev/null: not a regular file"),

@@ -11,23 +11,35 @@ use std::sync::{
 };
 use vblk::{
     backend::{
+        Backend,
+        Error,
         Features,
-        Kind, //
+        Kind,
+        Offer,
+        Position,
+        QueueConfig,
+        Queues,
+        Stats, //
     },
     devices::{
         bus::Device,
         virtio::{
-            block::BlockDevice,
+            block::{
+                BlockDevice,
+                Virtqueues, //
+            },
             mmio::QUEUE_NOTIFY, //
         },
     },
     disk::{
+        Disk,
         Options, //
     },
     memory::{
         self,
         Memory, //
     },
+    seccomp::Filters,
 };
 use vblk_core::{
     addr::GuestAddr,
@@ -42,18 +54,36 @@ use vblk_core::{
 use vm_memory::GuestAddress;
 
 const STATUS: u64 = 0x70;
+/// The byte of the configuration space that a driver may write.
+const WRITEBACK: u64 = 0x100 + 32;
+
+const QUEUES: Virtqueues = Virtqueues {
+    count: 2,
+    size: 128,
+    packed: true,
+};
 
 struct Machine {
     device: BlockDevice,
     memory: Memory,
     failures: Arc<Mutex<Vec<String>>>,
-    _file: tempfile::NamedTempFile,
 }
 
 impl Machine {
     fn new(options: &Options) -> Self {
-        let (file, disk) = file_disk(&pattern(3, 1 << 20), options);
-        let backend = Kind::IoUring.open(disk).unwrap();
+        Self::with_queues(options, QUEUES)
+    }
+
+    fn with_queues(options: &Options, queues: Virtqueues) -> Self {
+        // The disk is open, and needs no name any more.
+        let (_file, disk) = file_disk(&pattern(3, 1 << 20), options);
+        Self::of(
+            Kind::IoUring.open(disk, &Filters::default()).unwrap(),
+            queues,
+        )
+    }
+
+    fn of(backend: Box<dyn Backend>, queues: Virtqueues) -> Self {
         let ranges = [(GuestAddress(0), MEMORY_END as usize)];
         let memory = memory::anonymous(&ranges).unwrap();
         let failures = Arc::<Mutex<Vec<String>>>::default();
@@ -62,10 +92,9 @@ impl Machine {
             sink.lock().unwrap().push(e.to_string());
         });
         Self {
-            device: BlockDevice::new(backend, memory.clone(), 2, 128, failed).unwrap(),
+            device: BlockDevice::new(backend, memory.clone(), queues, failed).unwrap(),
             memory,
             failures,
-            _file: file,
         }
     }
 
@@ -88,11 +117,17 @@ impl Machine {
 
     /// As a driver begins.
     fn begin(&mut self, layout: &Layout) {
+        self.negotiate(layout.format);
+        self.set_up_queue(layout);
+        self.put(STATUS, 15);
+    }
+
+    fn negotiate(&mut self, format: Format) {
         for status in [0, 1, 3] {
             self.put(STATUS, status);
         }
         let mut offered = self.offered();
-        if layout.format == Format::Split {
+        if format == Format::Split {
             offered.0 &= !(1 << bit::RING_PACKED);
         }
         for word in [0, 1] {
@@ -101,6 +136,9 @@ impl Machine {
         }
         self.put(STATUS, 11);
         assert_eq!(self.get(STATUS), 11);
+    }
+
+    fn set_up_queue(&mut self, layout: &Layout) {
         self.put(0x30, 1);
         self.put(0x38, layout.size.get().into());
         for (register, addr) in [
@@ -112,7 +150,6 @@ impl Machine {
             self.put(register + 4, (addr.0 >> 32) as u32);
         }
         self.put(0x44, 1);
-        self.put(STATUS, 15);
     }
 }
 
@@ -175,6 +212,15 @@ fn features_follow_the_disk() {
     }
 }
 
+#[test]
+fn packed_rings_are_offered_when_asked_for() {
+    for packed in [true, false] {
+        let queues = Virtqueues { packed, ..QUEUES };
+        let offered = Machine::with_queues(&Options::default(), queues).offered();
+        assert_eq!(offered.has(bit::RING_PACKED), packed);
+    }
+}
+
 /// The offsets are those of `struct virtio_blk_config` (virtio 1.2, 5.2.4).
 #[test]
 fn the_configuration_space_describes_the_disk() {
@@ -188,9 +234,123 @@ fn the_configuration_space_describes_the_disk() {
     assert_eq!(config[34..36], [2, 0]);
 }
 
+/// A back-end that notes when it is started and switched.
+struct Witness {
+    inner: Box<dyn Backend>,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Backend for Witness {
+    fn kind(&self) -> Kind {
+        self.inner.kind()
+    }
+
+    fn features(&self) -> Features {
+        self.inner.features()
+    }
+
+    fn offer(&self, queues: Queues) -> Result<Offer, Error> {
+        self.inner.offer(queues)
+    }
+
+    fn disk(&self) -> &Disk {
+        self.inner.disk()
+    }
+
+    fn set_writeback(&mut self, on: bool) -> Result<(), Error> {
+        self.seen.lock().unwrap().push(format!("writeback {on}"));
+        self.inner.set_writeback(on)
+    }
+
+    fn start(
+        &mut self,
+        memory: &Memory,
+        features: Features,
+        queues: Vec<QueueConfig>,
+    ) -> Result<(), Error> {
+        self.seen.lock().unwrap().push("start".into());
+        self.inner.start(memory, features, queues)
+    }
+
+    fn stop(&mut self) -> Result<Vec<Position>, Error> {
+        self.inner.stop()
+    }
+
+    fn stats(&self) -> Result<Stats, Error> {
+        self.inner.stats()
+    }
+}
+
+/// Starting a back-end puts it into the mode that the features ask for.
+#[test]
+fn a_switch_used_before_the_driver_is_ready_counts() {
+    let (_file, disk) = file_disk(&pattern(3, 1 << 20), &Options::default());
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let witness = Witness {
+        inner: Kind::IoUring.open(disk, &Filters::default()).unwrap(),
+        seen: seen.clone(),
+    };
+    let mut machine = Machine::of(Box::new(witness), QUEUES);
+    machine.negotiate(Format::Split);
+    machine.device.write(WRITEBACK, &[0]);
+    machine.set_up_queue(&Layout::with_size(128, GuestAddr(0x10_0000)));
+    machine.put(STATUS, 15);
+    let all = ["writeback false", "start", "writeback false"];
+    assert_eq!(*seen.lock().unwrap(), all);
+    // The next driver finds it as the first one did.
+    machine.begin(&Layout::with_size(128, GuestAddr(0x10_0000)));
+    assert_eq!(seen.lock().unwrap()[3..], ["start"]);
+}
+
+#[test]
+fn a_driver_is_told_of_a_disk_that_changes_its_length() {
+    let (file, disk) = file_disk(&pattern(3, 1 << 20), &Options::default());
+    let mut machine = Machine::of(
+        Kind::IoUring.open(disk, &Filters::default()).unwrap(),
+        QUEUES,
+    );
+    let guest = Guest(machine.memory.clone());
+    let layout = Layout::with_size(128, GuestAddr(0x10_0000));
+    let mut driver = Driver::new(guest.clone(), layout, true);
+    let mut ask = |machine: &mut Machine, sector| {
+        let request = read(sector, DATA, 512);
+        request.prepare(&guest);
+        driver.add(&request.buffers()).unwrap();
+        if driver.publish_needs_kick() {
+            machine.put(QUEUE_NOTIFY, 1);
+        }
+        wait_for("an answer", || driver.poll_used().is_some());
+        let _ = machine.device.call().read();
+        guest.read_u8(request.status)
+    };
+    let capacity = |machine: &mut Machine| machine.get(0x100);
+
+    // Before the driver is ready it can't be told, and must not miss it.
+    machine.negotiate(Format::Split);
+    assert_eq!(capacity(&mut machine), 2048);
+    file.as_file().set_len(2 << 20).unwrap();
+    machine.set_up_queue(&layout);
+    machine.put(STATUS, 15);
+    assert!(machine.device.call().read().is_ok());
+    for (sectors, generation) in [(4096, 1), (6144, 2), (2048, 3)] {
+        file.as_file().set_len(sectors * 512).unwrap();
+        machine.device.refresh();
+        assert_eq!(machine.get(0x60), 3);
+        assert_eq!(machine.get(0xfc), generation);
+        assert_eq!(u64::from(capacity(&mut machine)), sectors);
+        machine.put(0x64, 2);
+        assert_eq!(ask(&mut machine, sectors - 1), 0);
+        assert_eq!(ask(&mut machine, sectors), 1);
+        // Once is enough.
+        machine.device.refresh();
+        assert_eq!(machine.get(0x60), 1);
+        assert!(machine.device.call().read().is_err());
+    }
+    assert!(machine.failures.lock().unwrap().is_empty());
+}
+
 #[test]
 fn a_switch_that_was_not_accepted_does_nothing() {
-    const WRITEBACK: u64 = 0x100 + 32;
     let mut machine = Machine::new(&Options::default());
     let mut byte = [0];
     for at in (0x100..0x180).chain([WRITEBACK]) {

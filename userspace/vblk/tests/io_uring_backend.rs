@@ -11,6 +11,7 @@ use vblk::{
         Kind, //
     },
     disk::Options,
+    seccomp::Filters,
 };
 use vblk_core::{
     addr::GuestAddr,
@@ -413,7 +414,7 @@ fn a_truncated_file_is_an_error_of_the_disk() {
 #[test]
 fn rings_outside_memory_are_the_drivers_mistake() {
     let (_file, disk) = file_disk(&pattern(1, 1 << 20), &Options::default());
-    let mut backend = Kind::IoUring.open(disk).unwrap();
+    let mut backend = Kind::IoUring.open(disk, &Filters::default()).unwrap();
     let rig = Rig::new(Setup::default());
     type Spoil = fn(&mut vblk::backend::QueueConfig);
     let spoils: [Spoil; 6] = [

@@ -224,6 +224,8 @@ enum Access {
     Read(u64, usize),
     Write(u64, Vec<u8>),
     Fail,
+    /// All that a driver does to begin, as chance would hardly have it.
+    Begin,
 }
 
 fn access() -> impl Strategy<Value = Access> {
@@ -242,21 +244,38 @@ fn access() -> impl Strategy<Value = Access> {
         4 => (offset.clone(), 0usize..9).prop_map(|(at, len)| Access::Read(at, len)),
         8 => (offset, value).prop_map(|(at, value)| Access::Write(at, value)),
         1 => Just(Access::Fail),
+        1 => Just(Access::Begin),
     ]
+}
+
+/// All that the driver chose.
+fn set_up(device: &Transport) -> (Features, Vec<(u16, QueueRegisters)>) {
+    let queues = device.ready_queues().map(|(index, queue)| (index, *queue));
+    (device.accepted(), queues.collect())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever a guest does, the device stands, and starts only when its driver may.
+    /// Whatever a guest does, the device stands, starts only when its driver may, and runs with what
+    /// it was started with.
     #[test]
     fn any_accesses_are_harmless(accesses in prop::collection::vec(access(), 1..200)) {
         let mut device = device();
         let mut running = false;
+        let mut frozen = None;
         for access in accesses {
             match access {
                 Access::Read(at, len) => device.read(at, &mut vec![0; len]),
                 Access::Fail => device.fail(),
+                Access::Begin => {
+                    negotiate(&mut device, OFFERED.0);
+                    set_up_queue(&mut device, 1);
+                    let ready = (NEGOTIATED | status::DRIVER_OK).into();
+                    prop_assert_eq!(put(&mut device, STATUS, ready), Action::Start);
+                    running = true;
+                    frozen = None;
+                }
                 Access::Write(at, value) => match device.write(at, &value) {
                     Action::None => {}
                     Action::Reset => running = false,
@@ -273,6 +292,13 @@ proptest! {
             }
             let status = get(&device, STATUS) as u8;
             prop_assert_eq!(status & status::DRIVER_OK != 0, running);
+            // What the back-end works with stays as it was told (virtio 1.2, 4.2.2.2).
+            if running {
+                let now = set_up(&device);
+                prop_assert_eq!(frozen.get_or_insert_with(|| now.clone()), &now);
+            } else {
+                frozen = None;
+            }
         }
     }
 }

@@ -11,7 +11,8 @@ pub mod vhost;
 use crate::{
     disk::Disk,
     errno,
-    memory::Memory, //
+    memory::Memory,
+    seccomp::Filters, //
 };
 use std::{
     fmt,
@@ -165,6 +166,12 @@ pub trait Backend: Send {
     /// What the kernel says.
     fn stats(&self) -> Result<Stats, Error>;
 
+    /// An eventfd that is signalled when what [`Self::offer`] tells has changed while the disk is
+    /// served. Without one, somebody has to ask from time to time.
+    fn config_call(&self) -> Option<&EventFd> {
+        None
+    }
+
     /// An eventfd that is signalled when the back-end dies of itself, if it can.
     fn died(&self) -> Option<&EventFd> {
         None
@@ -184,15 +191,16 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Vhost, Self::IoUring];
 
-    /// Makes `disk` ready to be served.
+    /// Makes `disk` ready to be served. Threads of this process that serve it are confined by
+    /// `filters`.
     ///
     /// # Errors
     ///
     /// See [`Error`].
-    pub fn open(self, disk: Disk) -> Result<Box<dyn Backend>, Error> {
+    pub fn open(self, disk: Disk, filters: &Filters) -> Result<Box<dyn Backend>, Error> {
         Ok(match self {
             Self::Vhost => Box::new(vhost::VhostKernel::open(disk)?),
-            Self::IoUring => Box::new(io_uring::IoUring::open(disk)?),
+            Self::IoUring => Box::new(io_uring::IoUring::open(disk, filters)?),
         })
     }
 

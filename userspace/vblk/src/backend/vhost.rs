@@ -57,6 +57,10 @@ use vm_memory::{
     GuestMemoryBackend,
     GuestMemoryRegion, //
 };
+use vmm_sys_util::eventfd::{
+    EventFd,
+    EFD_NONBLOCK, //
+};
 
 /// The device node of the module.
 pub const DEVICE: &str = "/dev/vhost-blk-rs";
@@ -159,6 +163,8 @@ pub struct VhostKernel {
     device: File,
     disk: Disk,
     features: Features,
+    /// Signalled by the module when the configuration space has changed.
+    config_call: EventFd,
     /// The owner was set, so that the device must be reset before it is set up once more.
     owned: bool,
     /// What is attached. The memory must stay mapped until it is detached.
@@ -185,6 +191,7 @@ impl VhostKernel {
         let device = open_device()?;
         Ok(Self {
             features: get_features(&device)?,
+            config_call: EventFd::new(EFD_NONBLOCK).map_err(host("eventfd"))?,
             device,
             disk,
             owned: false,
@@ -245,6 +252,8 @@ impl Backend for VhostKernel {
             format: Format::of(features),
         };
         self.own(&device)?;
+        vhost_blk::set_config_call(&file, &self.config_call)
+            .map_err(host("VHOST_BLK_SET_CONFIG_CALL"))?;
         device
             .set_features(features.0)
             .map_err(step("VHOST_SET_FEATURES"))?;
@@ -289,6 +298,10 @@ impl Backend for VhostKernel {
         }
         let now = vhost_blk::get_stats(&self.device).map_err(host("VHOST_BLK_GET_STATS"))?;
         Ok(sum(&self.earlier, &now))
+    }
+
+    fn config_call(&self) -> Option<&EventFd> {
+        Some(&self.config_call)
     }
 }
 

@@ -5,6 +5,7 @@
 use super::UsageError;
 use crate::{
     backend::Kind,
+    devices::virtio::block::Virtqueues,
     disk::Options, //
 };
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ const MAX_QUEUES: u16 = 256;
 /// A request takes three descriptors.
 const MIN_QUEUE_SIZE: u16 = 4;
 const DEFAULT_QUEUE_SIZE: u16 = 256;
+const KNOWN: &str =
+    "unknown; known are path, backend, packed, readonly, queue-size, queues, serial";
 
 /// What a disk is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +31,8 @@ pub struct DiskSpec {
     pub backend: Kind,
     /// How it is opened.
     pub options: Options,
-    /// Number of queues.
-    pub queues: u16,
-    /// Entries of each.
-    pub queue_size: u16,
+    /// Which queues it has.
+    pub queues: Virtqueues,
 }
 
 impl DiskSpec {
@@ -40,8 +41,8 @@ impl DiskSpec {
         format!("--disk path={}", self.path.display())
     }
 
-    /// Reads `path=…,backend=…[,readonly][,queue-size=…][,queues=…][,serial=…]`, in any order. A
-    /// comma in a value is written twice.
+    /// Reads `path=…,backend=…[,packed=on|off][,readonly][,queue-size=…][,queues=…][,serial=…]`, in
+    /// any order. A comma in a value is written twice.
     ///
     /// # Errors
     ///
@@ -53,44 +54,45 @@ impl DiskSpec {
         let mut serial = None;
         let mut queues = None;
         let mut queue_size = None;
+        let mut packed = None;
         for part in parts(text) {
             let refuse = |cause: &str| Err(UsageError::new(format!("--disk {part}"), cause));
             let (key, value) = match part.split_once('=') {
                 Some((key, value)) => (key, Some(value)),
                 None => (part.as_str(), None),
             };
-            let given_twice =
-                match (key, value) {
-                    ("path", Some(value)) if !value.is_empty() => {
-                        path.replace(PathBuf::from(value)).is_some()
+            let given_twice = match (key, value) {
+                ("path", Some(value)) if !value.is_empty() => {
+                    path.replace(PathBuf::from(value)).is_some()
+                }
+                ("backend", Some(value)) => match value.parse::<Kind>() {
+                    Ok(kind) => backend.replace(kind).is_some(),
+                    Err(_) => return refuse("no such back-end: vhost or io-uring"),
+                },
+                ("readonly", None) => read_only.replace(true).is_some(),
+                ("serial", Some(value)) if value.len() > ID_BYTES => {
+                    return refuse("longer than 20 bytes")
+                }
+                ("serial", Some(value)) => serial.replace(value.to_owned()).is_some(),
+                ("queues", Some(value)) => match value.parse() {
+                    Ok(count @ 1..=MAX_QUEUES) => queues.replace(count).is_some(),
+                    _ => return refuse("not a number from 1 to 256"),
+                },
+                ("queue-size", Some(value)) => match value.parse::<u16>() {
+                    Ok(size @ MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE) if size.is_power_of_two() => {
+                        queue_size.replace(size).is_some()
                     }
-                    ("backend", Some(value)) => match value.parse::<Kind>() {
-                        Ok(kind) => backend.replace(kind).is_some(),
-                        Err(_) => return refuse("no such back-end: vhost or io-uring"),
-                    },
-                    ("readonly", None) => read_only.replace(true).is_some(),
-                    ("serial", Some(value)) if value.len() > ID_BYTES => {
-                        return refuse("longer than 20 bytes")
-                    }
-                    ("serial", Some(value)) => serial.replace(value.to_owned()).is_some(),
-                    ("queues", Some(value)) => match value.parse() {
-                        Ok(count @ 1..=MAX_QUEUES) => queues.replace(count).is_some(),
-                        _ => return refuse("not a number from 1 to 256"),
-                    },
-                    ("queue-size", Some(value)) => match value.parse::<u16>() {
-                        Ok(size @ MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE) if size.is_power_of_two() => {
-                            queue_size.replace(size).is_some()
-                        }
-                        _ => return refuse("not a power of two from 4 to 32768"),
-                    },
-                    ("readonly", Some(_)) => return refuse("takes no value"),
-                    ("path" | "backend" | "serial" | "queues" | "queue-size", _) => {
-                        return refuse("needs a value")
-                    }
-                    _ => return refuse(
-                        "unknown; known are path, backend, readonly, queue-size, queues, serial",
-                    ),
-                };
+                    _ => return refuse("not a power of two from 4 to 32768"),
+                },
+                ("packed", Some("on")) => packed.replace(true).is_some(),
+                ("packed", Some("off")) => packed.replace(false).is_some(),
+                ("packed", Some(_)) => return refuse("neither on nor off"),
+                ("readonly", Some(_)) => return refuse("takes no value"),
+                ("path" | "backend" | "serial" | "queues" | "queue-size" | "packed", _) => {
+                    return refuse("needs a value")
+                }
+                _ => return refuse(KNOWN),
+            };
             if given_twice {
                 return refuse("given more than once");
             }
@@ -108,8 +110,11 @@ impl DiskSpec {
                 read_only: read_only.unwrap_or(false),
                 serial,
             },
-            queues: queues.unwrap_or(1),
-            queue_size: queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
+            queues: Virtqueues {
+                count: queues.unwrap_or(1),
+                size: queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
+                packed: packed.unwrap_or(false),
+            },
         })
     }
 }
@@ -142,15 +147,19 @@ mod tests {
                 path: "/dev/vda".into(),
                 backend: Kind::Vhost,
                 options: Options::default(),
-                queues: 1,
-                queue_size: 256,
+                queues: Virtqueues {
+                    count: 1,
+                    size: 256,
+                    packed: false,
+                },
             }
         );
     }
 
     #[test]
     fn parts_come_in_any_order() {
-        let text = "serial=abc,queues=4,readonly,backend=io-uring,queue-size=1024,path=a=b,,c";
+        let text =
+            "serial=abc,queues=4,readonly,packed=on,backend=io-uring,queue-size=1024,path=a=b,,c";
         assert_eq!(
             DiskSpec::parse(text).unwrap(),
             DiskSpec {
@@ -160,8 +169,11 @@ mod tests {
                     read_only: true,
                     serial: Some("abc".into()),
                 },
-                queues: 4,
-                queue_size: 1024,
+                queues: Virtqueues {
+                    count: 4,
+                    size: 1024,
+                    packed: true,
+                },
             }
         );
     }
@@ -169,12 +181,14 @@ mod tests {
     #[test]
     fn each_mistake_is_named() {
         for (text, line) in [
-            ("", "--disk : unknown; known are path, backend, readonly, queue-size, queues, serial"),
+            ("", "--disk : unknown; known are path, backend, packed, readonly, queue-size, queues, serial"),
             ("backend=vhost", "--disk backend=vhost: path= is missing"),
             ("path=", "--disk path=: needs a value"),
             ("path", "--disk path: needs a value"),
             ("path=a,backend=aio", "--disk backend=aio: no such back-end: vhost or io-uring"),
             ("path=a,readonly=on", "--disk readonly=on: takes no value"),
+            ("path=a,packed", "--disk packed: needs a value"),
+            ("path=a,packed=yes", "--disk packed=yes: neither on nor off"),
             ("path=a,queues=0", "--disk queues=0: not a number from 1 to 256"),
             ("path=a,queues=257", "--disk queues=257: not a number from 1 to 256"),
             ("path=a,queues=x", "--disk queues=x: not a number from 1 to 256"),
@@ -184,7 +198,7 @@ mod tests {
             ("path=a,path=b", "--disk path=b: given more than once"),
             ("path=a,readonly,readonly", "--disk readonly: given more than once"),
             ("path=a,serial=123456789012345678901", "--disk serial=123456789012345678901: longer than 20 bytes"),
-            ("path=a,cache=none", "--disk cache=none: unknown; known are path, backend, readonly, queue-size, queues, serial"),
+            ("path=a,cache=none", "--disk cache=none: unknown; known are path, backend, packed, readonly, queue-size, queues, serial"),
         ] {
             let error = DiskSpec::parse(text).expect_err(text);
             assert_eq!(error.to_string(), line);

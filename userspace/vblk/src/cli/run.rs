@@ -19,6 +19,11 @@ use crate::{
         self,
         Disk, //
     },
+    seccomp::{
+        self,
+        Filters,
+        Thread, //
+    },
     vm::{
         self,
         Boot,
@@ -63,10 +68,14 @@ pub struct RunOptions {
         allow_hyphen_values = true
     )]
     memory: String,
-    /// A disk: path=FILE[,backend=vhost|io-uring][,readonly][,queues=N][,queue-size=N][,serial=STR];
-    /// may be given several times
+    /// A disk: path=FILE[,backend=vhost|io-uring][,readonly][,queues=N][,queue-size=N]
+    /// [,packed=on|off][,serial=STR]; may be given several times
     #[arg(long = "disk", value_name = "SPEC")]
     disks: Vec<String>,
+    /// What happens to a thread of the launcher that makes a system call it has no use for: on
+    /// kills the process, log lets the kernel log it, off allows all
+    #[arg(long, value_name = "MODE", default_value = "on")]
+    seccomp: String,
 }
 
 /// Boots a guest, and waits for its end.
@@ -76,22 +85,24 @@ pub fn run(options: &RunOptions) -> Result<Status, String> {
     let specs = specs(&options.disks).map_err(|e| e.to_string())?;
     let boot = Boot::open(&options.kernel, options.initrd.as_deref(), &options.cmdline)
         .map_err(|e| e.to_string())?;
+    let filters = filters(&options.seccomp).map_err(|e| e.to_string())?;
+    // Before the first thread: all of them inherit what is blocked.
+    let console = console::Console::new().map_err(|e| e.to_string())?;
     let slots = specs
         .iter()
-        .map(open_disk)
+        .map(|spec| open_disk(spec, &filters))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| e.to_string())?;
     let kvm = vm::open_kvm()
         .map_err(|e| format!("{e} (this machine can't run guests, or you may not)"))?;
 
-    // Before the first thread: all of them inherit what is blocked.
-    let console = console::Console::new().map_err(|e| e.to_string())?;
     let output = Box::new(std::io::stdout());
-    let mut machine =
-        Machine::new(&kvm, cpus, memory, boot, slots, output).map_err(|e| e.to_string())?;
+    let mut machine = Machine::new(&kvm, cpus, memory, boot, slots, filters.clone(), output)
+        .map_err(|e| e.to_string())?;
     let stopped = machine
         .start()
         .map_err(|e| e.to_string())
+        .and_then(|()| filters.apply(Thread::Main).map_err(|e| e.to_string()))
         .and_then(|()| console.run(&machine).map_err(|e| e.to_string()));
     let all_stopped = machine.stop();
     let mut status = report(stopped, &machine, all_stopped);
@@ -157,7 +168,7 @@ fn summary(backend: &dyn Backend) -> String {
     }
 }
 
-fn open_disk(spec: &DiskSpec) -> Result<DiskSlot, UsageError> {
+fn open_disk(spec: &DiskSpec, filters: &Filters) -> Result<DiskSlot, UsageError> {
     let label = spec.label();
     let disk = match Disk::open(&spec.path, &spec.options) {
         Ok(disk) => disk,
@@ -167,13 +178,19 @@ fn open_disk(spec: &DiskSpec) -> Result<DiskSlot, UsageError> {
     if !disk.direct() {
         eprintln!("vblk: {label}: this file system has no direct I/O; its cache is used");
     }
-    let backend = spec.backend.open(disk);
+    let backend = spec.backend.open(disk, filters);
     Ok(DiskSlot {
         backend: backend.map_err(|e| UsageError::new(&label, e))?,
         queues: spec.queues,
-        queue_size: spec.queue_size,
         label,
     })
+}
+
+fn filters(mode: &str) -> Result<Filters, UsageError> {
+    let refuse =
+        |cause: &dyn std::fmt::Display| UsageError::new(format!("--seccomp {mode}"), cause);
+    let parsed = mode.parse().map_err(|e: seccomp::UnknownMode| refuse(&e))?;
+    Filters::new(parsed).map_err(|e| refuse(&e))
 }
 
 fn cpus(text: &str) -> Result<u8, UsageError> {

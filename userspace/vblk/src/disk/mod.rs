@@ -2,10 +2,13 @@
 
 //! A disk: a block device or a file of the host, opened and measured.
 
+mod queue_limits;
+
 use crate::{
     errno,
     sys::blockdev, //
 };
+use queue_limits::QueueLimits;
 use std::{
     fs::{
         File,
@@ -93,6 +96,7 @@ pub struct Disk {
     memory_align: u32,
     read_only: bool,
     direct: bool,
+    limits: QueueLimits,
     serial: Option<[u8; ID_BYTES]>,
     /// What GET_ID answers when no serial number was given.
     default_serial: [u8; ID_BYTES],
@@ -122,6 +126,7 @@ impl Disk {
             memory_align: 1,
             read_only: options.read_only,
             direct,
+            limits: queue_limits(kind, &metadata),
             serial,
             default_serial: default_serial(kind, &metadata),
             file,
@@ -175,14 +180,27 @@ impl Disk {
         self.kind
     }
 
-    /// Length in bytes.
+    /// Length in bytes, when it was opened.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Length in virtio's sectors of 512 bytes.
+    /// Length in virtio's sectors of 512 bytes, when it was opened.
     pub fn sectors(&self) -> u64 {
         self.bytes / SECTOR_SIZE
+    }
+
+    /// Length now, in whole blocks counted as sectors of 512 bytes.
+    ///
+    /// # Errors
+    ///
+    /// What the host says.
+    pub fn sectors_now(&self) -> io::Result<u64> {
+        let bytes = match self.kind {
+            Kind::Block => blockdev::size(&self.file)?,
+            Kind::File => self.file.metadata()?.len(),
+        };
+        Ok((bytes & !u64::from(self.block_size - 1)) / SECTOR_SIZE)
     }
 
     /// Unit of reads and writes in bytes, a power of two.
@@ -222,24 +240,31 @@ impl Disk {
         self.serial.as_ref().unwrap_or(&self.default_serial)
     }
 
-    /// What the configuration space tells of it. What only the module finds out is left out.
+    /// What the configuration space tells of it. Secure erase is left out: only the module can
+    /// find out whether a disk knows it.
     pub fn limits(&self) -> Limits {
         Limits {
             sectors: self.sectors(),
             block_size: self.block_size,
             physical_block_size: self.physical_block_size(),
+            alignment_offset: self.limits.alignment_offset,
+            io_min: self.limits.io_min,
+            io_opt: self.limits.io_opt,
             read_only: self.read_only,
-            ..Limits::default()
+            discard_sectors: QueueLimits::in_sectors(self.limits.discard_bytes),
+            discard_granularity: self.limits.discard_granularity,
+            write_zeroes_sectors: QueueLimits::in_sectors(self.limits.write_zeroes_bytes),
+            secure_erase_sectors: 0,
         }
     }
 
-    /// What decides over a request.
-    pub fn rules(&self) -> request::Disk {
+    /// What decides over a request of a driver that may use `range_ops`.
+    pub fn rules(&self, range_ops: RangeOps) -> request::Disk {
         request::Disk {
             sectors: self.sectors(),
             block_size: self.block_size,
             read_only: self.read_only,
-            range_ops: RangeOps::default(),
+            range_ops,
         }
     }
 }
@@ -308,12 +333,25 @@ fn pad_serial(serial: &str) -> Result<[u8; ID_BYTES], Error> {
     Ok(padded)
 }
 
-fn default_serial(kind: Kind, metadata: &std::fs::Metadata) -> [u8; ID_BYTES] {
+/// Major and minor number of the disk, or of what a file lies on.
+fn numbers(kind: Kind, metadata: &std::fs::Metadata) -> (u32, u32) {
     let device = match kind {
         Kind::Block => metadata.rdev(),
         Kind::File => metadata.dev(),
     };
-    let (major, minor) = (libc::major(device), libc::minor(device));
+    (libc::major(device), libc::minor(device))
+}
+
+fn queue_limits(kind: Kind, metadata: &std::fs::Metadata) -> QueueLimits {
+    let (major, minor) = numbers(kind, metadata);
+    match kind {
+        Kind::Block => QueueLimits::of(major, minor),
+        Kind::File => QueueLimits::of_a_file(),
+    }
+}
+
+fn default_serial(kind: Kind, metadata: &std::fs::Metadata) -> [u8; ID_BYTES] {
+    let (major, minor) = numbers(kind, metadata);
     let text = format!("vhost-blk-{major}:{minor}");
     let mut padded = [0; ID_BYTES];
     padded

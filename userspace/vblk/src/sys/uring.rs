@@ -29,6 +29,14 @@ const WATCH: u64 = 1 << 32;
 /// The registered file that all operations work on.
 const DISK: types::Fixed = types::Fixed(0);
 
+/// BLOCK_URING_CMD_DISCARD of `<linux/blkdev.h>`, from Linux 6.12.
+const DISCARD_COMMAND: u32 = 0x12 << 8;
+
+/// What zeroes are written from.
+#[repr(C, align(4096))]
+struct Zeroes([u8; 64 << 10]);
+static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
+
 /// What to do with the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -43,6 +51,29 @@ pub enum Operation {
     },
     /// Make what was written durable.
     Sync,
+    /// Forget what is in some bytes of a block device.
+    Discard {
+        /// Where.
+        offset: u64,
+        /// How many.
+        len: u32,
+    },
+    /// Make some bytes zero by giving up the space behind them.
+    PunchHole {
+        /// Where.
+        offset: u64,
+        /// How many.
+        len: u32,
+    },
+    /// Write zeroes, maybe fewer than asked for.
+    WriteZeroes {
+        /// Where.
+        offset: u64,
+        /// How many.
+        len: u32,
+        /// Complete only when they are durable.
+        durable: bool,
+    },
 }
 
 /// What [`Ring::next`] reports.
@@ -119,7 +150,7 @@ impl<T> Ring<T> {
         // The vector of pieces is behind a pointer: moving the buffer does not move it.
         self.flights[slot as usize] = Some((context, buffer));
         // SAFETY: The pieces that `entry` refers to are in `flights` until their completion was
-        // seen. The disk is registered with the ring.
+        // seen, or live for ever. The disk is registered with the ring.
         if unsafe { self.push(&entry) } {
             return Ok(());
         }
@@ -263,6 +294,32 @@ fn entry(operation: Operation, buffer: &Buffer) -> squeue::Entry {
         }
         (Operation::Write { offset, durable }, _) => {
             opcode::Writev::new(DISK, pieces.as_ptr(), count)
+                .offset(offset)
+                .rw_flags(flags(durable))
+                .build()
+        }
+        (Operation::Discard { offset, len }, _) => {
+            let mut command = [0; 16];
+            command[..8].copy_from_slice(&u64::from(len).to_ne_bytes());
+            opcode::UringCmd16::new(DISK, DISCARD_COMMAND)
+                .addr(Some(offset))
+                .cmd(command)
+                .build()
+        }
+        (Operation::PunchHole { offset, len }, _) => opcode::Fallocate::new(DISK, len.into())
+            .offset(offset)
+            .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+            .build(),
+        (
+            Operation::WriteZeroes {
+                offset,
+                len,
+                durable,
+            },
+            _,
+        ) => {
+            let len = len.min(ZEROES.0.len() as u32);
+            opcode::Write::new(DISK, ZEROES.0.as_ptr(), len)
                 .offset(offset)
                 .rw_flags(flags(durable))
                 .build()

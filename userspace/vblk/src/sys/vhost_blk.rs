@@ -31,14 +31,18 @@ use vblk_core::{
         VHOST_BLK_GET_INFO,
         VHOST_BLK_GET_STATS,
         VHOST_BLK_SET_BACKEND,
+        VHOST_BLK_SET_CONFIG_CALL,
         VHOST_BLK_SET_SERIAL,
         VHOST_BLK_SET_WRITEBACK,
         VHOST_SET_VRING_BASE, //
     },
 };
-use vmm_sys_util::ioctl::{
-    ioctl_with_mut_ref,
-    ioctl_with_ref, //
+use vmm_sys_util::{
+    eventfd::EventFd,
+    ioctl::{
+        ioctl_with_mut_ref,
+        ioctl_with_ref, //
+    },
 };
 
 /// Attaches `disk`, or detaches the disk when there is none given.
@@ -73,6 +77,14 @@ pub fn get_info(device: &File) -> io::Result<Info> {
 pub fn set_serial(device: &File, serial: &[u8; ID_BYTES]) -> io::Result<()> {
     // SAFETY: The kernel reads as many bytes from the argument as it has.
     check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_SET_SERIAL.into(), serial) })
+}
+
+/// Chooses what is signalled when the configuration space has changed.
+pub fn set_config_call(device: &File, call: &EventFd) -> io::Result<()> {
+    let argument = call.as_raw_fd().to_ne_bytes();
+    // SAFETY: The kernel reads an `int` from the argument. It takes a reference of its own to the
+    // eventfd.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_SET_CONFIG_CALL.into(), &argument) })
 }
 
 /// Sets where to begin in a ring, in as many bits as packed rings need.

@@ -28,9 +28,13 @@ use crate::{
             Shared, //
         },
         serial::SerialConsole,
-        virtio::block::BlockDevice, //
+        virtio::block::{
+            BlockDevice,
+            Virtqueues, //
+        },
     },
     errno, memory,
+    seccomp::Filters,
     sys::kvm::{
         Vcpu,
         Vm, //
@@ -119,10 +123,8 @@ pub enum Error {
 pub struct DiskSlot {
     /// Who serves it.
     pub backend: Box<dyn Backend>,
-    /// Number of queues.
-    pub queues: u16,
-    /// Most entries of a queue.
-    pub queue_size: u16,
+    /// Which queues it has.
+    pub queues: Virtqueues,
     /// What names it in messages.
     pub label: String,
 }
@@ -149,7 +151,7 @@ pub fn open_kvm() -> Result<Kvm, Error> {
 
 impl Machine {
     /// Builds a machine and loads the guest. What the guest writes to its console goes to
-    /// `output`.
+    /// `output`. The threads of its CPUs are confined by `filters`.
     ///
     /// # Errors
     ///
@@ -160,6 +162,7 @@ impl Machine {
         memory_bytes: u64,
         boot: Boot,
         disks: Vec<DiskSlot>,
+        filters: Filters,
         output: Box<dyn Write + Send>,
     ) -> Result<Self, Error> {
         let max = kvm_fd.get_max_vcpus().min(MAX_CPUS.into());
@@ -197,6 +200,7 @@ impl Machine {
                 ports,
                 mmio,
                 ending,
+                filters,
             },
             serial,
             drained,

@@ -4,6 +4,10 @@
 
 use crate::{
     devices::bus::Bus,
+    seccomp::{
+        Filters,
+        Thread, //
+    },
     sys::kvm::Vcpu, //
 };
 use kvm_bindings::{
@@ -91,6 +95,8 @@ pub struct Surroundings {
     pub mmio: Arc<Bus>,
     /// Where the end is reported.
     pub ending: Arc<Ending>,
+    /// What their threads may do.
+    pub filters: Filters,
 }
 
 /// Reports a thread that ends by a panic.
@@ -110,6 +116,9 @@ impl Drop for Watch<'_> {
 pub fn run(number: usize, mut vcpu: Vcpu, around: &Surroundings) {
     let ending = &*around.ending;
     let _watch = Watch(ending, number);
+    if let Err(e) = around.filters.apply(Thread::Vcpu) {
+        ending.report(End::Failed(format!("CPU {number}: {e}")));
+    }
     while !ending.is_over() {
         if let Err(reason) = step(&mut vcpu, around) {
             ending.report(match reason {

@@ -127,7 +127,6 @@ impl Builder<'_> {
             disk.backend,
             self.memory.clone(),
             disk.queues,
-            disk.queue_size,
             Arc::new(move |error| ending.report(End::Failed(format!("{label}: {error}")))),
         )
         .map_err(|cause| Error::Disk {

@@ -35,6 +35,7 @@ use vblk::{
         self,
         Memory, //
     },
+    seccomp::Filters,
 };
 use vblk_core::{
     addr::GuestAddr,
@@ -178,7 +179,7 @@ impl Rig {
     /// A rig that runs.
     pub fn new(setup: Setup) -> Self {
         let (file, disk) = file_disk(&setup.contents, &setup.options);
-        let backend = Kind::IoUring.open(disk).unwrap();
+        let backend = Kind::IoUring.open(disk, &Filters::default()).unwrap();
         let seam = SEAM as usize;
         let ranges = [
             (GuestAddress(0), seam),

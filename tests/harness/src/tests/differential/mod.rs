@@ -142,11 +142,7 @@ fn compare(
 
 /// What both back-ends can do.
 fn common() -> Features {
-    let only_the_module = 1 << bit::BLK_DISCARD
-        | 1 << bit::BLK_WRITE_ZEROES
-        | 1 << bit::BLK_SECURE_ERASE
-        | 1 << bit::BLK_CONFIG_WCE;
-    Features(Features::SUPPORTED.0 & !only_the_module)
+    Features(Features::SUPPORTED.0 & !(1 << bit::BLK_SECURE_ERASE))
 }
 
 fn on_split_rings() -> Features {

@@ -66,6 +66,9 @@ impl std::fmt::Debug for Recipe {
     }
 }
 
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
+
 const AREAS: u64 = 16;
 /// The areas lie around the border of the two regions, up to the end of memory.
 const FIRST_AREA: u64 = BORDER - (64 << 10);
@@ -119,7 +122,11 @@ impl Recipes {
                 .iter()
                 .all(|other| other.end <= range.start || range.end <= other.start)
             {
-                recipes.push(self.transfer(area, range.start / 512, len as u32));
+                let sector = range.start / 512;
+                recipes.push(match self.rng.one_in(4) {
+                    true => self.good_ranges(area, sector, len / 512),
+                    false => self.transfer(area, sector, len as u32),
+                });
                 taken.push(range);
             }
         }
@@ -134,7 +141,7 @@ impl Recipes {
         let areas = self.areas[..count].to_vec();
         let mut recipes = Vec::new();
         for area in areas {
-            let recipe = match self.rng.bits() % 4 {
+            let recipe = match self.rng.bits() % 5 {
                 // Beyond the disk.
                 0 => {
                     let sector = sectors[self.rng.index(0..sectors.len())];
@@ -148,6 +155,7 @@ impl Recipes {
                 }
                 // Data that is not in memory.
                 2 => self.data_nowhere(area),
+                3 => self.failing_ranges(area, &sectors),
                 _ => self.without_sectors(area),
             };
             recipes.push(recipe);
@@ -164,6 +172,76 @@ impl Recipes {
         let io = Io { kind, sector, len };
         let placed = area.place(&mut self.rng, &io, SEGMENTS, 1);
         self.recipe(area, placed)
+    }
+
+    /// Discards or zeroes these sectors, in up to four ranges.
+    fn good_ranges(&mut self, area: Area, sector: u64, sectors: u64) -> Recipe {
+        let mut cuts: Vec<_> = (0..3).map(|_| self.rng.within(0..sectors + 1)).collect();
+        cuts.push(sectors);
+        cuts.sort_unstable();
+        let kind = self.range_kind();
+        let mut before = 0;
+        let range = |end| {
+            let start = std::mem::replace(&mut before, end);
+            let unmap = kind == WRITE_ZEROES && self.rng.one_in(2);
+            (sector + start, (end - start) as u32, u32::from(unmap))
+        };
+        let ranges: Vec<_> = cuts.into_iter().map(range).collect();
+        self.ranges(area, kind, &ranges)
+    }
+
+    /// A good range and a bad one, in any order.
+    fn failing_ranges(&mut self, area: Area, beyond: &[u64]) -> Recipe {
+        let bad = match self.rng.bits() % 3 {
+            0 => (beyond[self.rng.index(0..beyond.len())], 1, 0),
+            // Longer than any range may be.
+            1 => (0, (1 << 22) + 1, 0),
+            // A flag that nobody knows.
+            _ => (0, 8, 2),
+        };
+        let mut ranges = [(8, 8, 0), bad];
+        if self.rng.one_in(2) {
+            ranges.reverse();
+        }
+        let kind = self.range_kind();
+        self.ranges(area, kind, &ranges)
+    }
+
+    fn range_kind(&mut self) -> u32 {
+        [DISCARD, WRITE_ZEROES][self.rng.index(0..2)]
+    }
+
+    /// A request about ranges, each given by its first sector, its length in sectors, and flags.
+    fn ranges(&mut self, area: Area, kind: u32, ranges: &[(u64, u32, u32)]) -> Recipe {
+        let at = |offset: u64| GuestAddr(area.start.0 + offset);
+        let encode = |(sector, sectors, flags): &(u64, u32, u32)| {
+            [
+                &sector.to_le_bytes()[..],
+                &sectors.to_le_bytes(),
+                &flags.to_le_bytes(),
+            ]
+            .concat()
+        };
+        let bytes: Vec<u8> = ranges.iter().flat_map(encode).collect();
+        let request = BlockRequest::new(kind, self.rng.bits(), at(512), at(8192))
+            .data(at(1024), bytes.len() as u32);
+        let bufs = cut(&request.buffers(), &[self.rng.within(1..60)]);
+        let mut recipe = self.simple(area, request, bufs);
+        recipe.writes.push((at(1024), bytes));
+        recipe
+    }
+
+    /// With room for an indirect table at the beginning of the area.
+    fn simple(&mut self, area: Area, request: BlockRequest, bufs: Vec<Buf>) -> Recipe {
+        let table = area.start;
+        self.recipe(
+            area,
+            Placed {
+                request,
+                bufs,
+                table,
+            },
+        )
     }
 
     fn recipe(&mut self, area: Area, placed: Placed) -> Recipe {
@@ -204,15 +282,7 @@ impl Recipes {
         }
         let position = self.rng.within(1..60);
         let bufs = cut(&request.buffers(), &[position]);
-        let table = area.start;
-        self.recipe(
-            area,
-            Placed {
-                request,
-                bufs,
-                table,
-            },
-        )
+        self.simple(area, request, bufs)
     }
 
     fn data_nowhere(&mut self, area: Area) -> Recipe {
@@ -230,15 +300,7 @@ impl Recipes {
         let request = request.data(addr, 1024);
         let mut bufs = request.buffers();
         bufs[1].writable = request.kind == 0;
-        let table = area.start;
-        self.recipe(
-            area,
-            Placed {
-                request,
-                bufs,
-                table,
-            },
-        )
+        self.simple(area, request, bufs)
     }
 
     /// Descriptors of all kinds, in one area.
@@ -250,7 +312,7 @@ impl Recipes {
         let mut writes = Vec::new();
         // A header at each place where a buffer may begin, most of them sensible.
         for place in 0..4 {
-            let kinds = [0, 1, 1, 4, 8, 99];
+            let kinds = [0, 1, 1, 4, 8, 11, 13, 99];
             let kind = kinds[self.rng.index(0..kinds.len())];
             let sector = match self.rng.one_in(6) {
                 true => self.rng.bits(),

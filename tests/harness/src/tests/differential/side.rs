@@ -36,6 +36,7 @@ use vblk::{
         self,
         Memory, //
     },
+    seccomp::Filters,
 };
 use vblk_core::{
     addr::GuestAddr,
@@ -143,7 +144,7 @@ impl Side {
             serial: Some("differential".to_owned()),
             ..Options::default()
         };
-        let mut backend = kind.open(Disk::open(disk, &options)?)?;
+        let mut backend = kind.open(Disk::open(disk, &options)?, &Filters::default())?;
         let border = BORDER as usize;
         let memory = memory::anonymous(&[
             (GuestAddress(0), border),

@@ -10,8 +10,10 @@ mod counters;
 mod memory;
 mod pool;
 mod queue;
+mod ranges;
 mod request;
 mod serve;
+mod thread;
 mod worker;
 
 use super::{
@@ -23,28 +25,37 @@ use super::{
     QueueConfig, //
 };
 use crate::{
-    disk::Disk,
-    memory::Memory, //
+    disk::{
+        self,
+        Disk, //
+    },
+    memory::Memory,
+    seccomp::Filters, //
 };
 use counters::Counters;
 use std::{
     fs::File,
     io,
     sync::{
-        mpsc,
+        atomic::{
+            AtomicBool,
+            AtomicU64,
+            Ordering, //
+        },
         Arc, //
     },
-    thread::{
-        self,
-        JoinHandle, //
-    },
 };
+use thread::DiskThread;
 use vblk_core::{
-    config::Queues,
+    config::{
+        Limits,
+        Queues, //
+    },
     features::{
         bit,
         Features, //
     },
+    range::RangeOps,
     request::{
         self as rules,
         ID_BYTES, //
@@ -59,37 +70,65 @@ use vmm_sys_util::eventfd::{
 /// A disk that a thread of this process serves.
 pub struct IoUring {
     disk: Disk,
+    live: Arc<Live>,
     counters: Arc<Counters>,
     died: EventFd,
-    running: Option<Running>,
-}
-
-struct Running {
-    thread: JoinHandle<Result<Vec<Position>, io::Error>>,
-    stop: Arc<EventFd>,
+    thread: DiskThread,
+    /// Tells the thread to stop, while it serves.
+    running: Option<Arc<EventFd>>,
 }
 
 /// What the thread is given of a disk.
 struct Target {
     file: File,
+    kind: disk::Kind,
     rules: rules::Disk,
     memory_align: u32,
     id: [u8; ID_BYTES],
-    /// Writes must be durable when they are answered: the driver has no command to make them so.
-    write_through: bool,
+    live: Arc<Live>,
+}
+
+impl Target {
+    /// What decides over a request now.
+    fn rules(&self) -> rules::Disk {
+        rules::Disk {
+            sectors: self.live.sectors.load(Ordering::Relaxed),
+            ..self.rules
+        }
+    }
+
+    /// Whether writes must be durable when they are answered.
+    fn write_through(&self) -> bool {
+        self.live.write_through.load(Ordering::Relaxed)
+    }
+}
+
+/// What may change while the thread serves the disk. The driver sees that something has changed
+/// before it makes requests that rely on it, and the ring orders those: no ordering is needed here.
+struct Live {
+    /// Length of the disk.
+    sectors: AtomicU64,
+    /// Writes must be durable when they are answered: the driver wants it so, or has no command to
+    /// make them durable.
+    write_through: AtomicBool,
 }
 
 impl IoUring {
-    /// Makes `disk` ready.
+    /// Makes `disk` ready, with a thread that makes only the system calls that `filters` allow.
     ///
     /// # Errors
     ///
-    /// [`Error::Setup`] when there are no file descriptors left.
-    pub fn open(disk: Disk) -> Result<Self, Error> {
+    /// [`Error::Setup`] when there are no file descriptors or threads left.
+    pub fn open(disk: Disk, filters: &Filters) -> Result<Self, Error> {
         Ok(Self {
+            live: Arc::new(Live {
+                sectors: disk.sectors().into(),
+                write_through: false.into(),
+            }),
             disk,
             counters: Arc::default(),
             died: event_fd()?,
+            thread: DiskThread::spawn(filters.clone())?,
             running: None,
         })
     }
@@ -98,19 +137,17 @@ impl IoUring {
         let file = self.disk.file().try_clone();
         Ok(Target {
             file: file.map_err(setup("duplicating the disk's descriptor"))?,
-            rules: self.disk.rules(),
+            kind: self.disk.kind(),
+            rules: self.disk.rules(RangeOps::negotiated(features)),
             memory_align: self.disk.memory_align(),
             id: *self.disk.id(),
-            write_through: !features.has(vblk_core::features::bit::BLK_FLUSH),
+            live: self.live.clone(),
         })
     }
 }
 
 /// What only the module does.
-const NOT_HERE: u64 = 1 << bit::BLK_CONFIG_WCE
-    | 1 << bit::BLK_DISCARD
-    | 1 << bit::BLK_WRITE_ZEROES
-    | 1 << bit::BLK_SECURE_ERASE;
+const NOT_HERE: u64 = 1 << bit::BLK_SECURE_ERASE;
 
 impl Backend for IoUring {
     fn kind(&self) -> Kind {
@@ -122,15 +159,20 @@ impl Backend for IoUring {
     }
 
     fn offer(&self, queues: Queues) -> Result<Offer, Error> {
-        let limits = self.disk.limits();
+        let sectors = self.disk.sectors_now();
+        let limits = Limits {
+            sectors: sectors.map_err(setup("asking for the disk's size"))?,
+            ..self.disk.limits()
+        };
+        self.live.sectors.store(limits.sectors, Ordering::Relaxed);
         Ok(Offer {
             features: Features(limits.features(&queues).0 & !NOT_HERE),
             config: limits.config(&queues),
         })
     }
 
-    fn set_writeback(&mut self, _on: bool) -> Result<(), Error> {
-        // Not offered, so that no driver asks for it.
+    fn set_writeback(&mut self, on: bool) -> Result<(), Error> {
+        self.live.write_through.store(!on, Ordering::Relaxed);
         Ok(())
     }
 
@@ -149,8 +191,8 @@ impl Backend for IoUring {
         }
         let features = Features(features.0 & self.features().0);
         queue::check(memory, features, &queues)?;
+        self.set_writeback(features.has(bit::BLK_FLUSH))?;
         let stop = Arc::new(event_fd()?);
-        let (report, started) = mpsc::sync_channel(1);
         let setup = worker::Setup {
             target: self.target(features)?,
             memory: memory.clone(),
@@ -160,33 +202,18 @@ impl Backend for IoUring {
             counters: self.counters.clone(),
             died: self.died.try_clone().map_err(self::setup("eventfd"))?,
         };
-        let thread = thread::Builder::new()
-            .name("vblk-io-uring".into())
-            .spawn(move || worker::run(setup, &report))
-            .map_err(self::setup("starting a thread"))?;
         // The ring belongs to the thread that made it, so that the thread tells whether it could.
-        match started.recv() {
-            Ok(Ok(())) => {
-                self.running = Some(Running { thread, stop });
-                Ok(())
-            }
-            Ok(Err(e)) => {
-                let _ = thread.join();
-                Err(Error::IoUring(e))
-            }
-            Err(_) => Err(died(thread.join())),
-        }
+        self.thread.begin(setup)?;
+        self.running = Some(stop);
+        Ok(())
     }
 
     fn stop(&mut self) -> Result<Vec<Position>, Error> {
         let Some(running) = self.running.take() else {
             return Ok(Vec::new());
         };
-        running.stop.write(1).map_err(setup("eventfd"))?;
-        match running.thread.join() {
-            Ok(Ok(positions)) => Ok(positions),
-            other => Err(died(other)),
-        }
+        running.write(1).map_err(setup("eventfd"))?;
+        self.thread.end()
     }
 
     fn stats(&self) -> Result<Stats, Error> {
@@ -210,12 +237,4 @@ fn event_fd() -> Result<EventFd, Error> {
 
 fn setup(step: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |cause| Error::Setup { step, cause }
-}
-
-fn died<T>(end: thread::Result<Result<T, io::Error>>) -> Error {
-    Error::Died(match end {
-        Ok(Ok(_)) => "it ended early".to_owned(),
-        Ok(Err(e)) => crate::errno::text(&e),
-        Err(_) => "its thread panicked".to_owned(),
-    })
 }

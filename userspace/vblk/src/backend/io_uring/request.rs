@@ -8,7 +8,8 @@ use super::{
         Pool,
         BOUNCE_BYTES, //
     },
-    queue::Answer, //
+    queue::Answer,
+    ranges::Ranges, //
 };
 use crate::sys::{
     iobuf::{
@@ -59,6 +60,8 @@ pub struct InFlight {
 pub enum Job {
     /// Move data.
     Transfer(Transfer),
+    /// Do something with ranges of sectors.
+    Ranges(Box<Ranges>),
     /// Make writes durable.
     Flush,
 }
@@ -102,11 +105,11 @@ impl From<Exhausted> for NoTransfer {
     }
 }
 
-/// How a transfer goes on.
+/// How a request goes on.
 pub enum Next {
     /// Something is left to do.
     Again(Operation),
-    /// All data was moved: so many bytes.
+    /// All is done: so many bytes were moved.
     Done(u32),
 }
 
@@ -267,10 +270,13 @@ impl Bounced {
 }
 
 impl InFlight {
-    /// The answer when the disk failed. `len` of a failed request counts no data.
-    pub fn failed(&self) -> Answer {
+    /// The answer when the disk failed with `error`. `len` of a failed request counts no data.
+    pub fn failed(&self, error: &io::Error) -> Answer {
         Answer {
-            status: Status::IoError,
+            status: match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP) => Status::Unsupported,
+                _ => Status::IoError,
+            },
             len: self.answer.len.min(match self.job {
                 Job::Transfer(Transfer {
                     direction: Direction::Read,

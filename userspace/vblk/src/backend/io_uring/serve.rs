@@ -5,10 +5,15 @@
 use super::{
     memory::GuestReader,
     queue::Answer,
+    ranges::{
+        Ranges,
+        What, //
+    },
     request::{
         Direction,
         InFlight,
         Job,
+        Next,
         NoTransfer,
         Transfer, //
     },
@@ -25,7 +30,14 @@ use vblk_core::{
     },
     chain::Chains,
     queue::Head,
+    range::{
+        Range,
+        RangeOp,
+        MAX_RANGES,
+        RANGE_BYTES, //
+    },
     request::{
+        self,
         Action,
         Payload,
         Request,
@@ -107,10 +119,24 @@ impl<'m> Worker<'m> {
         if !self.memory.address_in_range(status_at) {
             return self.refuse(index, head, None);
         }
-        let done = match request.action(&self.target.rules) {
+        let rules = self.target.rules();
+        let done = match request.action(&rules) {
             Action::Answer(status) => answer(status, 0),
-            // Not offered.
-            Action::Ranges { .. } => answer(Status::Unsupported, 0),
+            Action::Ranges { op, data } => match self.ranges(op, &data, &rules) {
+                Ok(mut ranges) => match ranges.next() {
+                    Next::Done(_) => answer(Status::Ok, 0),
+                    Next::Again(operation) => {
+                        let in_flight = InFlight {
+                            queue: index,
+                            head,
+                            answer: answer(Status::Ok, 0),
+                            job: Job::Ranges(Box::new(ranges)),
+                        };
+                        return self.start(operation, Buffer::Empty, in_flight).into();
+                    }
+                },
+                Err(status) => answer(status, 0),
+            },
             Action::GetId { data } => match self.write_id(&data) {
                 Some(bytes) => answer(Status::Ok, bytes),
                 None => answer(Status::IoError, 0),
@@ -135,7 +161,7 @@ impl<'m> Worker<'m> {
             Action::Write { sector, data } => {
                 let ok = answer(Status::Ok, 0);
                 let direction = Direction::Write {
-                    durable: self.target.write_through,
+                    durable: self.target.write_through(),
                 };
                 match self.transfer(index, head, ok, direction, sector, &data) {
                     Ok(served) => return served,
@@ -180,6 +206,47 @@ impl<'m> Worker<'m> {
             job: Job::Transfer(transfer),
         };
         Ok(self.start(operation, buffer, in_flight).into())
+    }
+
+    /// Reads and judges all ranges of a request, in order; the status to answer if one is wrong.
+    fn ranges(
+        &self,
+        op: RangeOp,
+        data: &Payload<'_>,
+        rules: &request::Disk,
+    ) -> Result<Ranges, Status> {
+        let what = match op {
+            RangeOp::Discard => What::Discard,
+            RangeOp::WriteZeroes => What::Zero {
+                durable: self.target.write_through(),
+            },
+            // Not offered.
+            RangeOp::SecureErase => return Err(Status::Unsupported),
+        };
+        let mut ranges = [Range::default(); MAX_RANGES];
+        let count = data.bytes() / RANGE_BYTES as u32;
+        for (range, number) in ranges.iter_mut().zip(0..count) {
+            let mut bytes = [0; RANGE_BYTES];
+            self.read_data(data, number * RANGE_BYTES as u32, &mut bytes)
+                .ok_or(Status::IoError)?;
+            *range = Range::parse(&bytes, op, rules)?;
+        }
+        Ok(Ranges::new(what, self.target.kind, ranges))
+    }
+
+    /// Fills `to` with data behind its first `skip` bytes; `None` if some of it is no memory.
+    fn read_data(&self, data: &Payload<'_>, skip: u32, mut to: &mut [u8]) -> Option<()> {
+        for piece in data.pieces_after(skip) {
+            let (now, later) = to.split_at_mut(to.len().min(piece.len as usize));
+            self.memory
+                .read_slice(now, GuestAddress(piece.addr.0))
+                .ok()?;
+            to = later;
+            if to.is_empty() {
+                break;
+            }
+        }
+        Some(())
     }
 
     /// Writes the serial number to the guest; how many bytes of it, or `None` if that is no memory.

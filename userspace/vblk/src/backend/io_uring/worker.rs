@@ -37,10 +37,7 @@ use crate::{
 };
 use std::{
     io,
-    sync::{
-        mpsc::SyncSender,
-        Arc, //
-    },
+    sync::Arc, //
 };
 use vblk_core::{
     chain::Segment,
@@ -84,8 +81,9 @@ impl Drop for DeathNote {
     }
 }
 
-/// Serves the disk until told to stop. Says through `report` whether it could begin.
-pub fn run(setup: Setup, report: &SyncSender<io::Result<()>>) -> io::Result<Vec<Position>> {
+/// Serves the disk until told to stop. Says through `begun` whether it could begin; `None` when it
+/// could not.
+pub fn run(setup: Setup, begun: impl FnOnce(io::Result<()>)) -> Option<io::Result<Vec<Position>>> {
     let memory = setup.memory;
     let mut note = DeathNote {
         died: setup.died,
@@ -101,15 +99,15 @@ pub fn run(setup: Setup, report: &SyncSender<io::Result<()>>) -> io::Result<Vec<
     ) {
         Ok(worker) => worker,
         Err(e) => {
-            let _ = report.send(Err(e));
-            return Ok(Vec::new());
+            begun(Err(e));
+            return None;
         }
     };
     note.asked = false;
-    let _ = report.send(Ok(()));
-    worker.serve()?;
-    note.asked = true;
-    Ok(worker.queues.iter().map(Queue::position).collect())
+    begun(Ok(()));
+    let served = worker.serve();
+    note.asked = served.is_ok();
+    Some(served.map(|()| worker.queues.iter().map(Queue::position).collect()))
 }
 
 /// Everything that the thread has.
@@ -289,35 +287,40 @@ impl<'m> Worker<'m> {
 
     /// Goes on with a request after the disk has done something for it.
     fn complete(&mut self, mut in_flight: InFlight, mut buffer: Buffer, result: io::Result<usize>) {
-        let counters = self.counters;
         let outcome = match &mut in_flight.job {
-            Job::Flush => result.map(|_| counters.flushes.add(1)),
-            Job::Transfer(transfer) => match transfer.advance(self.memory, &mut buffer, result) {
-                Ok(Next::Again(operation)) => {
-                    // The slot of the completion is free, so that this does not fail.
-                    if let Err(lost) = self.start(operation, buffer, in_flight) {
-                        self.answer(&lost, lost.failed());
-                    }
-                    return;
-                }
-                Ok(Next::Done(bytes)) => {
-                    match transfer.direction() {
-                        Direction::Read => counters.bytes_read.add(bytes.into()),
-                        Direction::Write { .. } => counters.bytes_written.add(bytes.into()),
-                    }
-                    Ok(())
-                }
-                Err(e) => Err(e),
-            },
+            Job::Flush => result.map(|_| Next::Done(0)),
+            Job::Transfer(transfer) => transfer.advance(self.memory, &mut buffer, result),
+            Job::Ranges(ranges) => ranges.advance(result),
         };
-        self.release(&in_flight, buffer);
         let answer = match outcome {
-            Ok(()) => in_flight.answer,
-            Err(_) => {
-                counters.io_errors.add(1);
-                in_flight.failed()
+            Ok(Next::Again(operation)) => {
+                // The slot of the completion is free, so that this does not fail.
+                if let Err(lost) = self.start(operation, buffer, in_flight) {
+                    self.answer(&lost, lost.failed(&io::ErrorKind::OutOfMemory.into()));
+                }
+                return;
+            }
+            Ok(Next::Done(bytes)) => {
+                self.count(&in_flight.job, bytes);
+                in_flight.answer
+            }
+            Err(e) => {
+                self.counters.io_errors.add(1);
+                in_flight.failed(&e)
             }
         };
+        self.release(&in_flight, buffer);
         self.answer(&in_flight, answer);
+    }
+
+    fn count(&self, job: &Job, bytes: u32) {
+        match job {
+            Job::Flush => self.counters.flushes.add(1),
+            Job::Ranges(_) => {}
+            Job::Transfer(transfer) => match transfer.direction() {
+                Direction::Read => self.counters.bytes_read.add(bytes.into()),
+                Direction::Write { .. } => self.counters.bytes_written.add(bytes.into()),
+            },
+        }
     }
 }

@@ -37,6 +37,28 @@ const BLOCK: u32 = 2;
 /// The features that concern rings and transport, not the disk (virtio 1.2, 2.2).
 const RING_FEATURES: u64 = !0 << 24;
 
+/// The queues of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Virtqueues {
+    /// How many there are.
+    pub count: u16,
+    /// Most entries of each.
+    pub size: u16,
+    /// Whether the driver may choose packed rings.
+    pub packed: bool,
+}
+
+impl Virtqueues {
+    /// The features that these queues do not have.
+    fn without(&self) -> u64 {
+        if self.packed {
+            0
+        } else {
+            1 << bit::RING_PACKED
+        }
+    }
+}
+
 /// Is told that a back-end can't serve its disk.
 pub type Sink = Arc<dyn Fn(&backend::Error) + Send + Sync>;
 
@@ -45,6 +67,7 @@ pub struct BlockDevice {
     transport: Transport,
     backend: Box<dyn Backend>,
     memory: Memory,
+    queues: Queues,
     /// For each queue, signalled by a kick of the guest.
     kicks: Vec<EventFd>,
     /// Signalled to interrupt the guest, for all queues and for changes of the configuration.
@@ -53,8 +76,7 @@ pub struct BlockDevice {
 }
 
 impl BlockDevice {
-    /// A disk with this many queues of at most so many entries. `failed` is told when the back-end
-    /// does not start or stop.
+    /// A disk with these queues. `failed` is told when the back-end does not start or stop.
     ///
     /// # Errors
     ///
@@ -62,14 +84,15 @@ impl BlockDevice {
     pub fn new(
         backend: Box<dyn Backend>,
         memory: Memory,
-        queues: u16,
-        queue_size: u16,
+        queues: Virtqueues,
         failed: Sink,
     ) -> Result<Self, backend::Error> {
-        let offer = backend.offer(Queues {
-            count: queues,
-            size: queue_size,
-        })?;
+        let announced = Queues {
+            count: queues.count,
+            size: queues.size,
+        };
+        let offer = backend.offer(announced)?;
+        let ring_features = backend.features().0 & RING_FEATURES & !queues.without();
         let event = || {
             EventFd::new(EFD_NONBLOCK).map_err(|cause| backend::Error::Setup {
                 step: "eventfd",
@@ -79,14 +102,17 @@ impl BlockDevice {
         Ok(Self {
             transport: Transport::new(
                 BLOCK,
-                Features(backend.features().0 & RING_FEATURES | offer.features.0),
+                Features(ring_features | offer.features.0),
                 offer.config.to_vec(),
-                queues,
-                queue_size,
+                queues.count,
+                queues.size,
             ),
             backend,
             memory,
-            kicks: (0..queues).map(|_| event()).collect::<Result<_, _>>()?,
+            queues: announced,
+            kicks: (0..queues.count)
+                .map(|_| event())
+                .collect::<Result<_, _>>()?,
             call: event()?,
             failed,
         })
@@ -116,6 +142,25 @@ impl BlockDevice {
         self.backend.stop().map(drop)
     }
 
+    /// Looks whether the disk has changed, in its length above all, and tells the driver.
+    pub fn refresh(&mut self) {
+        // A disk that does not answer is no reason to end the guest: its requests will fail.
+        let Ok(mut offer) = self.backend.offer(self.queues) else {
+            return;
+        };
+        if let Some(writeback) = self.transport.config(CONFIG_WCE) {
+            offer.config[CONFIG_WCE] = writeback;
+        }
+        self.transport.renew_config(&offer.config);
+        self.tell_news();
+    }
+
+    fn tell_news(&self) {
+        if self.transport.has_news() {
+            let _ = self.call.write(1);
+        }
+    }
+
     /// The one thing that a driver may configure is the writeback switch, if it accepted that
     /// (virtio 1.2, 5.2.5).
     fn configure(&mut self, at: usize, value: u8) {
@@ -131,11 +176,12 @@ impl BlockDevice {
 
     fn start(&mut self) {
         match self.try_start() {
-            Ok(()) => {}
+            // From here on the back-end says when there is something new, but not before.
+            Ok(()) => self.refresh(),
             // The driver's mistake: it is told, and may reset the device.
             Err(backend::Error::Queue(_)) => {
                 self.transport.fail();
-                let _ = self.call.write(1);
+                self.tell_news();
             }
             Err(e) => (self.failed)(&e),
         }
@@ -169,7 +215,12 @@ impl BlockDevice {
         if queues.is_empty() {
             return Ok(());
         }
-        self.backend.start(&self.memory, features, queues)
+        self.backend.start(&self.memory, features, queues)?;
+        // The driver may use the switch before it is ready, and starting undoes that.
+        if features.has(bit::BLK_CONFIG_WCE) && self.transport.config(CONFIG_WCE) == Some(0) {
+            self.backend.set_writeback(false)?;
+        }
+        Ok(())
     }
 }
 

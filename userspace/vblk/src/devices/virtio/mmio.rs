@@ -95,6 +95,7 @@ pub struct Transport {
     accepted_select: u32,
     queue_select: u32,
     config_changed: bool,
+    config_generation: u32,
 }
 
 impl Transport {
@@ -118,6 +119,7 @@ impl Transport {
             accepted_select: 0,
             queue_select: 0,
             config_changed: false,
+            config_generation: 0,
         }
     }
 
@@ -137,11 +139,32 @@ impl Transport {
         self.config_changed = true;
     }
 
+    /// A byte of the configuration space.
+    pub fn config(&self, at: usize) -> Option<u8> {
+        self.config.get(at).copied()
+    }
+
     /// Changes a byte of the configuration space, without telling the driver.
     pub fn set_config(&mut self, at: usize, value: u8) {
         if let Some(byte) = self.config.get_mut(at) {
             *byte = value;
         }
+    }
+
+    /// Replaces the configuration space, and tells the driver if there is one. To be followed by
+    /// an interrupt when [`Self::has_news`].
+    pub fn renew_config(&mut self, config: &[u8]) {
+        if self.config != config {
+            self.config = config.to_vec();
+            self.config_generation = self.config_generation.wrapping_add(1);
+            // The next driver reads it anyway.
+            self.config_changed |= self.has(status::DRIVER);
+        }
+    }
+
+    /// Whether a driver that is ready must be told of a change.
+    pub fn has_news(&self) -> bool {
+        self.config_changed && self.has(status::DRIVER_OK)
     }
 
     fn has(&self, bits: u8) -> bool {
@@ -179,8 +202,7 @@ impl Transport {
             0x060 => self.interrupt_status(),
             0x070 => self.status.into(),
             0x0b0 | 0x0b4 | 0x0b8 | 0x0bc => NO_SHARED_MEMORY,
-            // The configuration generation: no field changes that takes more than one access.
-            0x0fc => 0,
+            0x0fc => self.config_generation,
             _ => 0,
         }
     }
