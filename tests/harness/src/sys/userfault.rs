@@ -11,6 +11,8 @@ use super::{
 };
 use std::{
     os::fd::{
+        AsFd,
+        BorrowedFd,
         FromRawFd,
         OwnedFd, //
     },
@@ -50,5 +52,11 @@ impl Userfault {
     /// Whether somebody waits for a page within `limit`.
     pub fn is_waited_for(&self, limit: Duration) -> Result<bool, Errno> {
         readable(&self.0, limit)
+    }
+}
+
+impl AsFd for Userfault {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -43,7 +43,14 @@ use crate::{
 };
 use std::{
     io,
-    os::fd::AsFd,
+    os::{
+        fd::{
+            AsFd,
+            AsRawFd,
+            OwnedFd, //
+        },
+        unix::net::UnixStream,
+    },
     path::Path,
     process::{
         Child,
@@ -66,6 +73,7 @@ use vblk_core::{
         Buf, //
     },
 };
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -178,8 +186,14 @@ const PARTS: [&str; 6] = ["header", "data-in", "data-out", "status", "table", "r
 
 fn without_a_page(context: &Context) -> Outcome {
     for part in PARTS {
-        let child = child::until_ready(child::command(&FAULTING, &[part])?)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = child::command(&FAULTING, &[part])?;
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        let child = child::until_ready(command)?;
+        // Who must bring the pages survives the owner.
+        let (_, missing) = ours.recv_with_fd(&mut [0u8])?;
         kill(context, child).map_err(|error| format!("{part}: {error}"))?;
+        drop(missing.ok_or("no descriptor came")?);
     }
     Ok(())
 }
@@ -194,6 +208,8 @@ fn wait_for_a_page(arguments: &[&str]) -> Outcome {
     let memory = vm.memory.clone();
     let (map, offset) = memory.mapping(GuestAddr(HIGH.guest));
     let missing = Userfault::on(map, offset, HIGH.bytes)?;
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    socket.send_with_fd(&[0u8][..], missing.as_fd().as_raw_fd())?;
     std::thread::spawn(move || {
         if missing.is_waited_for(PATIENCE) == Ok(true) {
             child::tell_ready().expect("parent");
