@@ -8,6 +8,8 @@
 KERNEL ?= release
 # SECONDS: how long to fuzz each target.
 SECONDS ?= 60
+# DEBUG_LANE: part or whole, to run harness and differential tests on the debug kernel too.
+DEBUG_LANE ?=
 # T: which tests, part of layer/name or a pattern with *.
 T ?=
 
@@ -17,7 +19,7 @@ export KDIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: setup kernel module build demo test ci nightly mutants fuzz in-tree bench debug-module shell
+.PHONY: setup kernel module build demo test nightly mutants fuzz in-tree bench debug-module shell
 .PHONY: lint fmt clean help paths
 
 ## setup: install what is missing, fetch and build the kernel (once)
@@ -42,16 +44,12 @@ demo: build
 	@scripts/demo
 
 ## test: all tests, or those that match T=<part of layer/name>
-test: build
-	@scripts/test $(if $(T),'$(T)')
-
-## ci: all tests, and on the debug kernel those that its checkers need
-ci: build debug-module
-	@scripts/test --debug-lane part
+test: build $(if $(DEBUG_LANE),debug-module)
+	@scripts/test $(if $(DEBUG_LANE),--debug-lane $(DEBUG_LANE)) $(if $(T),'$(T)')
 
 ## nightly: all tests, and again on the debug kernel
-nightly: build debug-module
-	@scripts/test --debug-lane whole
+nightly:
+	@$(MAKE) --no-print-directory test DEBUG_LANE=whole
 
 debug-module:
 	@$(MAKE) --no-print-directory KERNEL=debug module

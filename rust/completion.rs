@@ -82,6 +82,8 @@ pub(crate) struct Completion {
     /// at it, and the owner when there is no worker any more.
     unannounced: Atomic<bool>,
     unanswerable: Atomic<u64>,
+    /// How often the memory table was replaced.
+    table: Atomic<u32>,
     /// `None` once closed. Taken in interrupt context; outside the lock of an eventfd, inside
     /// every other.
     #[pin]
@@ -164,6 +166,7 @@ impl Completion {
                 leftovers: Atomic::new(false),
                 in_worker: Atomic::new(false),
                 unannounced: Atomic::new(false),
+                table: Atomic::new(0),
                 unanswerable: Atomic::new(0),
                 state <- IrqLock::new(
                     Some(state),
@@ -185,6 +188,17 @@ impl Completion {
     pub(crate) fn give_back(&self, head: Head, len: u32) {
         self.with_state(|state| state.publish(head, len));
         self.unannounced.store(true, Relaxed);
+    }
+
+    /// Notes that the memory table is replaced: what lay where by the old one no longer counts. The
+    /// worker must not be using the queue.
+    pub(crate) fn forget_table(&self) {
+        self.table.add(1, Relaxed);
+    }
+
+    /// The number of the memory table that is in force. In the worker.
+    pub(crate) fn table(&self) -> u32 {
+        self.table.load(Relaxed)
     }
 
     /// Whether I/O seems to finish where it is submitted.
@@ -224,11 +238,11 @@ impl Completion {
     pub(crate) fn answer_late(&self, table: &Table) {
         // Ends: nothing is submitted meanwhile.
         while let Some(Some((mut reply, result))) = self.with_state(|state| state.late.pop()) {
-            if let StatusByte::At { guest, .. } = reply.status {
-                reply.status = match table.host(guest) {
-                    Ok(host) => StatusByte::At { guest, host },
-                    Err(_) => StatusByte::Released,
-                };
+            if let StatusByte::At { guest, host, .. } = &mut reply.status {
+                match table.host(*guest) {
+                    Ok(now) => *host = now,
+                    Err(_) => reply.status = StatusByte::Released,
+                }
             }
             self.answer(reply, result);
         }
@@ -351,7 +365,8 @@ impl Completer for Completion {
         let mut written = false;
         let mut late = None;
         if let Some(Job::Whole(reply)) = done.job() {
-            written = reply.try_write(result, in_worker);
+            let table = in_worker.then(|| self.table.load(Relaxed));
+            written = reply.try_write(result, table);
             if !written {
                 late = done.job().take();
             }

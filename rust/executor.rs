@@ -130,6 +130,12 @@ impl Executor {
         self.write = write_op(durable);
     }
 
+    /// Exchanges the memory table, between two requests.
+    pub(crate) fn set_table(&mut self, table: Arc<Table>) {
+        self.table = table;
+        self.completion.forget_table();
+    }
+
     /// I/Os submitted since the start.
     pub(crate) fn submitted(&self) -> u64 {
         self.submitted
@@ -305,7 +311,11 @@ impl Executor {
     fn status_byte(&mut self, at: GuestAddr, alone: bool) -> Result<StatusByte> {
         let host = self.table.host(at).map_err(|_| EFAULT)?;
         if self.completion.finishes_in_worker() {
-            return Ok(StatusByte::At { guest: at, host });
+            return Ok(StatusByte::At {
+                guest: at,
+                host,
+                table: self.completion.table(),
+            });
         }
         let byte = if alone {
             PinnedByte::new(host)?

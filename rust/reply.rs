@@ -51,8 +51,10 @@ pub(crate) enum StatusByte {
     At {
         /// Where it is for the guest.
         guest: GuestAddr,
-        /// Where that lies until the memory table is replaced, so while the worker submits.
+        /// Where that lies, by a memory table.
         host: HostAddr,
+        /// Which one: how often the table had been replaced.
+        table: u32,
     },
     /// Was written, or can't be. Needs nothing any more.
     Released,
@@ -86,14 +88,17 @@ impl Reply {
     }
 
     /// Writes the status where an I/O finished; whether it can be written there.
-    pub(crate) fn try_write(&self, result: Result<(), Failure>, in_worker: bool) -> bool {
+    /// `table` is the number of the memory table that is in force, in the worker.
+    pub(crate) fn try_write(&self, result: Result<(), Failure>, table: Option<u32>) -> bool {
         let status = status(result) as u8;
         match &self.status {
             StatusByte::Pinned(byte) => {
                 byte.write(status);
                 true
             }
-            StatusByte::At { host, .. } => in_worker && store_byte_nofault(*host, status),
+            StatusByte::At {
+                host, table: of, ..
+            } => table == Some(*of) && store_byte_nofault(*host, status),
             StatusByte::Released => false,
         }
     }

@@ -104,7 +104,7 @@ impl Server {
 
     /// Exchanges the memory table, between two requests.
     pub(crate) fn set_table(&mut self, table: Arc<Table>) {
-        self.executor.table = table;
+        self.executor.set_table(table);
     }
 
     /// Switches between writing back and writing through.
