@@ -158,7 +158,7 @@ impl Attached {
             Err(error) => {
                 if error == EINTR {
                     // What a killed process still waits for must not wait for the process.
-                    common.worker.give_up_on_memory();
+                    common.worker.give_up();
                 }
                 let servers = common.worker.work().take_all_patiently();
                 attached.end(servers, true, rings, stats);

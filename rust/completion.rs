@@ -34,6 +34,7 @@ use crate::{
         },
         lock::IrqLock,
         mapped_range::MappedRange,
+        read_once,
         thread::{
             current_task,
             runs_in,
@@ -112,6 +113,7 @@ impl State {
         self.stats.requests += 1;
     }
 
+    #[inline]
     fn announce(&mut self) {
         if self.used.should_interrupt(&self.ring) {
             if let Some(call) = &self.call {
@@ -198,12 +200,12 @@ impl Completion {
 
     /// The number of the memory table that is in force. In the worker.
     pub(crate) fn table(&self) -> u32 {
-        self.table.load(Relaxed)
+        read_once(&self.table)
     }
 
     /// Whether I/O seems to finish where it is submitted.
     pub(crate) fn finishes_in_worker(&self) -> bool {
-        self.in_worker.load(Relaxed)
+        read_once(&self.in_worker)
     }
 
     /// Answers a request, in the worker or in the owner. [`Self::announce`] must follow.
@@ -251,7 +253,7 @@ impl Completion {
 
     /// How many requests had no place for their status.
     pub(crate) fn unanswerable(&self) -> u64 {
-        self.unanswerable.load(Relaxed)
+        read_once(&self.unanswerable)
     }
 
     /// Lets go of a request of several I/Os, and answers if that was the last of them. In the
@@ -263,8 +265,9 @@ impl Completion {
     }
 
     /// Decides on an interrupt for what the worker answered.
+    #[inline]
     pub(crate) fn announce(&self) {
-        if self.unannounced.load(Relaxed) {
+        if read_once(&self.unannounced) {
             self.unannounced.store(false, Relaxed);
             self.with_state(State::announce);
         }
@@ -290,7 +293,7 @@ impl Completion {
     /// Whether some I/O was left with pins since the last call.
     pub(crate) fn take_leftovers(&self) -> bool {
         // Not one exchange: a lost race is seen at the next turn, which was asked for.
-        self.leftovers.load(Relaxed) && {
+        read_once(&self.leftovers) && {
             self.leftovers.store(false, Relaxed);
             true
         }
@@ -348,7 +351,7 @@ impl Completer for Completion {
     fn complete(&self, mut done: Done<Self>) {
         let mut result = done.result().map_err(Failure::from);
         let in_worker = runs_in(self.kick.worker());
-        if self.in_worker.load(Relaxed) != in_worker {
+        if read_once(&self.in_worker) != in_worker {
             self.in_worker.store(in_worker, Relaxed);
         }
         if let Some(Job::Part(_)) = done.job() {
@@ -365,7 +368,7 @@ impl Completer for Completion {
         let mut written = false;
         let mut late = None;
         if let Some(Job::Whole(reply)) = done.job() {
-            let table = in_worker.then(|| self.table.load(Relaxed));
+            let table = in_worker.then(|| read_once(&self.table));
             written = reply.try_write(result, table);
             if !written {
                 late = done.job().take();

@@ -265,7 +265,7 @@ impl Owned {
 impl Drop for Owned {
     fn drop(&mut self) {
         // The guest is gone. Its worker must not wait for memory whose handler waits for this.
-        self.worker.give_up_on_memory();
+        self.worker.give_up();
         let servers = self.worker.work().take_all_patiently();
         self.end(servers, false);
     }

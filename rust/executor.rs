@@ -165,6 +165,7 @@ impl Executor {
     }
 
     /// The batch is over.
+    #[inline]
     pub(crate) fn end_batch(&mut self) {
         self.forget_status_page();
         self.completion.announce();
@@ -259,8 +260,7 @@ impl Executor {
                 return Ok(0);
             }
             Action::Ranges { op, data } => {
-                self.ranges(head, request, op, &data, &disk, alone)?;
-                return Ok(0);
+                return self.ranges(head, request, op, &data, &disk, alone);
             }
             Action::Flush => {
                 moved.flushes = 1;

@@ -7,6 +7,7 @@ use crate::{
     sys::{
         eventfd::Wake,
         lock::lock_killable,
+        read_once,
         thread::Work, //
     },
 };
@@ -17,8 +18,7 @@ use kernel::{
         aref::ARef,
         atomic::{
             Atomic,
-            Full,
-            Relaxed, //
+            Full, //
         },
         Arc,
         Mutex, //
@@ -38,7 +38,7 @@ pub(crate) struct Pool {
     pending: Atomic<u64>,
     /// A bit for each queue that wants a turn.
     ready: [Atomic<u64>; MAX_QUEUES / WORD_BITS],
-    /// Held for as long as the worker serves. Whoever holds it knows that it does not.
+    /// Held while a queue has its turn. Whoever holds it knows that none has.
     #[pin]
     servers: Mutex<KVec<Option<Server>>>,
 }
@@ -113,7 +113,7 @@ impl Pool {
 /// Sets a bit. Returns whether it was not set.
 #[inline]
 fn set(word: &Atomic<u64>, bit: u64) -> bool {
-    let mut seen = word.load(Relaxed);
+    let mut seen = read_once(word);
     // Ends: each turn sees a change that another CPU made.
     loop {
         if seen & bit != 0 {
@@ -143,17 +143,18 @@ fn take(word: &Atomic<u64>) -> impl Iterator<Item = usize> {
 
 impl Work for Pool {
     fn pending(&self) -> bool {
-        self.pending.load(Relaxed) != 0
+        read_once(&self.pending) != 0
     }
 
     fn run(&self) {
-        let mut servers = self.servers.lock();
         for number in take(&self.pending) {
             let Some(word) = self.ready.get(number) else {
                 continue;
             };
             for bit in take(word) {
                 let index = number * WORD_BITS + bit;
+                // Between two turns others have theirs: nobody waits for all queues.
+                let mut servers = self.servers.lock();
                 if let Some(Some(server)) = servers.get_mut(index) {
                     if server.turn() {
                         // It is this thread that looks for marks: nobody to wake.

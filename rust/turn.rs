@@ -96,7 +96,7 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
     #[inline(always)]
     fn batch(&mut self) -> Result<Ended, Impossible> {
         let mut batch = Batch::default();
-        loop {
+        while self.look()? {
             let popped = self.pop()?;
             if self.avail.known_left() == 0 {
                 // Most often all there is: it has nobody to share a plug with, and whether more
@@ -107,6 +107,7 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
                 return Ok(ended);
             }
         }
+        Ok(Ended::Empty)
     }
 
     /// Takes `popped` and those that are known to follow.
@@ -125,12 +126,16 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
         }
     }
 
+    /// Whether there is something to take.
+    #[inline(always)]
+    fn look(&mut self) -> Result<bool, Impossible> {
+        self.executor.forget_status_page();
+        Ok(self.avail.known_left() > 0 || self.avail.look(self.ring)?)
+    }
+
     #[inline(always)]
     fn pop(&mut self) -> Result<Popped, Impossible> {
-        if self.avail.known_left() == 0 {
-            self.executor.forget_status_page();
-        }
-        self.avail.pop(self.ring, || self.executor.position())
+        self.avail.take(self.ring, || self.executor.position())
     }
 
     #[inline(always)]

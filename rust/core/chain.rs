@@ -92,9 +92,8 @@ pub enum ChainError {
 /// The buffers of a chain, in order. Empty ones are left out.
 #[derive(Clone, Copy, Debug)]
 pub struct Chain<'a> {
-    segments: &'a [Segment],
-    /// The first writable one, if the chain is ordered.
-    first_writable: usize,
+    readable: &'a [Segment],
+    writable: &'a [Segment],
     readable_bytes: u32,
     writable_bytes: u32,
     /// Whether all readable ones come before all writable ones (virtio 1.2, 2.7.4.2).
@@ -105,13 +104,13 @@ impl<'a> Chain<'a> {
     /// The buffers that the device reads, if the chain is ordered.
     #[inline]
     pub fn readable(&self) -> &'a [Segment] {
-        self.segments.get(..self.first_writable).unwrap_or(&[])
+        self.readable
     }
 
     /// The buffers that the device writes, if the chain is ordered.
     #[inline]
     pub fn writable(&self) -> &'a [Segment] {
-        self.segments.get(self.first_writable..).unwrap_or(&[])
+        self.writable
     }
 
     /// Bytes in the readable buffers, if the chain is ordered.
@@ -141,7 +140,7 @@ impl<'a> Chain<'a> {
     /// The chain's last byte, when the device may write it.
     #[inline]
     pub fn last_writable_byte(&self) -> Option<GuestAddr> {
-        let last = self.segments.last().filter(|last| last.writable)?;
+        let last = self.writable.last().filter(|last| last.writable)?;
         last.addr.checked_add(u64::from(last.len.checked_sub(1)?))
     }
 }
@@ -206,9 +205,13 @@ impl<'s> Walk<'s> {
         let (first_writable, readable_bytes) =
             self.before_writable.unwrap_or((self.filled, self.bytes));
         let segments: &'s [Segment] = self.segments;
+        let (readable, writable) = segments
+            .get(..self.filled)
+            .and_then(|segments| segments.split_at_checked(first_writable))
+            .unwrap_or((&[], &[]));
         Chain {
-            segments: segments.get(..self.filled).unwrap_or(&[]),
-            first_writable,
+            readable,
+            writable,
             readable_bytes,
             writable_bytes: self.bytes.saturating_sub(readable_bytes),
             ordered: self.ordered,

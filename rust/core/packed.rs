@@ -250,7 +250,7 @@ impl Avail {
     }
 
     /// Reads the flags at `next` anew; whether there is something to take.
-    fn look<M: SharedMemory>(&mut self, ring: &PackedRing<M>) -> bool {
+    pub(crate) fn look<M: SharedMemory>(&mut self, ring: &PackedRing<M>) -> bool {
         let at = ring.at(self.next) + DESC_FLAGS;
         // Pairs with the driver's barrier between writing a chain and the flags of its head
         // (virtio 1.2, 2.8.21.1): all of the chain is visible from here on.

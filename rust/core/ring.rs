@@ -239,8 +239,8 @@ impl Avail {
         used: impl Fn() -> u16,
     ) -> Result<Popped, Impossible> {
         match (self, ring) {
-            (Self::Split(avail), Ring::Split(ring)) => AvailHalf::pop(avail, ring, used),
-            (Self::Packed(avail), Ring::Packed(ring)) => AvailHalf::pop(avail, ring, used),
+            (Self::Split(avail), Ring::Split(ring)) => Ok(avail.pop(ring)?),
+            (Self::Packed(avail), Ring::Packed(ring)) => Ok(avail.pop(ring, used)?),
             _ => Ok(Popped::Empty),
         }
     }
@@ -280,12 +280,19 @@ pub trait AvailHalf<M> {
     /// See [`Avail::known_left`].
     fn known_left(&self) -> u16;
 
-    /// See [`Avail::pop`].
+    /// Looks for chains when none is known to be left; whether there are any.
     ///
     /// # Errors
     ///
     /// [`Impossible`].
-    fn pop(&mut self, ring: &Self::Ring, used: impl Fn() -> u16) -> Result<Popped, Impossible>;
+    fn look(&mut self, ring: &Self::Ring) -> Result<bool, Impossible>;
+
+    /// Takes the next chain, which is known to be there; see [`Avail::pop`].
+    ///
+    /// # Errors
+    ///
+    /// [`Impossible`].
+    fn take(&mut self, ring: &Self::Ring, used: impl Fn() -> u16) -> Result<Popped, Impossible>;
 
     /// See [`Avail::disable_notify`].
     fn disable_notify(&mut self, ring: &Self::Ring);
@@ -307,8 +314,13 @@ impl<M: SharedMemory> AvailHalf<M> for split::Avail {
     }
 
     #[inline]
-    fn pop(&mut self, ring: &Self::Ring, _used: impl Fn() -> u16) -> Result<Popped, Impossible> {
-        Ok(self.pop(ring)?)
+    fn look(&mut self, ring: &Self::Ring) -> Result<bool, Impossible> {
+        Ok(self.look(ring)?)
+    }
+
+    #[inline]
+    fn take(&mut self, ring: &Self::Ring, _used: impl Fn() -> u16) -> Result<Popped, Impossible> {
+        Ok(self.take(ring))
     }
 
     #[inline]
@@ -331,7 +343,12 @@ impl<M: SharedMemory> AvailHalf<M> for packed::Avail {
     }
 
     #[inline]
-    fn pop(&mut self, ring: &Self::Ring, used: impl Fn() -> u16) -> Result<Popped, Impossible> {
+    fn look(&mut self, ring: &Self::Ring) -> Result<bool, Impossible> {
+        Ok(self.look(ring))
+    }
+
+    #[inline]
+    fn take(&mut self, ring: &Self::Ring, used: impl Fn() -> u16) -> Result<Popped, Impossible> {
         Ok(self.pop(ring, used)?)
     }
 

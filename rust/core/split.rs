@@ -193,18 +193,28 @@ impl Avail {
         if self.next == self.seen && !self.look(ring)? {
             return Ok(Popped::Empty);
         }
+        Ok(self.take(ring))
+    }
+
+    /// Takes the next entry, which [`Self::look`] found.
+    #[inline]
+    pub(crate) fn take<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Popped {
         let at = RING_ENTRIES + ring.size.slot(self.next) * 2;
         let head = u16::from_le(ring.avail.load_u16(at));
         self.next = self.next.wrapping_add(1);
-        Ok(if head < ring.size.get() {
+        if head < ring.size.get() {
             Popped::Chain(Head::new(head, head, 1))
         } else {
             Popped::OutOfRange(head)
-        })
+        }
     }
 
     /// Reads the driver's index anew; whether there is something to take.
-    fn look<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Result<bool, ImpossibleIndex> {
+    #[inline]
+    pub(crate) fn look<M: SharedMemory>(
+        &mut self,
+        ring: &SplitRing<M>,
+    ) -> Result<bool, ImpossibleIndex> {
         // Pairs with the driver's barrier between writing the entries with their descriptors and
         // moving the index (virtio 1.2, 2.7.13.3): what the index covers is visible from here on.
         let claimed = u16::from_le(ring.avail.load_acquire_u16(RING_INDEX));

@@ -17,7 +17,10 @@ use crate::{
     },
     sys::{
         bio::Op,
-        thread::give_way, //
+        thread::{
+            give_way,
+            gives_up, //
+        },
     },
 };
 use kernel::{
@@ -43,7 +46,7 @@ use vblk_core::{
 };
 
 impl Executor {
-    /// Does something with ranges of sectors.
+    /// Does something with ranges of sectors; how many bytes they have.
     pub(super) fn ranges(
         &mut self,
         head: Head,
@@ -52,10 +55,13 @@ impl Executor {
         data: &Payload<'_>,
         disk: &Disk,
         alone: bool,
-    ) -> Result<(), Unanswerable> {
+    ) -> Result<u32, Unanswerable> {
         let ranges = match self.read_ranges(op, data, disk) {
             Ok(ranges) => ranges,
-            Err(status) => return self.answer(head, request.status, status, request.used_len(0)),
+            Err(status) => {
+                self.answer(head, request.status, status, request.used_len(0))?;
+                return Ok(0);
+            }
         };
         let Ok(status) = self.status_byte(request.status, alone) else {
             self.completion.give_back(head, 0);
@@ -74,7 +80,7 @@ impl Executor {
             Ok(split) => split,
             Err(reply) => {
                 self.completion.answer(reply, Err(Failure::Memory));
-                return Ok(());
+                return Ok(0);
             }
         };
         let priority = Priority::grant(request.ioprio, self.realtime);
@@ -91,7 +97,9 @@ impl Executor {
         }
         split.record(result.map_err(|_| Failure::Memory));
         self.completion.release(split);
-        Ok(())
+        Ok(ranges
+            .iter()
+            .fold(0, |sum: u32, range| sum.saturating_add(range.bytes)))
     }
 
     /// Reads all ranges of a request. The rest is empty.
@@ -133,6 +141,9 @@ impl Executor {
         }
         let mut written = 0;
         while written < range.bytes {
+            if gives_up() {
+                return Err(EINTR);
+            }
             let unit = self.units.take(true)?;
             let job = Job::Part(split.clone());
             let sector = range.sector.0 + u64::from(written) / SECTOR_SIZE;

@@ -17,7 +17,10 @@ use crate::{
             Op,
             SMALL_PAGES, //
         },
-        thread::give_way, //
+        thread::{
+            give_way,
+            gives_up, //
+        },
     },
 };
 use kernel::{
@@ -137,8 +140,8 @@ impl Executor {
         mut full: Filling<Completion>,
         submitted_bytes: u32,
     ) -> Result<Filling<Completion>, (Filling<Completion>, Stopped)> {
-        if full.bytes() == 0 && full.is_large() {
-            // Not even one block has room.
+        // Not even one block has room; or nobody waits for so much any more.
+        if full.bytes() == 0 && full.is_large() || gives_up() {
             return Err((full, Stopped::Failed));
         }
         let Ok(unit) = self.units.take(true) else {
@@ -191,6 +194,9 @@ impl Executor {
         let mut copier = Copier::new(&self.table, data, done);
         let mut at = done;
         while at < data.bytes() {
+            if gives_up() {
+                return Err(Failure::Memory);
+            }
             let len = most.min(data.bytes() - at);
             let sector = sector.0 + u64::from(at) / SECTOR_SIZE;
             at += len;

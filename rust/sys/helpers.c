@@ -163,6 +163,11 @@ int vblk_kill(struct task_struct *task)
 	return send_sig(SIGKILL, task, 1);
 }
 
+bool vblk_killed(void)
+{
+	return signal_pending(current);
+}
+
 void vblk_set_state(unsigned int state)
 {
 	set_current_state(state);

@@ -76,6 +76,7 @@ void vblk_queue_delayed_work(struct delayed_work *work);
 
 void vblk_allow_kill(void);
 int vblk_kill(struct task_struct *task);
+bool vblk_killed(void);
 void vblk_set_state(unsigned int state);
 void vblk_cond_resched(void);
 bool vblk_is_current_task(struct task_struct *task);

@@ -35,9 +35,15 @@ mod bindings {
     include!(env!("VBLK_BINDINGS"));
 }
 
-use kernel::uaccess::{
-    UserPtr,
-    UserSlice, //
+use kernel::{
+    sync::atomic::{
+        Atomic,
+        AtomicType, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    },
 };
 use vblk_core::addr::HostAddr;
 
@@ -84,4 +90,12 @@ pub(crate) fn copy_from_user(addr: HostAddr, to: &mut [u8]) -> bool {
         .reader()
         .read_slice(to)
         .is_ok()
+}
+
+/// As `load(Relaxed)`, without the call that this takes where the kernel's helpers are not inlined.
+#[inline]
+pub(crate) fn read_once<T: AtomicType>(atomic: &Atomic<T>) -> T {
+    // SAFETY: `as_ptr` gives a valid, aligned pointer to a `T`; a volatile load is READ_ONCE of the
+    // kernel's memory model, and that is what `atomic_read` is.
+    unsafe { core::ptr::read_volatile(atomic.as_ptr()) }
 }

@@ -82,11 +82,12 @@ impl<W: Work> Worker<W> {
         Ok(worker)
     }
 
-    /// Makes the thread's accesses to the process's memory fail where they would wait for somebody:
-    /// a page fault handler in user space may be gone, or wait for us. There is no way back.
-    pub(crate) fn give_up_on_memory(&self) {
-        // SAFETY: The task is alive. The thread asked for the signal, and looks at it nowhere but
-        // where the kernel waits for memory.
+    /// Makes the thread give up what takes long, see [`gives_up`], and makes its accesses to the
+    /// process's memory fail where they would wait for somebody: a page fault handler in user space
+    /// may be gone, or wait for us. There is no way back.
+    pub(crate) fn give_up(&self) {
+        // SAFETY: The task is alive. The thread asked for the signal, and looks at it in
+        // `gives_up` and where the kernel waits for memory.
         unsafe { helpers::vblk_kill(self.task.as_ptr()) };
     }
 
@@ -118,7 +119,7 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
     let mm = context.mm.as_raw();
     // SAFETY: This is a kernel thread that uses no mm yet; `context` keeps the mm in use.
     unsafe { bindings::kthread_use_mm(mm) };
-    // SAFETY: Concerns the current task alone. See `Worker::give_up_on_memory`.
+    // SAFETY: Concerns the current task alone. See `Worker::give_up`.
     unsafe { helpers::vblk_allow_kill() };
     loop {
         if context.work.pending() {
@@ -144,6 +145,13 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
     // SAFETY: Pairs with `kthread_use_mm` above.
     unsafe { bindings::kthread_unuse_mm(mm) };
     0
+}
+
+/// Whether the current thread is a worker that was told to give up: nobody waits for its work any
+/// more, but for its end.
+pub(crate) fn gives_up() -> bool {
+    // SAFETY: Concerns the current task alone.
+    unsafe { helpers::vblk_killed() }
 }
 
 /// Lets others have the CPU if they wait for it. May sleep.

@@ -58,7 +58,7 @@ pub const TESTS: &[Test] = &[
 /// Entries of the rings: the greedy one holds more than a thousand requests.
 const SIZE: u32 = 4096;
 
-/// Requests of a queue in one turn (rust/server.rs).
+/// Requests of a queue in one turn (rust/turn.rs).
 const TURN: u16 = 256;
 
 /// How often the neighbour asks.

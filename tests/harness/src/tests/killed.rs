@@ -21,9 +21,11 @@ use crate::{
         Test, //
     },
     disk::{
+        self,
         Delays,
         Disk,
-        Mode, //
+        Mode,
+        NullBlk, //
     },
     kmod,
     memory::{
@@ -70,7 +72,8 @@ use vblk_core::{
     split::Descriptor,
     testing::{
         BlockRequest,
-        Buf, //
+        Buf,
+        DriverMemory, //
     },
 };
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -79,10 +82,11 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 pub const TESTS: &[Test] = &[
     Test { name: "harness/killed_while_another_process_kicks", limit: 60, run: while_kicked },
     Test { name: "harness/killed_on_a_disk_that_hangs", limit: 40, run: on_hanging_disk },
+    Test { name: "harness/killed_while_zeroes_are_written", limit: 40, run: while_zeroing },
     Test { name: "harness/killed_while_nobody_brings_a_page", limit: 60, run: without_a_page },
 ];
 
-pub const ROLES: &[Role] = &[KICKED, HUNG, FAULTING];
+pub const ROLES: &[Role] = &[KICKED, HUNG, ZEROING, FAULTING];
 
 const KICKED: Role = Role {
     name: "kicked",
@@ -91,6 +95,10 @@ const KICKED: Role = Role {
 const HUNG: Role = Role {
     name: "hung",
     run: hang,
+};
+const ZEROING: Role = Role {
+    name: "zeroing",
+    run: zero,
 };
 const FAULTING: Role = Role {
     name: "faulting",
@@ -178,6 +186,59 @@ fn on_hanging_disk(context: &Context) -> Outcome {
         await_end(context, &mut child)?;
         drop(disk.open(Mode::ReadWrite)?);
     }
+    Ok(())
+}
+
+/// Has more zeroes written than any disk can take soon: each request asks for the most that one can
+/// ask for, on two queues.
+fn zero(arguments: &[&str]) -> Outcome {
+    const WRITE_ZEROES: u32 = 13;
+    const RANGES: u32 = 16;
+    const SECTORS: u32 = (1 << 22) - 1;
+    let [disk] = arguments else {
+        return Err("one argument: the disk".into());
+    };
+    let mut vm = Vm::new(&Setup {
+        queues: 2,
+        ..Setup::default()
+    })?;
+    vm.device
+        .attach(&disk::open(Path::new(disk), Mode::ReadWrite, libc::O_EXCL)?)?;
+    let (ranges, header) = (vm.free(), GuestAddr(vm.free().0 + 512));
+    for index in 0..RANGES {
+        let at = GuestAddr(ranges.0 + u64::from(index) * 16);
+        let sector = u64::from(index) * u64::from(SECTORS + 1);
+        vm.memory.write(at, &sector.to_le_bytes());
+        vm.memory.write(GuestAddr(at.0 + 8), &SECTORS.to_le_bytes());
+        vm.memory.write(GuestAddr(at.0 + 12), &[0; 4]);
+    }
+    let request = BlockRequest::new(WRITE_ZEROES, 0, header, GuestAddr(header.0 + 16));
+    request.prepare(&*vm.memory);
+    let mut buffers = request.buffers();
+    buffers.insert(1, Buf::readable(ranges, RANGES * 16));
+    for queue in &mut vm.queues {
+        while queue.driver.add(&buffers).is_some() {}
+        queue.notify();
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    child::tell_ready()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+fn while_zeroing(context: &Context) -> Outcome {
+    let disk = Disk::null(&NullBlk {
+        mib: 32 << 10,
+        keeps_data: false,
+        ..NullBlk::default()
+    })?;
+    let path = disk.path().to_str().ok_or("path")?;
+    kill(
+        context,
+        child::until_ready(child::command(&ZEROING, &[path])?)?,
+    )?;
+    drop(disk.open(Mode::ReadWrite)?);
     Ok(())
 }
 
