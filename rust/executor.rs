@@ -159,15 +159,15 @@ impl Executor {
         self.completion.unanswerable()
     }
 
-    /// The ring was looked at again: what follows may rely on memory that changed since.
+    /// The requests that were known to be there are taken: what follows may rely on memory that
+    /// changed since.
     pub(crate) fn forget_status_page(&mut self) {
         self.status_page = LastPage::default();
     }
 
     /// The batch is over.
     #[inline]
-    pub(crate) fn end_batch(&mut self) {
-        self.forget_status_page();
+    pub(crate) fn announce(&self) {
         self.completion.announce();
     }
 
@@ -281,7 +281,8 @@ impl Executor {
         };
         let priority = Priority::grant(request.ioprio, self.realtime);
         let bytes = data.map_or(0, |data| data.bytes());
-        let reply = Reply {
+        // Made where it is needed: in the memory of the I/O.
+        let reply = move || Reply {
             head,
             alone,
             status,
@@ -301,7 +302,7 @@ impl Executor {
                 };
                 self.transfer(&transfer, reply);
             }
-            None => self.flush(priority, reply),
+            None => self.flush(priority, reply()),
         }
         Ok(bytes)
     }

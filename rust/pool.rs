@@ -97,15 +97,34 @@ impl Pool {
     }
 
     /// Marks a queue, to be followed by a wake-up of the worker. Returns whether it was not marked.
-    fn mark(&self, index: usize) -> bool {
-        let (number, bit) = (index / WORD_BITS, 1 << (index % WORD_BITS));
-        let Some(word) = self.ready.get(number) else {
+    #[inline]
+    fn mark(&self, place: Place) -> bool {
+        let Some(word) = self.ready.get(place.word) else {
             return false;
         };
         // In this order: who finds a word marked finds the queue too.
-        set(word, bit) && {
-            set(&self.pending, 1 << number);
+        set(word, place.bit) && {
+            set(&self.pending, place.word_bit);
             true
+        }
+    }
+}
+
+/// Where a queue is marked.
+#[derive(Clone, Copy)]
+struct Place {
+    word: usize,
+    bit: u64,
+    word_bit: u64,
+}
+
+impl Place {
+    fn of(index: usize) -> Self {
+        let word = index / WORD_BITS;
+        Self {
+            word,
+            bit: 1 << (index % WORD_BITS),
+            word_bit: 1 << (word % WORD_BITS),
         }
     }
 }
@@ -146,6 +165,7 @@ impl Work for Pool {
         read_once(&self.pending) != 0
     }
 
+    #[inline]
     fn run(&self) {
         for number in take(&self.pending) {
             let Some(word) = self.ready.get(number) else {
@@ -158,7 +178,7 @@ impl Work for Pool {
                 if let Some(Some(server)) = servers.get_mut(index) {
                     if server.turn() {
                         // It is this thread that looks for marks: nobody to wake.
-                        self.mark(index);
+                        self.mark(Place::of(index));
                     }
                 }
             }
@@ -171,7 +191,7 @@ impl Work for Pool {
 pub(crate) struct Kick {
     pool: Arc<Pool>,
     worker: ARef<Task>,
-    index: usize,
+    place: Place,
 }
 
 impl Kick {
@@ -180,7 +200,7 @@ impl Kick {
         Self {
             pool,
             worker,
-            index,
+            place: Place::of(index),
         }
     }
 
@@ -191,8 +211,9 @@ impl Kick {
 }
 
 impl Wake for Kick {
+    #[inline]
     fn wake(&self) {
-        if self.pool.mark(self.index) {
+        if self.pool.mark(self.place) {
             self.worker.wake_up();
         }
     }

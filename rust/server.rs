@@ -123,7 +123,6 @@ impl Server {
     }
 
     /// Serves what is there, up to a bound. Returns whether more may be there.
-    #[inline(never)]
     pub(crate) fn turn(&mut self) -> bool {
         if !core::mem::take(&mut self.own_turn) {
             self.kicks += 1;

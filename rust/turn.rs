@@ -78,7 +78,7 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
         self.avail.disable_notify(self.ring);
         for _ in 0..TURN_REQUESTS / BATCH_REQUESTS {
             let ended = self.batch();
-            self.executor.end_batch();
+            self.executor.announce();
             match ended? {
                 Ended::Empty => {
                     if !self.avail.enable_notify(self.ring)? {
@@ -101,9 +101,16 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
             if self.avail.known_left() == 0 {
                 // Most often all there is: it has nobody to share a plug with, and whether more
                 // came is looked at after asking for a kick anyway.
-                return Ok(self.take(popped, &mut batch).unwrap_or(Ended::Empty));
+                self.take(popped, &mut batch);
+                return Ok(if batch.bytes >= BATCH_BYTES {
+                    Ended::Large
+                } else {
+                    Ended::Empty
+                });
             }
-            if let Some(ended) = plugged(|| self.take_known(popped, &mut batch))? {
+            let ended = plugged(|| self.take_known(popped, &mut batch));
+            self.executor.forget_status_page();
+            if let Some(ended) = ended? {
                 return Ok(ended);
             }
         }
@@ -129,7 +136,6 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
     /// Whether there is something to take.
     #[inline(always)]
     fn look(&mut self) -> Result<bool, Impossible> {
-        self.executor.forget_status_page();
         Ok(self.avail.known_left() > 0 || self.avail.look(self.ring)?)
     }
 

@@ -63,15 +63,15 @@ enum Stopped {
 }
 
 impl Executor {
-    pub(super) fn transfer(&mut self, transfer: &Transfer<'_>, reply: Reply) {
+    pub(super) fn transfer(&mut self, transfer: &Transfer<'_>, reply: impl FnOnce() -> Reply) {
         let Ok(unit) = self.units.take(transfer.data.bytes() > SMALL_BYTES) else {
-            return self.completion.answer(reply, Err(Failure::Memory));
+            return self.completion.answer(reply(), Err(Failure::Memory));
         };
         let filling = unit.begin(
             transfer.op,
             transfer.priority,
             transfer.sector.0,
-            Job::Whole(reply),
+            Job::Whole(reply()),
         );
         match self.fill(transfer, filling) {
             Ok(filling) => {
@@ -105,10 +105,10 @@ impl Executor {
     ) -> Result<Filling<Completion>, (Filling<Completion>, Stopped)> {
         let mut submitted_bytes = 0;
         for piece in transfer.data.pieces() {
-            let mut addr = Some(piece.addr);
+            let mut addr = piece.addr;
             let mut left = u64::from(piece.len);
             while left > 0 {
-                let Some(span) = addr.and_then(|addr| self.table.span(addr, left).ok()) else {
+                let Ok(span) = self.table.span(addr, left) else {
                     return Err((filling, Stopped::Failed));
                 };
                 let misplaced = span.addr.0 & u64::from(transfer.alignment_mask)
@@ -123,8 +123,14 @@ impl Executor {
                         submitted_bytes += bytes;
                     }
                     Ok(added) => {
-                        addr = addr.and_then(|addr| addr.checked_add(added as u64));
                         left = left.saturating_sub(added as u64);
+                        if left == 0 {
+                            break;
+                        }
+                        let Some(next) = addr.checked_add(added as u64) else {
+                            return Err((filling, Stopped::Failed));
+                        };
+                        addr = next;
                     }
                     Err(_) => return Err((filling, Stopped::Failed)),
                 }

@@ -453,11 +453,20 @@ impl<C: Completer> Done<C> {
     /// # Errors
     ///
     /// See [`DeviceFailure`].
+    #[inline]
     pub(crate) fn result(&self) -> Result<(), DeviceFailure> {
+        if self.status == 0 {
+            Ok(())
+        } else {
+            Err(self.failure())
+        }
+    }
+
+    #[cold]
+    fn failure(&self) -> DeviceFailure {
         match u32::from(self.status) {
-            0 => Ok(()),
-            helpers::VBLK_STATUS_NOT_SUPPORTED => Err(DeviceFailure::NotSupported),
-            _ => Err(DeviceFailure::Failed),
+            helpers::VBLK_STATUS_NOT_SUPPORTED => DeviceFailure::NotSupported,
+            _ => DeviceFailure::Failed,
         }
     }
 

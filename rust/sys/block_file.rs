@@ -3,7 +3,10 @@
 //! A block device that somebody opened for us.
 
 use super::bindings as helpers;
-use core::ptr::NonNull;
+use core::{
+    mem::MaybeUninit,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings,
     error::to_result,
@@ -83,14 +86,12 @@ impl BlockFile {
     /// What the device looks like now.
     #[inline]
     pub(crate) fn geometry(&self) -> Geometry {
-        let mut geometry = helpers::vblk_geometry {
-            sectors: 0,
-            block_size: 0,
-            dma_alignment: 0,
-            read_only: false,
+        let mut geometry = MaybeUninit::uninit();
+        // SAFETY: The device is open, by the type invariant; all of the structure is filled in.
+        let geometry: helpers::vblk_geometry = unsafe {
+            helpers::vblk_bdev_geometry(self.as_ptr(), geometry.as_mut_ptr());
+            geometry.assume_init()
         };
-        // SAFETY: The device is open, by the type invariant.
-        unsafe { helpers::vblk_bdev_geometry(self.as_ptr(), &mut geometry) };
         Geometry {
             sectors: geometry.sectors,
             block_size: geometry.block_size,

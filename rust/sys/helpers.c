@@ -4,6 +4,7 @@
 #include <linux/cgroup.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
+#include <linux/unaligned.h>
 #include <linux/vmalloc.h>
 
 #include "helpers.h"
@@ -63,15 +64,18 @@ bool vblk_access_ok(unsigned long addr, unsigned long size)
 	return access_ok((void __user *)addr, size);
 }
 
-bool vblk_load_pair(unsigned long from, u64 *to)
+bool vblk_load_16(unsigned long from, void *to)
 {
 	const u64 __user *pair = (const u64 __user *)from;
+	u64 low, high;
 
 	might_fault();
 	scoped_user_read_access_size(pair, 2 * sizeof(*pair), fault) {
-		unsafe_get_user(to[0], pair, fault);
-		unsafe_get_user(to[1], pair + 1, fault);
+		unsafe_get_user(low, pair, fault);
+		unsafe_get_user(high, pair + 1, fault);
 	}
+	put_unaligned(low, (u64 *)to);
+	put_unaligned(high, (u64 *)to + 1);
 	return true;
 fault:
 	return false;

@@ -39,7 +39,7 @@ void *vblk_page_address(struct page *page);
 bool vblk_page_is_dirty(struct page *page);
 int vblk_page_add_pin(struct page *page);
 bool vblk_access_ok(unsigned long addr, unsigned long size);
-bool vblk_load_pair(unsigned long from, u64 *to);
+bool vblk_load_16(unsigned long from, void *to);
 bool vblk_store_byte_nofault(unsigned long to, u8 value);
 
 struct block_device *vblk_file_bdev(struct file *file);

@@ -32,6 +32,9 @@ use vblk_core::{
     memory::SharedMemory, //
 };
 
+/// Bytes of the smallest access.
+const SMALLEST: usize = size_of::<u16>();
+
 /// Whether the kernel writes to a [`MappedRange`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -49,6 +52,7 @@ pub(crate) enum Access {
 /// - They are mapped at `mapping`, in order and writable, until `drop`.
 /// - `start` is where in the mapping the range begins, and `len` bytes from there lie in it.
 /// - `start` is aligned to `align`, and no access is wider than that.
+/// - `align` and `len` are multiples of [`SMALLEST`].
 pub(crate) struct MappedRange {
     pages: KVec<*mut bindings::page>,
     mapping: NonNull<u8>,
@@ -79,7 +83,11 @@ impl MappedRange {
         align: usize,
         access: Access,
     ) -> Result<Self> {
-        if !align.is_power_of_two() || align > PAGE_SIZE || addr.0 & (align as u64 - 1) != 0 {
+        let sizes = [align, len].map(|size| size % SMALLEST == 0);
+        if sizes.contains(&false) || !align.is_power_of_two() || align > PAGE_SIZE {
+            return Err(EINVAL);
+        }
+        if addr.0 & (align as u64 - 1) != 0 {
             return Err(EINVAL);
         }
         if len == 0 || !is_user_range(addr, len as u64) {
@@ -106,7 +114,7 @@ impl MappedRange {
             return Err(ENOMEM);
         };
         core::mem::forget(accounted);
-        // INVARIANT: pinned, accounted and mapped just above. `offset` is less than a page, and
+        // INVARIANT: `align` and `len` are multiples as asked for; pinned, accounted and mapped just above. `offset` is less than a page, and
         // `count` pages hold `offset + len` bytes; `addr` is aligned, pages are, so `offset` is.
         Ok(Self {
             pages,
@@ -124,9 +132,16 @@ impl MappedRange {
     #[inline]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let size = size_of::<T>();
-        // What is aligned and begins before the end of the last whole `T` is whole itself.
-        let aligned = size <= self.align && offset % size == 0;
-        let fits = offset < self.len & !(size - 1);
+        // What is aligned and begins before the end of the last whole `T` is whole itself. For the
+        // smallest ones the type invariants say half of it.
+        let smallest = size <= SMALLEST;
+        let aligned = offset % size == 0 && (smallest || size <= self.align);
+        let whole = if smallest {
+            self.len
+        } else {
+            self.len & !(size - 1)
+        };
+        let fits = offset < whole;
         // SAFETY: Within the range, and so within the mapping.
         (fits && aligned).then(|| unsafe { self.start.as_ptr().add(offset) }.cast())
     }

@@ -75,16 +75,8 @@ pub(crate) fn copy_from_user(addr: HostAddr, to: &mut [u8]) -> bool {
     };
     // Headers of requests have 16 bytes.
     if let Ok(to) = <&mut [u8; 16]>::try_from(&mut *to) {
-        let mut pair = [0; 2];
-        // SAFETY: Any address may be tried, as above, and `pair` has room for two.
-        let loaded = unsafe { bindings::vblk_load_pair(addr, pair.as_mut_ptr()) };
-        let [low, high] = pair.map(u64::to_ne_bytes);
-        to.as_chunks_mut()
-            .0
-            .iter_mut()
-            .zip([low, high])
-            .for_each(|(to, from): (&mut [u8; 8], _)| *to = from);
-        return loaded;
+        // SAFETY: Any address may be tried, as above, and `to` has room for 16 bytes.
+        return unsafe { bindings::vblk_load_16(addr, to.as_mut_ptr().cast()) };
     }
     UserSlice::new(UserPtr::from_addr(addr), to.len())
         .reader()
