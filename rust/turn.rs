@@ -129,6 +129,9 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
             if ended.is_some() || self.avail.known_left() == 0 {
                 return Ok(ended);
             }
+            if A::LOOKS_AHEAD {
+                self.executor.forget_status_page();
+            }
             popped = self.pop()?;
         }
     }

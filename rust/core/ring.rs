@@ -276,6 +276,8 @@ impl Avail {
 pub trait AvailHalf<M> {
     /// The ring.
     type Ring: Chains;
+    /// Whether taking a chain looks for the next one: what is known to be left may be new then.
+    const LOOKS_AHEAD: bool;
 
     /// See [`Avail::known_left`].
     fn known_left(&self) -> u16;
@@ -307,6 +309,7 @@ pub trait AvailHalf<M> {
 
 impl<M: SharedMemory> AvailHalf<M> for split::Avail {
     type Ring = SplitRing<M>;
+    const LOOKS_AHEAD: bool = false;
 
     #[inline]
     fn known_left(&self) -> u16 {
@@ -336,6 +339,7 @@ impl<M: SharedMemory> AvailHalf<M> for split::Avail {
 
 impl<M: SharedMemory> AvailHalf<M> for packed::Avail {
     type Ring = PackedRing<M>;
+    const LOOKS_AHEAD: bool = true;
 
     #[inline]
     fn known_left(&self) -> u16 {
