@@ -72,6 +72,16 @@ impl Units {
         })
     }
 
+    /// Those of one kind that wait for a request.
+    #[inline]
+    fn idle(&mut self, large: bool) -> &mut KVec<Idle<Completion>> {
+        if large {
+            &mut self.large
+        } else {
+            &mut self.small
+        }
+    }
+
     /// Takes one. Sleeps until one is free.
     ///
     /// # Errors
@@ -79,12 +89,7 @@ impl Units {
     /// ENOMEM when there is no large one at all, and no memory for one.
     #[inline]
     pub(crate) fn take(&mut self, large: bool) -> Result<Idle<Completion>> {
-        let idle = if large {
-            &mut self.large
-        } else {
-            &mut self.small
-        };
-        match idle.pop() {
+        match self.idle(large).pop() {
             Some(unit) => Ok(unit),
             None => self.wait(large),
         }
@@ -93,12 +98,7 @@ impl Units {
     #[cold]
     fn wait(&mut self, large: bool) -> Result<Idle<Completion>> {
         loop {
-            let idle = if large {
-                &mut self.large
-            } else {
-                &mut self.small
-            };
-            if let Some(unit) = idle.pop() {
+            if let Some(unit) = self.idle(large).pop() {
                 return Ok(unit);
             }
             if large && self.large_allocated < MOST_LARGE {
@@ -124,13 +124,8 @@ impl Units {
 
     /// Gives back one that was not used.
     pub(crate) fn put(&mut self, unit: Idle<Completion>) {
-        let idle = if unit.is_large() {
-            &mut self.large
-        } else {
-            &mut self.small
-        };
         // There is room for all that were allocated.
-        let _ = idle.push_within_capacity(unit);
+        let _ = self.idle(unit.is_large()).push_within_capacity(unit);
     }
 
     /// Takes finished I/Os back, also for their pins that only a thread can give up.
