@@ -35,6 +35,10 @@ pub struct Limits {
     pub io_min: u32,
     /// Best request for sustained throughput in bytes, or 0.
     pub io_opt: u32,
+    /// Most buffers of a request; 0 if any number will do.
+    pub max_segments: u32,
+    /// Most bytes of a buffer; 0 if any length will do.
+    pub max_segment_size: u32,
     /// Whether it may not be written.
     pub read_only: bool,
     /// Most sectors that can be discarded at a time; 0 if none can.
@@ -69,6 +73,7 @@ impl Limits {
                 bits |= 1 << number;
             }
         };
+        add(self.size_max() > 0, bit::BLK_SIZE_MAX);
         add(self.read_only, bit::BLK_RO);
         add(queues.count > 1, bit::BLK_MQ);
         add(
@@ -91,15 +96,13 @@ impl Limits {
         let exponent = physical.ilog2();
         // The field counts logical blocks up to the first aligned one.
         let alignment = in_blocks(self.alignment_offset).min(u32::from(u8::MAX)) as u8;
-        // Two descriptors are for the header and the status.
-        let segments = u32::from(queues.size.saturating_sub(2).max(1));
         let granularity = (self.discard_granularity.max(block) / 512).max(1);
         let ranges = MAX_RANGES as u32;
 
         let mut space = Writer::default();
         space.put(&self.sectors.to_le_bytes());
-        space.put(&0u32.to_le_bytes()); // size_max: no limit
-        space.put(&segments.to_le_bytes());
+        space.put(&self.size_max().to_le_bytes());
+        space.put(&self.seg_max(queues).to_le_bytes());
         space.put(&[0; 4]); // geometry: none
         space.put(&self.block_size.to_le_bytes());
         space.put(&[exponent as u8, alignment]);
@@ -130,7 +133,28 @@ impl Limits {
         space.put(&granularity.to_le_bytes());
         space.bytes
     }
+
+    /// 0 if there is no limit.
+    fn size_max(&self) -> u32 {
+        match self.max_segment_size {
+            0 | u32::MAX => 0,
+            // What the disk can't take in one piece is cut for it, so that more may be allowed.
+            bytes => bytes.max(SMALLEST_SIZE_MAX),
+        }
+    }
+
+    fn seg_max(&self, queues: &Queues) -> u32 {
+        // Two descriptors are for the header and the status.
+        let ring = u32::from(queues.size.saturating_sub(2).max(1));
+        match self.max_segments {
+            0 => ring,
+            disk => disk.min(ring),
+        }
+    }
 }
+
+/// Least `size_max` in bytes: Linux as a guest warns of a device with a smaller one.
+const SMALLEST_SIZE_MAX: u32 = 4096;
 
 /// Sectors of a range of zeroes on a disk that must be written: 4 MiB.
 const WRITTEN_ZEROES_SECTORS: u32 = 8192;

@@ -126,6 +126,9 @@ void vblk_bdev_limits(struct block_device *bdev, struct vblk_bdev_limits *limits
 	limits->alignment_offset = max(alignment, 0);
 	limits->io_min = bdev_io_min(bdev);
 	limits->io_opt = bdev_io_opt(bdev);
+	limits->max_segments = bdev_max_segments(bdev);
+	limits->max_segment_size =
+		queue_max_segment_size(bdev_get_queue(bdev));
 	limits->discard_sectors = bdev_max_discard_sectors(bdev);
 	limits->discard_granularity = bdev_discard_granularity(bdev);
 	limits->write_zeroes_sectors = bdev_write_zeroes_sectors(bdev);

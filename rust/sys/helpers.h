@@ -59,6 +59,8 @@ struct vblk_bdev_limits {
 	u32 alignment_offset;
 	u32 io_min;
 	u32 io_opt;
+	u32 max_segments;
+	u32 max_segment_size;
 	u32 discard_sectors;
 	u32 discard_granularity;
 	u32 write_zeroes_sectors;

@@ -26,11 +26,18 @@ use crate::{
         OK, //
     },
 };
-use vblk_core::testing::DriverMemory;
+use vblk_core::{
+    features::{
+        bit,
+        Features, //
+    },
+    testing::DriverMemory, //
+};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "harness/topology_is_that_of_the_disk", limit: 20, run: told },
+    Test { name: "harness/segments_are_those_of_the_disk", limit: 20, run: segments },
     Test { name: "harness/mapped_disk_of_4k_blocks", limit: 20, run: mapped_4k },
 ];
 
@@ -65,19 +72,20 @@ fn expected(disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
 /// What the configuration space says.
 fn found(vm: &Vm, disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
     let (_, config) = vm.device.config(&disk.open(Mode::ReadOnly)?, 1, 256)?;
-    let number = |at: usize, bytes: usize| {
-        let mut raw = [0; 8];
-        raw[..bytes].copy_from_slice(&config[at..at + bytes]);
-        u64::from_le_bytes(raw)
-    };
-    let exponent = number(24, 1) as u32;
     Ok((
-        number(20, 4),
-        exponent,
-        number(25, 1),
-        number(26, 2),
-        number(28, 4),
+        number(&config, 20, 4),
+        number(&config, 24, 1) as u32,
+        number(&config, 25, 1),
+        number(&config, 26, 2),
+        number(&config, 28, 4),
     ))
+}
+
+/// A field of the configuration space.
+fn number(config: &[u8], at: usize, bytes: usize) -> u64 {
+    let mut raw = [0; 8];
+    raw[..bytes].copy_from_slice(&config[at..at + bytes]);
+    u64::from_le_bytes(raw)
 }
 
 fn told(_: &Context) -> Outcome {
@@ -96,6 +104,39 @@ fn told(_: &Context) -> Outcome {
     let skewed = Disk::part(&ram, 3, 16 * MIB)?;
     assert_ne!(expected(&skewed)?.2, 0);
     assert_eq!(found(&vm, &skewed)?, expected(&skewed)?);
+    Ok(())
+}
+
+/// Most segments of a request, and the longest, as sysfs has them and as a driver is told.
+fn segments(_: &Context) -> Outcome {
+    let vm = Vm::new(&Setup::default())?;
+    let ram = Disk::ram();
+    let disks = [
+        Disk::part(&ram, 8, 16 * MIB)?,
+        ram,
+        of_4k_blocks()?,
+        Disk::looped(16 * MIB)?,
+    ];
+    for disk in disks {
+        let name = disk.path().display();
+        let most = disk.queue_limit("max_segments")?;
+        let longest = disk.queue_limit("max_segment_size")?;
+        for entries in [2, 16, 128, 1024] {
+            let (features, config) = vm.device.config(&disk.open(Mode::ReadOnly)?, 1, entries)?;
+            let ring = u64::from(entries - 2).max(1);
+            assert_eq!(number(&config, 12, 4), most.min(ring), "{name} {entries}");
+            let (has, size_max) = (
+                Features(features).has(bit::BLK_SIZE_MAX),
+                number(&config, 8, 4),
+            );
+            let expected = (longest != u64::from(u32::MAX)).then_some(longest);
+            assert_eq!(
+                (has, size_max),
+                (expected.is_some(), expected.unwrap_or(0)),
+                "{name}"
+            );
+        }
+    }
     Ok(())
 }
 

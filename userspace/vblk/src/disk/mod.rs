@@ -250,6 +250,8 @@ impl Disk {
             alignment_offset: self.limits.alignment_offset,
             io_min: self.limits.io_min,
             io_opt: self.limits.io_opt,
+            max_segments: self.limits.max_segments,
+            max_segment_size: self.limits.max_segment_size,
             read_only: self.read_only,
             discard_sectors: QueueLimits::in_sectors(self.limits.discard_bytes),
             discard_granularity: self.limits.discard_granularity,

@@ -11,7 +11,7 @@ use std::{
 };
 use vblk_core::addr::SECTOR_SIZE;
 
-/// Limits of a block device in bytes; 0 where the kernel does not tell, or the device can't.
+/// Limits of a block device, in bytes where they are lengths; 0 where the kernel does not tell, or the device can't.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueLimits {
     /// By how much the first physical block precedes the device.
@@ -20,6 +20,10 @@ pub struct QueueLimits {
     pub io_min: u32,
     /// Best request for sustained throughput.
     pub io_opt: u32,
+    /// Most buffers of a request.
+    pub max_segments: u32,
+    /// Longest buffer of a request.
+    pub max_segment_size: u32,
     /// Unit of discarding.
     pub discard_granularity: u32,
     /// Most that can be discarded at a time.
@@ -45,6 +49,8 @@ impl QueueLimits {
             alignment_offset: u32::try_from(number(&device.join("alignment_offset"))).unwrap_or(0),
             io_min: small("minimum_io_size"),
             io_opt: small("optimal_io_size"),
+            max_segments: small("max_segments"),
+            max_segment_size: small("max_segment_size"),
             discard_granularity: small("discard_granularity"),
             discard_bytes: number(&queue.join("discard_max_bytes")),
             write_zeroes_bytes: number(&queue.join("write_zeroes_max_bytes")),
@@ -89,6 +95,8 @@ mod tests {
         for (name, value) in [
             ("minimum_io_size", "4096\n"),
             ("optimal_io_size", "65536\n"),
+            ("max_segments", "128\n"),
+            ("max_segment_size", "65536\n"),
             ("discard_granularity", "4096\n"),
             ("discard_max_bytes", "2199023255040\n"),
             ("write_zeroes_max_bytes", "0\n"),
@@ -99,6 +107,8 @@ mod tests {
             alignment_offset: 0,
             io_min: 4096,
             io_opt: 65536,
+            max_segments: 128,
+            max_segment_size: 65536,
             discard_granularity: 4096,
             discard_bytes: 2_199_023_255_040,
             write_zeroes_bytes: 0,
