@@ -255,7 +255,10 @@ impl Attached {
             queue.watch = None;
         }
         for queue in &self.queues {
-            let server = servers.get_mut(queue.index).and_then(Option::take);
+            let mut server = servers.get_mut(queue.index).and_then(Option::take);
+            if let (Some(server), true) = (&mut server, is_owner) {
+                server.finish();
+            }
             let submitted = server.as_ref().map_or(0, Server::submitted);
             queue.completion.wait(submitted);
             if let (Some(server), true) = (&server, is_owner) {

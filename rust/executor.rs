@@ -5,6 +5,7 @@
 mod ranges;
 mod transfer;
 
+use ranges::Unfinished;
 use transfer::Transfer;
 
 use crate::{
@@ -60,6 +61,9 @@ use vblk_core::{
     },
 };
 
+/// Bytes after which a turn ends: a request about ranges leaves the rest of them to the next one.
+pub(crate) const TURN_BYTES: u32 = 4 << 20;
+
 /// The chain has no place for an answer: it was given back without one.
 pub(crate) struct Unanswerable;
 
@@ -91,6 +95,8 @@ pub(crate) struct Executor {
     realtime: bool,
     /// I/Os submitted since the start.
     submitted: u64,
+    /// The last request, if it takes more than one turn.
+    unfinished: Option<Unfinished>,
 }
 
 impl Executor {
@@ -122,6 +128,7 @@ impl Executor {
             range_ops: rules.range_ops,
             realtime: rules.realtime,
             submitted: 0,
+            unfinished: None,
         })
     }
 

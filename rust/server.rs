@@ -87,6 +87,11 @@ impl Server {
         self.executor.submitted()
     }
 
+    /// Does what the last turn left of a long request, in the owner.
+    pub(crate) fn finish(&mut self) {
+        while self.executor.go_on() {}
+    }
+
     /// Answers what only the worker or the owner can answer, after the last turn.
     pub(crate) fn answer_late(&self) {
         self.executor.answer_late();
@@ -128,14 +133,14 @@ impl Server {
             self.kicks += 1;
         }
         self.executor.tidy();
-        if self.broken {
-            return false;
-        }
-        let more = self.serve().unwrap_or_else(|_: Impossible| {
-            self.broken = true;
-            self.malformed += 1;
-            false
-        });
+        // A turn of its own: the other queues of the worker don't wait for all of a long request.
+        let more = self.executor.go_on()
+            || !self.broken
+                && self.serve().unwrap_or_else(|_: Impossible| {
+                    self.broken = true;
+                    self.malformed += 1;
+                    false
+                });
         // Once for all of a burst: whoever listens looks at the counters.
         if self.malformed() != self.reported {
             self.reported = self.malformed();

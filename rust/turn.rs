@@ -5,7 +5,8 @@
 use crate::{
     executor::{
         Executor,
-        Unanswerable, //
+        Unanswerable,
+        TURN_BYTES, //
     },
     memory::CurrentProcess,
     sys::{
@@ -34,9 +35,6 @@ const TURN_REQUESTS: u32 = 256;
 /// Requests that are submitted together and announced together. The guest gets answers early, and
 /// few interrupts.
 const BATCH_REQUESTS: u32 = 64;
-
-/// Bytes after which a batch ends, and a turn with it.
-const BATCH_BYTES: u64 = 4 << 20;
 
 /// Why a batch ended.
 enum Ended {
@@ -102,7 +100,7 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
                 // Most often all there is: it has nobody to share a plug with, and whether more
                 // came is looked at after asking for a kick anyway.
                 self.take(popped, &mut batch);
-                return Ok(if batch.bytes >= BATCH_BYTES {
+                return Ok(if batch.bytes >= u64::from(TURN_BYTES) {
                     Ended::Large
                 } else {
                     Ended::Empty
@@ -155,7 +153,7 @@ impl<A: AvailHalf<MappedRange>> Turn<'_, A> {
             Popped::OutOfRange(_) => *self.malformed += 1,
         }
         batch.requests += 1;
-        if batch.bytes >= BATCH_BYTES {
+        if batch.bytes >= u64::from(TURN_BYTES) {
             Some(Ended::Large)
         } else if batch.requests >= BATCH_REQUESTS {
             Some(Ended::Full)

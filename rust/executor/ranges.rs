@@ -4,7 +4,8 @@
 
 use super::{
     Executor,
-    Unanswerable, //
+    Unanswerable,
+    TURN_BYTES, //
 };
 use crate::{
     memory::Copier,
@@ -45,8 +46,34 @@ use vblk_core::{
     },
 };
 
+/// A request about ranges, of which something is left to do.
+pub(super) struct Unfinished {
+    split: Arc<Split>,
+    op: RangeOp,
+    /// How to write zeroes.
+    write: Op,
+    priority: Priority,
+    /// What is left of them.
+    ranges: [Range; MAX_RANGES],
+}
+
+impl Unfinished {
+    /// What comes next.
+    fn next(&self) -> Option<Range> {
+        self.ranges.iter().find(|range| range.bytes > 0).copied()
+    }
+
+    /// The first `bytes` of [`Self::next`] are done.
+    fn advance(&mut self, bytes: u32) {
+        if let Some(range) = self.ranges.iter_mut().find(|range| range.bytes > 0) {
+            range.sector.0 += u64::from(bytes) / SECTOR_SIZE;
+            range.bytes = range.bytes.saturating_sub(bytes);
+        }
+    }
+}
+
 impl Executor {
-    /// Does something with ranges of sectors; how many bytes they have.
+    /// Begins to do something with ranges of sectors; how many bytes that is so far.
     pub(super) fn ranges(
         &mut self,
         head: Head,
@@ -83,23 +110,54 @@ impl Executor {
                 return Ok(0);
             }
         };
-        let priority = Priority::grant(request.ioprio, self.realtime);
-        let mut result = Ok(());
-        for range in ranges.iter().filter(|range| range.bytes > 0) {
-            result = match op {
-                RangeOp::Discard => self.range(&split, Op::Discard, priority, range),
-                RangeOp::SecureErase => self.range(&split, Op::SecureErase, priority, range),
-                RangeOp::WriteZeroes => self.write_zeroes(&split, priority, range),
+        let unfinished = Unfinished {
+            split,
+            op,
+            write: self.write,
+            priority: Priority::grant(request.ioprio, self.realtime),
+            ranges,
+        };
+        Ok(self.some_ranges(unfinished))
+    }
+
+    /// Whether a request takes more than one turn, and goes on with it.
+    #[inline]
+    pub(crate) fn go_on(&mut self) -> bool {
+        self.unfinished.is_some() && self.one_more_turn()
+    }
+
+    #[cold]
+    fn one_more_turn(&mut self) -> bool {
+        let Some(unfinished) = self.unfinished.take() else {
+            return false;
+        };
+        self.some_ranges(unfinished);
+        self.completion.announce();
+        true
+    }
+
+    /// Does a part of what is left of a request, or all of it; how many bytes that was.
+    fn some_ranges(&mut self, mut unfinished: Unfinished) -> u32 {
+        let mut bytes = 0;
+        let result = loop {
+            let Some(range) = unfinished.next() else {
+                break Ok(());
             };
-            if result.is_err() {
-                break;
+            if bytes >= TURN_BYTES {
+                self.unfinished = Some(unfinished);
+                return bytes;
             }
-        }
-        split.record(result.map_err(|_| Failure::Memory));
-        self.completion.release(split);
-        Ok(ranges
-            .iter()
-            .fold(0, |sum: u32, range| sum.saturating_add(range.bytes)))
+            match self.begin_of(&unfinished, &range) {
+                Ok(done) => {
+                    unfinished.advance(done);
+                    bytes += done;
+                }
+                Err(_) => break Err(Failure::Memory),
+            }
+        };
+        unfinished.split.record(result);
+        self.completion.release(unfinished.split);
+        bytes
     }
 
     /// Reads all ranges of a request. The rest is empty.
@@ -124,36 +182,43 @@ impl Executor {
         Ok(ranges)
     }
 
-    fn range(&mut self, split: &Arc<Split>, op: Op, priority: Priority, range: &Range) -> Result {
+    /// Submits an I/O for the beginning of a range; how many bytes that is.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM; EINTR when nobody waits for it any more.
+    fn begin_of(&mut self, unfinished: &Unfinished, range: &Range) -> Result<u32> {
+        let Unfinished {
+            write, priority, ..
+        } = *unfinished;
+        let job = Job::Part(unfinished.split.clone());
+        let whole = match unfinished.op {
+            RangeOp::Discard => Op::Discard,
+            RangeOp::SecureErase => Op::SecureErase,
+            // What a device makes of zeroes by itself it can't be told to make durable at once; and
+            // zeroes that keep their space many a device only claims to know how to make.
+            RangeOp::WriteZeroes
+                if range.unmap && write == Op::Write && self.file.writes_zeroes() =>
+            {
+                Op::Zero
+            }
+            RangeOp::WriteZeroes => {
+                if gives_up() {
+                    return Err(EINTR);
+                }
+                let unit = self.units.take(true)?;
+                let zeroes = unit.begin_zeroes(write, priority, range.sector.0, range.bytes, job);
+                let bytes = zeroes.bytes();
+                self.submitted += 1;
+                zeroes.submit();
+                give_way();
+                return Ok(bytes);
+            }
+        };
         let unit = self.units.take(false)?;
         self.submitted += 1;
-        let job = Job::Part(split.clone());
-        unit.begin_range(op, priority, range.sector.0, range.bytes, job)
+        unit.begin_range(whole, priority, range.sector.0, range.bytes, job)
             .submit();
-        Ok(())
-    }
-
-    fn write_zeroes(&mut self, split: &Arc<Split>, priority: Priority, range: &Range) -> Result {
-        // What a device makes of zeroes by itself it can't be told to make durable at once; and
-        // zeroes that keep their space many a device only claims to know how to make.
-        if range.unmap && self.write == Op::Write && self.file.writes_zeroes() {
-            return self.range(split, Op::Zero, priority, range);
-        }
-        let mut written = 0;
-        while written < range.bytes {
-            if gives_up() {
-                return Err(EINTR);
-            }
-            let unit = self.units.take(true)?;
-            let job = Job::Part(split.clone());
-            let sector = range.sector.0 + u64::from(written) / SECTOR_SIZE;
-            let left = range.bytes - written;
-            let zeroes = unit.begin_zeroes(self.write, priority, sector, left, job);
-            written += zeroes.bytes();
-            self.submitted += 1;
-            zeroes.submit();
-            give_way();
-        }
-        Ok(())
+        Ok(range.bytes)
     }
 }

@@ -172,7 +172,7 @@ int vblk_kill(struct task_struct *task)
 
 bool vblk_killed(void)
 {
-	return signal_pending(current);
+	return fatal_signal_pending(current);
 }
 
 void vblk_set_state(unsigned int state)

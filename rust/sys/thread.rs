@@ -147,8 +147,8 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
     0
 }
 
-/// Whether the current thread is a worker that was told to give up: nobody waits for its work any
-/// more, but for its end.
+/// Whether the current thread is a worker that was told to give up, or is being killed: nobody
+/// waits for its work any more, but for its end.
 pub(crate) fn gives_up() -> bool {
     // SAFETY: Concerns the current task alone.
     unsafe { helpers::vblk_killed() }

@@ -4,6 +4,7 @@
 //! the disk itself hangs, and then as soon as it does no more.
 
 use super::{
+    long_zeroes::zeroes,
     malformed::desc,
     teardown::{
         in_flight,
@@ -72,8 +73,7 @@ use vblk_core::{
     split::Descriptor,
     testing::{
         BlockRequest,
-        Buf,
-        DriverMemory, //
+        Buf, //
     },
 };
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -192,9 +192,7 @@ fn on_hanging_disk(context: &Context) -> Outcome {
 /// Has more zeroes written than any disk can take soon: each request asks for the most that one can
 /// ask for, on two queues.
 fn zero(arguments: &[&str]) -> Outcome {
-    const WRITE_ZEROES: u32 = 13;
-    const RANGES: u32 = 16;
-    const SECTORS: u32 = (1 << 22) - 1;
+    const SECTORS: u32 = 1 << 22;
     let [disk] = arguments else {
         return Err("one argument: the disk".into());
     };
@@ -204,18 +202,9 @@ fn zero(arguments: &[&str]) -> Outcome {
     })?;
     vm.device
         .attach(&disk::open(Path::new(disk), Mode::ReadWrite, libc::O_EXCL)?)?;
-    let (ranges, header) = (vm.free(), GuestAddr(vm.free().0 + 512));
-    for index in 0..RANGES {
-        let at = GuestAddr(ranges.0 + u64::from(index) * 16);
-        let sector = u64::from(index) * u64::from(SECTORS + 1);
-        vm.memory.write(at, &sector.to_le_bytes());
-        vm.memory.write(GuestAddr(at.0 + 8), &SECTORS.to_le_bytes());
-        vm.memory.write(GuestAddr(at.0 + 12), &[0; 4]);
-    }
-    let request = BlockRequest::new(WRITE_ZEROES, 0, header, GuestAddr(header.0 + 16));
+    let request = zeroes(&*vm.memory, vm.free(), SECTORS, 16 * u64::from(SECTORS));
     request.prepare(&*vm.memory);
-    let mut buffers = request.buffers();
-    buffers.insert(1, Buf::readable(ranges, RANGES * 16));
+    let buffers = request.buffers();
     for queue in &mut vm.queues {
         while queue.driver.add(&buffers).is_some() {}
         queue.notify();

@@ -18,6 +18,7 @@ mod integrity;
 mod ioctls;
 mod killed;
 mod late;
+mod long_zeroes;
 mod malformed;
 mod notify;
 mod owner;
@@ -59,6 +60,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
     vec![
         requests::TESTS,
         ranges::TESTS,
+        long_zeroes::TESTS,
         flushes::TESTS,
         priority::TESTS,
         topology::TESTS,
@@ -104,6 +106,7 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         flip::TESTS,
         requests::TESTS,
         ranges::TESTS,
+        long_zeroes::TESTS,
         placement::TESTS,
         truncated::TESTS,
         notify::TESTS,
