@@ -25,11 +25,9 @@ use crate::{
         StatusByte, //
     },
     sys::{
-        bio::{
-            Op,
-            PageScratch, //
-        },
+        bio::PageScratch,
         block_file::BlockFile,
+        op::Op,
         pin::{
             LastPage,
             PinnedByte, //

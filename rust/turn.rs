@@ -10,8 +10,8 @@ use crate::{
     },
     memory::CurrentProcess,
     sys::{
-        bio::plugged,
-        mapped_range::MappedRange, //
+        mapped_range::MappedRange,
+        plug::plugged, //
     },
 };
 use vblk_core::{

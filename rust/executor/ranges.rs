@@ -17,7 +17,7 @@ use crate::{
         Split, //
     },
     sys::{
-        bio::Op,
+        op::Op,
         thread::{
             give_way,
             gives_up, //

@@ -14,9 +14,9 @@ use crate::{
     sys::{
         bio::{
             Filling,
-            Op,
             SMALL_PAGES, //
         },
+        op::Op,
         thread::{
             give_way,
             gives_up, //

@@ -9,6 +9,7 @@
 use super::{
     bindings as helpers,
     block_file::BlockFile,
+    op::Op,
     pin::{
         mark_dirty,
         pin_pages,
@@ -16,7 +17,6 @@ use super::{
         unpin_written, //
     },
 };
-use core::ptr::NonNull;
 use kernel::{
     bindings,
     page::{
@@ -51,39 +51,6 @@ pub(crate) trait Completer: Send + Sync + Sized + 'static {
 
     /// An I/O is done. In any context: must not sleep.
     fn complete(&self, done: Done<Self>);
-}
-
-/// What an I/O does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Op {
-    /// From the device to memory.
-    Read,
-    /// From memory to the device.
-    Write,
-    /// The same, and done only when durable.
-    WriteDurable,
-    /// Makes all earlier writes durable. Has no pages.
-    Flush,
-    /// Gives up the content of sectors. Has no pages, as the next two.
-    Discard,
-    /// Erases the content of sectors.
-    SecureErase,
-    /// Fills sectors with zeroes, and may give up the space behind them.
-    Zero,
-}
-
-impl Op {
-    fn flags(self) -> u32 {
-        match self {
-            Self::Read => helpers::VBLK_OP_READ,
-            Self::Write => helpers::VBLK_OP_WRITE,
-            Self::WriteDurable => helpers::VBLK_OP_WRITE_FUA,
-            Self::Flush => helpers::VBLK_OP_FLUSH,
-            Self::Discard => helpers::VBLK_OP_DISCARD,
-            Self::SecureErase => helpers::VBLK_OP_SECURE_ERASE,
-            Self::Zero => helpers::VBLK_OP_ZERO,
-        }
-    }
 }
 
 /// Room to collect pages in while they are pinned.
@@ -497,17 +464,4 @@ impl<C: Completer> Spent<C> {
         self.0.release();
         Idle(self.0)
     }
-}
-
-/// Calls `submit`, and gives the I/Os that it submits to the devices together, at the end of the
-/// call or when the thread sleeps.
-pub(crate) fn plugged<R>(submit: impl FnOnce() -> R) -> R {
-    let mut plug = bindings::blk_plug::default();
-    let plug = NonNull::from(&mut plug).as_ptr();
-    // SAFETY: `plug` outlives the call that ends it, and nothing unwinds in the kernel.
-    unsafe { bindings::blk_start_plug(plug) };
-    let result = submit();
-    // SAFETY: Started just above, by this thread.
-    unsafe { bindings::blk_finish_plug(plug) };
-    result
 }

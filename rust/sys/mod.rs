@@ -15,8 +15,10 @@ pub(crate) mod errno;
 pub(crate) mod eventfd;
 pub(crate) mod lock;
 pub(crate) mod mapped_range;
+pub(crate) mod op;
 pub(crate) mod periodic;
 pub(crate) mod pin;
+pub(crate) mod plug;
 pub(crate) mod thread;
 
 /// The functions of helpers.h, by bindgen.
