@@ -13,6 +13,7 @@ mod faults;
 mod flight;
 mod flip;
 mod flushes;
+mod fua;
 mod hostile;
 mod integrity;
 mod ioctls;
@@ -22,6 +23,7 @@ mod malformed;
 mod notify;
 mod owner;
 mod packed;
+mod partition;
 mod placement;
 mod priority;
 mod race;
@@ -29,6 +31,7 @@ mod ranges;
 mod reconfigure;
 mod requests;
 mod resize;
+mod secure_erase;
 mod soup;
 mod states;
 mod teardown;
@@ -59,6 +62,9 @@ fn on_split_rings() -> Vec<&'static [Test]> {
     vec![
         requests::TESTS,
         ranges::TESTS,
+        secure_erase::TESTS,
+        partition::TESTS,
+        fua::TESTS,
         flushes::TESTS,
         priority::TESTS,
         topology::TESTS,
@@ -104,6 +110,9 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         flip::TESTS,
         requests::TESTS,
         ranges::TESTS,
+        secure_erase::TESTS,
+        partition::TESTS,
+        fua::TESTS,
         placement::TESTS,
         truncated::TESTS,
         notify::TESTS,
