@@ -5,6 +5,7 @@
 use super::ranges::{
     fill,
     range,
+    request,
     send,
     u32_at,
     Range,
@@ -36,14 +37,21 @@ use crate::{
         UNSUPP, //
     },
 };
-use vblk_core::features::{
-    bit,
-    Features, //
+use vblk_core::{
+    features::{
+        bit,
+        Features, //
+    },
+    testing::{
+        Buf,
+        DriverMemory, //
+    },
 };
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "harness/secure_erase_erases_its_ranges_and_nothing_else", limit: 20, run: erases },
+    Test { name: "harness/secure_erase_as_linux_asks_for_it", limit: 20, run: as_linux },
     Test { name: "harness/secure_erase_refuses_what_discard_refuses", limit: 20, run: refuses },
     Test { name: "harness/secure_erase_is_announced_as_the_disk_has_it", limit: 20, run: announced },
 ];
@@ -108,6 +116,32 @@ fn erases(context: &Context) -> Outcome {
     assert!(disk.read(0, expected.len())? == expected);
     let stats = vm.device.stats()?;
     assert_eq!((stats.io_errors, stats.malformed), (0, 0));
+    Ok(())
+}
+
+/// Linux's driver puts the ranges into a buffer that the device may write.
+fn as_linux(context: &Context) -> Outcome {
+    let disk = Disk::counting(&CAN_ERASE)?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let mut expected = fill(context, &disk, MIB)?;
+    let ranges = [range(8, 8, 0), range(100, 1, 0)];
+    let mut request = request(&vm, SECURE_ERASE, &ranges);
+    let given = request.data[0];
+    request.data = vec![Buf::writable(given.addr, given.len)];
+    let bytes = vm.memory.read_vec(given.addr, given.len as usize);
+    let answer = vm.queue().request(&request);
+    // Of the buffer, nothing was written.
+    assert_eq!(answer, Answer::new(OK, 0));
+    assert_eq!(vm.memory.read_vec(given.addr, given.len as usize), bytes);
+    overwrite(&mut expected, &ranges, ERASED);
+    assert!(disk.read(0, expected.len())? == expected);
+
+    // Nobody asks for anything else like that.
+    let before = disk.counts()?;
+    request.kind = DISCARD;
+    let answer = vm.queue().request(&request);
+    assert_eq!(answer, Answer::new(IOERR, 0));
+    assert_eq!(disk.counts()?, before, "the disk was asked");
     Ok(())
 }
 
