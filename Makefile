@@ -37,6 +37,7 @@ module: setup
 
 ## build: the module, the launcher and the test programs
 build: module
+	@scripts/test-disk $(KERNEL)
 	@scripts/build
 
 ## demo: boot a guest whose disk the module serves, and watch it work
@@ -53,6 +54,7 @@ nightly:
 
 debug-module:
 	@$(MAKE) --no-print-directory KERNEL=debug module
+	@scripts/test-disk debug
 
 ## mutants: take one defence at a time out, and show that a test notices (or those that match T)
 mutants: build

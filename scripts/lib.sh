@@ -263,6 +263,11 @@ module_path() {
 	printf '%s/vhost_blk_rs.ko' "$(module_dir "$1")"
 }
 
+# test_disk_path KIND: the disk of the tests, built for the same kernel.
+test_disk_path() {
+	printf '%s-test-disk/vblk_test_disk.ko' "$(module_dir "$1")"
+}
+
 # kernel_image KDIR
 kernel_image() {
 	printf '%s/arch/x86/boot/bzImage' "$1"

@@ -263,15 +263,19 @@ impl<'a> Request<'a> {
         if !disk.range_ops.has(op) {
             return Action::Answer(Status::Unsupported);
         }
-        let bytes = self.data_out.bytes;
-        let whole = bytes > 0 && bytes % RANGE_BYTES as u32 == 0;
-        if disk.read_only || !whole || bytes > (MAX_RANGES * RANGE_BYTES) as u32 {
+        // Linux's driver, up to 7.2 at least, gives the ranges to erase in a buffer that the device
+        // may write: it goes by the type's lowest bit, and this is the one even type that gives
+        // something. That a device should not read such a buffer (virtio 1.2, 2.7.5.1) is no
+        // reason to fail the only driver that asks for it.
+        let data = match op {
+            RangeOp::SecureErase if self.data_out.bytes == 0 => self.data_in,
+            _ => self.data_out,
+        };
+        let whole = data.bytes > 0 && data.bytes % RANGE_BYTES as u32 == 0;
+        if disk.read_only || !whole || data.bytes > (MAX_RANGES * RANGE_BYTES) as u32 {
             return Action::Answer(Status::IoError);
         }
-        Action::Ranges {
-            op,
-            data: self.data_out,
-        }
+        Action::Ranges { op, data }
     }
 
     /// The length for the used entry, when the first `data_bytes` of the data were written and

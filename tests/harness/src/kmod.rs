@@ -31,7 +31,7 @@ pub fn users() -> Option<i64> {
 /// Loads the file that the environment variable MODULE names, and waits for the device node.
 pub fn load() -> Result<(), Errno> {
     let path = env::var_os("MODULE").ok_or(Errno::ENOENT)?;
-    system::load_module(File::open(path)?)?;
+    system::load_module(File::open(path)?, c"")?;
     let deadline = Instant::now() + Duration::from_secs(5);
     // devtmpfs makes the node in a thread of its own.
     while !Path::new(device::PATH).exists() {

@@ -10,8 +10,8 @@
 //! vblk-harness bench [PATTERN]      figures; means something under scripts/l1 --icount only
 //! ```
 //!
-//! Environment: MODULE is the module's file, for tests that load it; VBLK_SEED the seed of what
-//! is random; with VBLK_LONG=1 tests repeat what they do as often as proves most.
+//! Environment: MODULE is the module's file, for tests that load it, and TEST_DISK that of the disk
+//! of the tests; VBLK_SEED the seed of what is random; with VBLK_LONG=1 tests repeat what they do as often as proves most.
 
 #![deny(unsafe_code)]
 

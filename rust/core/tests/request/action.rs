@@ -24,6 +24,7 @@ use vblk_core::{
     },
     testing::{
         BlockRequest,
+        Buf,
         Ram, //
     },
 };
@@ -195,4 +196,36 @@ fn a_request_about_ranges_has_one_to_sixteen_whole_ones() {
         ..disk
     };
     assert_eq!(guest.action(&with_ranges(11, 16), &read_only), IO_ERROR);
+}
+
+/// Linux's driver takes 14 for a type that reads, since it is even.
+#[test]
+fn ranges_to_erase_are_found_in_writable_buffers_too() {
+    let ram = Ram::new(MEMORY);
+    let mut guest = Guest::new(&ram);
+    let disk = Disk {
+        range_ops: RangeOps {
+            discard: true,
+            write_zeroes: true,
+            secure_erase: true,
+        },
+        ..DISK
+    };
+    let mut act = |kind, readable: u32, writable| {
+        let mut request = BlockRequest::new(kind, 0, HEADER, STATUS);
+        if readable > 0 {
+            request.data.push(Buf::readable(DATA, readable));
+        }
+        request.data.push(Buf::writable(DATA, writable));
+        guest.action(&request, &disk)
+    };
+    assert_eq!(act(14, 0, 32), What::Ranges(RangeOp::SecureErase, 32));
+    // What is where it belongs counts.
+    assert_eq!(act(14, 16, 32), What::Ranges(RangeOp::SecureErase, 16));
+    for bytes in [1, 17, 272] {
+        assert_eq!(act(14, 0, bytes), IO_ERROR, "{bytes}");
+    }
+    for kind in [11, 13] {
+        assert_eq!(act(kind, 0, 32), IO_ERROR, "{kind}");
+    }
 }

@@ -7,6 +7,8 @@ mod faults;
 mod image;
 mod loopdev;
 mod null;
+mod partition;
+mod test_disk;
 
 pub use dm::{
     Delays,
@@ -14,6 +16,13 @@ pub use dm::{
 };
 pub use faults::Injection;
 pub use null::NullBlk;
+pub use test_disk::{
+    Count,
+    Counts,
+    TestDisk,
+    DISCARDED,
+    ERASED, //
+};
 
 use crate::sys::Errno;
 use std::{
@@ -61,6 +70,8 @@ enum Origin {
     Loop(loopdev::Instance),
     Image(image::Instance),
     Mapped(dm::Instance),
+    Partition(partition::Instance),
+    Test(test_disk::Instance),
 }
 
 /// A block device.
@@ -140,6 +151,24 @@ impl Disk {
     /// dm-linear over a part of another disk.
     pub fn part(below: &Disk, sector: u64, bytes: u64) -> Result<Self, Errno> {
         Self::mapped(&[Target::linear(&below.path, sector, bytes / 512)])
+    }
+
+    /// A partition of another disk, which it must not outlive.
+    pub fn partition(&self, sector: u64, bytes: u64) -> Result<Self, Errno> {
+        let instance = partition::Instance::new(&self.path, sector * 512, bytes)?;
+        let path = instance.node();
+        wait_for(&path)?;
+        let origin = Origin::Partition(instance);
+        Ok(Self { path, origin })
+    }
+
+    /// Our own, which counts what reaches it, and can erase. One at a time.
+    pub fn counting(options: &TestDisk) -> Result<Self, Errno> {
+        let instance = test_disk::Instance::new(options)?;
+        let path = instance.node();
+        wait_for(&path)?;
+        let origin = Origin::Test(instance);
+        Ok(Self { path, origin })
     }
 
     /// Gives it another size while it is in use.
@@ -261,6 +290,8 @@ impl Drop for Disk {
             Origin::Loop(instance) => instance.remove(),
             Origin::Image(instance) => instance.remove(),
             Origin::Mapped(instance) => instance.remove(),
+            Origin::Partition(instance) => instance.remove(),
+            Origin::Test(instance) => instance.remove(),
         }
     }
 }

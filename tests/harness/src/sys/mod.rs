@@ -11,6 +11,7 @@ pub mod aio;
 pub mod errno;
 pub mod ioctl;
 pub mod map;
+pub mod partition;
 pub mod poll;
 pub mod process;
 pub mod system;

@@ -17,11 +17,11 @@ use std::{
     },
 };
 
-/// `finit_module` without parameters.
-pub fn load_module(file: impl AsFd) -> Result<(), Errno> {
+/// `finit_module` with these parameters, as `insmod` takes them.
+pub fn load_module(file: impl AsFd, parameters: &CStr) -> Result<(), Errno> {
     let fd = file.as_fd().as_raw_fd();
-    // SAFETY: an open file, an empty C string and no flags.
-    let ret = unsafe { libc::syscall(libc::SYS_finit_module, fd, c"".as_ptr(), 0) };
+    // SAFETY: an open file, a C string and no flags.
+    let ret = unsafe { libc::syscall(libc::SYS_finit_module, fd, parameters.as_ptr(), 0) };
     check(ret).map(drop)
 }
 

@@ -13,6 +13,7 @@ mod faults;
 mod flight;
 mod flip;
 mod flushes;
+mod fua;
 mod hostile;
 mod integrity;
 mod ioctls;
@@ -23,6 +24,7 @@ mod malformed;
 mod notify;
 mod owner;
 mod packed;
+mod partition;
 mod placement;
 mod priority;
 mod race;
@@ -30,6 +32,7 @@ mod ranges;
 mod reconfigure;
 mod requests;
 mod resize;
+mod secure_erase;
 mod soup;
 mod states;
 mod teardown;
@@ -61,6 +64,9 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         requests::TESTS,
         ranges::TESTS,
         long_zeroes::TESTS,
+        secure_erase::TESTS,
+        partition::TESTS,
+        fua::TESTS,
         flushes::TESTS,
         priority::TESTS,
         topology::TESTS,
@@ -107,6 +113,9 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         requests::TESTS,
         ranges::TESTS,
         long_zeroes::TESTS,
+        secure_erase::TESTS,
+        partition::TESTS,
+        fua::TESTS,
         placement::TESTS,
         truncated::TESTS,
         notify::TESTS,

@@ -2,12 +2,23 @@
 
 //! The priority that a driver gives to its requests, and what of it reaches the disk.
 //!
-//! The block layer merges neighbouring requests of the same priority, and of no other. So what
-//! priorities a row of requests has shows in how many of them the disk counts as merged.
+//! A disk of the kernel does not tell. But the block layer merges neighbouring requests of the same
+//! priority, and of no other: so what priorities a row of requests has shows in how many of them the
+//! disk counts as merged. The test disk counts the priorities themselves.
 
-use super::requests::{
-    Place,
-    DATA, //
+use super::{
+    ranges::{
+        self,
+        range,
+        DISCARD,
+        SECURE_ERASE,
+        UNMAP,
+        WRITE_ZEROES, //
+    },
+    requests::{
+        Place,
+        DATA, //
+    },
 };
 use crate::{
     context::{
@@ -19,7 +30,8 @@ use crate::{
     disk::{
         Disk,
         Mode,
-        NullBlk, //
+        NullBlk,
+        TestDisk, //
     },
     sys::{
         process,
@@ -31,6 +43,7 @@ use crate::{
         OK, //
     },
 };
+use std::collections::BTreeMap;
 use vblk_core::{
     addr::GuestAddr,
     testing::{
@@ -42,6 +55,7 @@ use vblk_core::{
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "harness/priorities_reach_the_disk", limit: 20, run: reach_the_disk },
+    Test { name: "harness/each_part_of_a_request_has_its_priority", limit: 20, run: each_part },
     Test { name: "harness/what_is_no_priority_counts_as_none", limit: 20, run: no_priority },
     Test { name: "harness/real_time_priority_is_for_privileged_owners", limit: 20, run: real_time },
 ];
@@ -114,6 +128,66 @@ fn reach_the_disk(_: &Context) -> Outcome {
         [lowest, lowest | 1 << 3],
     ] {
         assert!(!merge(&mut vm, &disk, others)?, "{others:#x?}");
+    }
+    Ok(())
+}
+
+/// How many I/Os of each priority reach the disk because of a request.
+fn arrived(vm: &mut Vm, disk: &Disk, request: &BlockRequest) -> Result<BTreeMap<u32, u64>, Errno> {
+    let before = disk.priorities()?;
+    assert_eq!(vm.queue().request(request).status, OK);
+    let mut seen = disk.priorities()?;
+    for (priority, times) in before {
+        *seen.entry(priority).or_default() -= times;
+    }
+    seen.retain(|_, times| *times > 0);
+    Ok(seen)
+}
+
+/// What makes a request, and the least number of I/Os that it is.
+type Kind<'a> = (&'static str, u64, &'a dyn Fn(&Vm) -> BlockRequest);
+
+fn each_part(_: &Context) -> Outcome {
+    let disk = Disk::counting(&TestDisk {
+        max_discard_sectors: u32::MAX,
+        max_secure_erase_sectors: u32::MAX,
+        max_write_zeroes_sectors: u32::MAX,
+        write_cache: true,
+        ..TestDisk::DEFAULT
+    })?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let place = Place::of(&vm);
+    let two = [range(0, 8, 0), range(16, 8, 0)];
+    let long = [range(0, 4096, 0)];
+    let unmapped = [range(0, 8, UNMAP)];
+    let kinds: [Kind<'_>; 8] = [
+        ("read", 1, &|_| place.read(0, 4096)),
+        ("write", 1, &|_| place.write(0, 4096)),
+        ("long write", 2, &|_| place.write(0, 2 << 20)),
+        ("flush", 1, &|_| place.flush()),
+        ("discard", 2, &|vm| ranges::request(vm, DISCARD, &two)),
+        ("erase", 2, &|vm| ranges::request(vm, SECURE_ERASE, &two)),
+        ("written zeroes", 2, &|vm| {
+            ranges::request(vm, WRITE_ZEROES, &long)
+        }),
+        ("zeroes by the disk", 1, &|vm| {
+            ranges::request(vm, WRITE_ZEROES, &unmapped)
+        }),
+    ];
+    for (name, least, make) in kinds {
+        for priority in [
+            REAL_TIME | 1,
+            BEST_EFFORT | 6,
+            BEST_EFFORT | 6 | 1 << 3,
+            IDLE,
+        ] {
+            let mut request = make(&vm);
+            request.priority = priority;
+            let seen = arrived(&mut vm, &disk, &request)?;
+            let times = seen.get(&priority).copied().unwrap_or_default();
+            assert_eq!(seen.len(), 1, "{name} {priority:#x}: {seen:x?}");
+            assert!(times >= least, "{name} {priority:#x}: {seen:x?}");
+        }
     }
     Ok(())
 }

@@ -52,21 +52,21 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/wrong_arguments_for_the_configuration_space", limit: 20, run: config_errors },
 ];
 
-const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
-const SECURE_ERASE: u32 = 14;
-const UNMAP: u32 = 1;
+pub const DISCARD: u32 = 11;
+pub const WRITE_ZEROES: u32 = 13;
+pub const SECURE_ERASE: u32 = 14;
+pub const UNMAP: u32 = 1;
 const MIB: u64 = 1 << 20;
 
 /// One range of a request.
 #[derive(Clone, Copy)]
-struct Range {
-    sector: u64,
-    sectors: u32,
-    flags: u32,
+pub struct Range {
+    pub sector: u64,
+    pub sectors: u32,
+    pub flags: u32,
 }
 
-fn range(sector: u64, sectors: u32, flags: u32) -> Range {
+pub fn range(sector: u64, sectors: u32, flags: u32) -> Range {
     Range {
         sector,
         sectors,
@@ -74,8 +74,8 @@ fn range(sector: u64, sectors: u32, flags: u32) -> Range {
     }
 }
 
-/// Sends a request about these ranges.
-fn send(vm: &mut Vm, kind: u32, ranges: &[Range]) -> Answer {
+/// A request about these ranges, which it puts into the guest's memory.
+pub fn request(vm: &Vm, kind: u32, ranges: &[Range]) -> BlockRequest {
     let mut bytes = Vec::new();
     for range in ranges {
         bytes.extend(range.sector.to_le_bytes());
@@ -85,12 +85,17 @@ fn send(vm: &mut Vm, kind: u32, ranges: &[Range]) -> Answer {
     vm.memory.write(DATA, &bytes);
     let header = vm.free();
     let request = BlockRequest::new(kind, 0, header, GuestAddr(header.0 + 64));
-    let request = request.data(DATA, bytes.len() as u32);
+    request.data(DATA, bytes.len() as u32)
+}
+
+/// Sends it.
+pub fn send(vm: &mut Vm, kind: u32, ranges: &[Range]) -> Answer {
+    let request = request(vm, kind, ranges);
     vm.queue().request(&request)
 }
 
 /// Fills the first `len` bytes of the disk, behind the device's back.
-fn fill(context: &Context, disk: &Disk, len: u64) -> Result<Vec<u8>, Errno> {
+pub fn fill(context: &Context, disk: &Disk, len: u64) -> Result<Vec<u8>, Errno> {
     let mut bytes = context.rng().bytes(len as usize);
     // No zeroes by chance.
     bytes.iter_mut().for_each(|byte| *byte |= 1);
@@ -283,7 +288,7 @@ fn writeback(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn u32_at(config: &[u8], at: usize) -> u32 {
+pub fn u32_at(config: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(config[at..at + 4].try_into().expect("four bytes"))
 }
 

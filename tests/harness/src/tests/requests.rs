@@ -69,6 +69,10 @@ impl Place {
         BlockRequest::write(sector, self.header, self.status).data(DATA, len)
     }
 
+    pub fn flush(&self) -> BlockRequest {
+        BlockRequest::flush(self.header, self.status)
+    }
+
     fn of_type(&self, kind: u32) -> BlockRequest {
         BlockRequest::new(kind, 0, self.header, self.status)
     }

@@ -70,7 +70,7 @@ fn expected(disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
 }
 
 /// What the configuration space says.
-fn found(vm: &Vm, disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
+pub fn found(vm: &Vm, disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
     let (_, config) = vm.device.config(&disk.open(Mode::ReadOnly)?, 1, 256)?;
     Ok((
         number(&config, 20, 4),

@@ -69,7 +69,10 @@ fn expected(request: &Request<'_>, disk: &Disk) -> Plain {
         RequestType::Flush => Plain::Flush,
         RequestType::GetId => Plain::GetId,
         RequestType::Ranges(op) if disk.range_ops.has(op) => {
-            let bytes = request.data_out.bytes();
+            let bytes = match (op, request.data_out.bytes()) {
+                (RangeOp::SecureErase, 0) => request.data_in.bytes(),
+                (_, bytes) => bytes,
+            };
             match !disk.read_only && bytes % 16 == 0 && (1..=16).contains(&(bytes / 16)) {
                 true => Plain::Ranges(op),
                 false => Plain::Answer(Status::IoError),
