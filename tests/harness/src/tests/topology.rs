@@ -15,7 +15,8 @@ use crate::{
     disk::{
         Disk,
         Mode,
-        NullBlk, //
+        NullBlk,
+        TestDisk, //
     },
     sys::Errno,
     vm::{
@@ -111,31 +112,45 @@ fn told(_: &Context) -> Outcome {
 fn segments(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     let ram = Disk::ram();
-    let disks = [
+    for disk in [
         Disk::part(&ram, 8, 16 * MIB)?,
         ram,
         of_4k_blocks()?,
         Disk::looped(16 * MIB)?,
-    ];
-    for disk in disks {
-        let name = disk.path().display();
-        let most = disk.queue_limit("max_segments")?;
-        let longest = disk.queue_limit("max_segment_size")?;
-        for entries in [2, 16, 128, 1024] {
-            let (features, config) = vm.device.config(&disk.open(Mode::ReadOnly)?, 1, entries)?;
-            let ring = u64::from(entries - 2).max(1);
-            assert_eq!(number(&config, 12, 4), most.min(ring), "{name} {entries}");
-            let (has, size_max) = (
-                Features(features).has(bit::BLK_SIZE_MAX),
-                number(&config, 8, 4),
-            );
-            let expected = (longest != u64::from(u32::MAX)).then_some(longest);
-            assert_eq!(
-                (has, size_max),
-                (expected.is_some(), expected.unwrap_or(0)),
-                "{name}"
-            );
-        }
+    ] {
+        check_segments(&vm, &disk)?;
+    }
+    // One that takes little at a time, and one that takes all that there is.
+    for (max_segments, max_segment_size) in [(7, 12288), (65535, u32::MAX)] {
+        let disk = Disk::counting(&TestDisk {
+            max_segments,
+            max_segment_size,
+            ..TestDisk::DEFAULT
+        })?;
+        assert_eq!(disk.queue_limit("max_segments")?, u64::from(max_segments));
+        assert_eq!(
+            disk.queue_limit("max_segment_size")?,
+            u64::from(max_segment_size)
+        );
+        check_segments(&vm, &disk)?;
+        // A stack of disks has the least of theirs.
+        check_segments(&vm, &Disk::part(&disk, 8, 8 * MIB)?)?;
+    }
+    Ok(())
+}
+
+fn check_segments(vm: &Vm, disk: &Disk) -> Outcome {
+    let name = disk.path().display();
+    let most = disk.queue_limit("max_segments")?;
+    let longest = disk.queue_limit("max_segment_size")?;
+    let expected = (longest != u64::from(u32::MAX)).then_some(longest);
+    for entries in [2, 16, 128, 1024] {
+        let (features, config) = vm.device.config(&disk.open(Mode::ReadOnly)?, 1, entries)?;
+        let ring = u64::from(entries - 2).max(1);
+        assert_eq!(number(&config, 12, 4), most.min(ring), "{name} {entries}");
+        let offered = Features(features).has(bit::BLK_SIZE_MAX);
+        let told = (offered, number(&config, 8, 4));
+        assert_eq!(told, (expected.is_some(), expected.unwrap_or(0)), "{name}");
     }
     Ok(())
 }
