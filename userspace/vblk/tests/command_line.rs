@@ -128,6 +128,15 @@ fn every_wrong_option_is_named() {
 }
 
 #[test]
+fn there_are_not_more_disks_than_interrupts() {
+    let disks = " --disk path=@disk,backend=io-uring".repeat(19);
+    Place::new().refused(
+        &format!("run --kernel @kernel{disks}"),
+        "--disk: given 19 times, 18 is the most",
+    );
+}
+
+#[test]
 fn absurd_memory_is_more_than_the_host_has() {
     let place = Place::new();
     let output = place.vblk("run --kernel @kernel --memory 16000000T");

@@ -233,7 +233,8 @@ fn host_memory() -> Option<u64> {
 
 fn specs(texts: &[String]) -> Result<Vec<DiskSpec>, UsageError> {
     if texts.len() > MAX_DISKS {
-        return Err(UsageError::new("--disk", "given more than 8 times"));
+        let cause = format!("given {} times, {MAX_DISKS} is the most", texts.len());
+        return Err(UsageError::new("--disk", cause));
     }
     texts.iter().map(|text| DiskSpec::parse(text)).collect()
 }

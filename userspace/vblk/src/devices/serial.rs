@@ -24,6 +24,14 @@ pub const SERIAL_PORTS: u64 = 8;
 const INTERRUPT_ENABLE: u64 = 1;
 const RECEIVED_DATA: u8 = 1;
 
+/// The register of the lines to the terminal.
+const MODEM_CONTROL: u64 = 4;
+/// What is set there by a driver that is ready for input: "data terminal ready", "request to
+/// send", and OUT2, which lets interrupts of the port through in a PC.
+const READY: u8 = 1 << 0 | 1 << 1 | 1 << 3;
+/// What is set there while a driver tests the port: what it says does not reach the terminal then.
+const LOOPBACK: u8 = 1 << 4;
+
 /// Input that may wait for the guest to read it.
 const MAX_PENDING: usize = 4096;
 
@@ -56,7 +64,7 @@ impl SerialEvents for Drained {
 pub struct SerialConsole {
     port: Serial<Interrupt, Drained, Box<dyn Write + Send>>,
     pending: VecDeque<u8>,
-    /// The guest has opened the port. What it finds there while it does so, it throws away.
+    /// The guest has opened the port. What it finds there before, it throws away.
     listening: bool,
 }
 
@@ -95,6 +103,15 @@ impl SerialConsole {
             self.pending.pop_front();
         }
     }
+
+    /// Whether a terminal would send: flow control as the lines have it. Enabled interrupts alone
+    /// do not say that the guest listens, since drivers enable them to find out what the port is,
+    /// and empty it before they use it.
+    fn is_wanted(&self) -> bool {
+        let state = self.port.state();
+        state.interrupt_enable & RECEIVED_DATA != 0
+            && state.modem_control & (READY | LOOPBACK) == READY
+    }
 }
 
 impl Device for SerialConsole {
@@ -109,8 +126,8 @@ impl Device for SerialConsole {
         if let &[byte] = data {
             // A console that nobody reads is no reason to stop the guest.
             let _ = self.port.write(offset as u8, byte);
-            if offset == INTERRUPT_ENABLE {
-                self.listening = self.port.state().interrupt_enable & RECEIVED_DATA != 0;
+            if matches!(offset, INTERRUPT_ENABLE | MODEM_CONTROL) {
+                self.listening = self.is_wanted();
                 self.feed();
             }
         }
@@ -135,15 +152,63 @@ mod tests {
         byte[0]
     }
 
+    fn has_input(console: &mut SerialConsole) -> bool {
+        get(console, LINE_STATUS) & DATA_READY != 0
+    }
+
     #[test]
     fn input_waits_until_the_guest_listens() {
         let mut console = console();
         console.input(b"ab");
-        assert_eq!(get(&mut console, LINE_STATUS) & DATA_READY, 0);
+        assert!(!has_input(&mut console));
         console.write(INTERRUPT_ENABLE, &[RECEIVED_DATA]);
-        assert_eq!(get(&mut console, LINE_STATUS) & DATA_READY, 1);
+        assert!(!has_input(&mut console));
+        console.write(MODEM_CONTROL, &[READY]);
+        assert!(has_input(&mut console));
         assert_eq!([get(&mut console, 0), get(&mut console, 0)], *b"ab");
-        assert_eq!(get(&mut console, LINE_STATUS) & DATA_READY, 0);
+        assert!(!has_input(&mut console));
+        // A guest that is busy says so.
+        console.write(MODEM_CONTROL, &[READY & !2]);
+        console.input(b"c");
+        assert!(!has_input(&mut console));
+        console.write(MODEM_CONTROL, &[READY]);
+        assert_eq!(get(&mut console, 0), b'c');
+    }
+
+    /// As Linux does (autoconfig and serial8250_do_startup in 8250_port.c), with and without an
+    /// early console before, which leaves two lines set.
+    #[test]
+    fn a_driver_that_tests_the_port_takes_no_input() {
+        const ALL: u8 = 0xf;
+        const LINE_CONTROL: u64 = 3;
+        const DIVISOR_ACCESS: u8 = 0x80;
+        for early in [0, 3] {
+            let mut console = console();
+            console.input(b"first line\n");
+            console.write(MODEM_CONTROL, &[early]);
+            console.write(INTERRUPT_ENABLE, &[0]);
+            console.write(INTERRUPT_ENABLE, &[ALL]);
+            assert_eq!(get(&mut console, INTERRUPT_ENABLE), ALL);
+            // Whether what is written comes back.
+            console.write(MODEM_CONTROL, &[LOOPBACK | READY]);
+            console.write(MODEM_CONTROL, &[early]);
+            // The divisor is where the enabled interrupts are otherwise.
+            console.write(LINE_CONTROL, &[DIVISOR_ACCESS]);
+            console.write(INTERRUPT_ENABLE, &[0]);
+            console.write(LINE_CONTROL, &[0]);
+            // Whatever is there is old.
+            for _ in 0..3 {
+                assert_eq!(get(&mut console, 0), 0, "{early}");
+            }
+            console.write(INTERRUPT_ENABLE, &[0]);
+            console.write(MODEM_CONTROL, &[READY & !2]);
+            console.write(INTERRUPT_ENABLE, &[RECEIVED_DATA]);
+            assert!(!has_input(&mut console));
+            console.write(MODEM_CONTROL, &[READY]);
+            for expected in b"first line\n" {
+                assert_eq!(get(&mut console, 0), *expected, "{early}");
+            }
+        }
     }
 
     #[test]

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! As much of ACPI as a kernel needs to find its CPUs and to power off (ACPI 6.5, chapter 5).
+//! As much of ACPI as a kernel needs to find its CPUs and disks, and to power off (ACPI 6.5,
+//! chapter 5).
 
-use super::layout::{
-    ACPI_IRQ,
-    ACPI_PORT,
-    ACPI_TABLES,
-    IO_APIC,
-    LOCAL_APIC, //
+use super::{
+    dsdt,
+    layout::{
+        ACPI_IRQ,
+        ACPI_PORT,
+        ACPI_TABLES,
+        IO_APIC,
+        LOCAL_APIC, //
+    },
 };
 use crate::devices::{
     clock::CENTURY,
@@ -16,8 +20,7 @@ use crate::devices::{
         PM1_EVENT,
         PM_TIMER,
         RESET,
-        RESET_VALUE,
-        SLEEP_TYPE_OFF, //
+        RESET_VALUE, //
     },
 };
 
@@ -28,11 +31,11 @@ const FADT_BYTES: usize = 276;
 const ALIGN: usize = 64;
 
 /// The tables, to be written to [`ACPI_TABLES`]. The first is the RSDP.
-pub fn tables(cpus: u8) -> Vec<u8> {
+pub fn tables(cpus: u8, disks: usize) -> Vec<u8> {
     let mut image = Image::default();
     image.push(&[0; RSDP_BYTES]);
     let facs = image.push(&facs());
-    let dsdt = image.push(&dsdt());
+    let dsdt = image.push(&table(b"DSDT", 2, &dsdt::definitions(disks)));
     let fadt = image.push(&fadt(facs, dsdt));
     let madt = image.push(&madt(cpus));
     let xsdt = image.push(&xsdt(&[fadt, madt]));
@@ -105,19 +108,6 @@ fn facs() -> [u8; FACS_BYTES] {
     facs[4..8].copy_from_slice(&(FACS_BYTES as u32).to_le_bytes());
     facs[32] = 2;
     facs
-}
-
-/// One object: the type of sleep to write for power-off.
-fn dsdt() -> Vec<u8> {
-    const NAME: u8 = 0x08;
-    const PACKAGE: u8 = 0x12;
-    const BYTE: u8 = 0x0a;
-    let off = SLEEP_TYPE_OFF as u8;
-    let mut aml = vec![NAME];
-    aml.extend_from_slice(b"_S5_");
-    // 8 bytes with this length itself, 4 elements.
-    aml.extend_from_slice(&[PACKAGE, 8, 4, BYTE, off, BYTE, off, 0, 0]);
-    table(b"DSDT", 2, &aml)
 }
 
 /// Fixed description (5.2.9): where the registers are. Offsets are those of the whole table.
@@ -204,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_table_is_found_from_the_root_and_adds_up() {
-        let image = tables(3);
+        let image = tables(3, 2);
         assert_eq!(sum(&image[..20]), 0);
         assert_eq!(sum(&image[..RSDP_BYTES]), 0);
         let xsdt_at = u64::from_le_bytes(image[24..32].try_into().unwrap());

@@ -125,27 +125,22 @@ impl Boot {
         })
     }
 
-    /// Loads everything; `devices` are words that tell the kernel of devices. Gives the address to
+    /// Loads everything, and describes a machine with so many CPUs and disks. Gives the address to
     /// start at.
     ///
     /// # Errors
     ///
     /// See [`Error`].
-    pub fn load(
-        mut self,
-        memory: &Memory,
-        cpus: u8,
-        devices: &[String],
-    ) -> Result<GuestAddress, Error> {
+    pub fn load(mut self, memory: &Memory, cpus: u8, disks: usize) -> Result<GuestAddress, Error> {
         let mut params = boot_params::default();
         let (entry, kernel_end) = self.load_kernel(memory, &mut params.hdr)?;
         self.load_initrd(memory, &mut params.hdr, kernel_end)?;
-        self.load_cmdline(memory, &mut params.hdr, devices)?;
+        self.load_cmdline(memory, &mut params.hdr)?;
         params.acpi_rsdp_addr = ACPI_TABLES.0;
         describe_memory(memory, &mut params);
         memory
             .write_obj(params, ZERO_PAGE)
-            .and_then(|()| memory.write_slice(&acpi::tables(cpus), ACPI_TABLES))
+            .and_then(|()| memory.write_slice(&acpi::tables(cpus, disks), ACPI_TABLES))
             .and_then(|()| registers::write_tables(memory))
             .map_err(|_| Error::Memory(HIGH_MEMORY.0 >> 20))?;
         Ok(entry)
@@ -250,19 +245,11 @@ impl Boot {
         Ok(())
     }
 
-    fn load_cmdline(
-        &self,
-        memory: &Memory,
-        header: &mut setup_header,
-        devices: &[String],
-    ) -> Result<(), Error> {
+    fn load_cmdline(&self, memory: &Memory, header: &mut setup_header) -> Result<(), Error> {
         /// What a kernel takes that does not say.
         const DEFAULT_MAX: u32 = 255;
 
-        let mut words = vec![CMDLINE_PREFIX];
-        words.extend(devices.iter().map(String::as_str));
-        words.push(&self.cmdline);
-        let mut line = words.join(" ").into_bytes();
+        let mut line = format!("{CMDLINE_PREFIX} {}", self.cmdline).into_bytes();
         let max = match (&self.format, header.cmdline_size) {
             (Format::Elf, _) => CMDLINE_MAX - 1,
             (Format::BzImage, 0) => DEFAULT_MAX as usize,

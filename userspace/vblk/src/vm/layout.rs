@@ -2,14 +2,15 @@
 
 //! Where things are in a guest's address space.
 
+use crate::devices::virtio::mmio::MMIO_BYTES;
 use vm_memory::GuestAddress;
 
 /// Memory ends here and goes on at 4 GiB: the gap is for devices.
 pub const GAP_START: u64 = 0xc000_0000;
 /// The end of the gap.
 pub const GAP_END: u64 = 1 << 32;
-/// Where the registers of the first disk are.
-pub const DISK_BASE: u64 = 0xd000_0000;
+/// Where the registers of the first disk are; those of the others follow.
+const DISK_BASE: u32 = 0xd000_0000;
 
 /// The BIOS keeps the kind of a restart here.
 pub const RESET_FLAG: GuestAddress = GuestAddress(0x472);
@@ -44,11 +45,30 @@ pub const LOCAL_APIC: u32 = 0xfee0_0000;
 /// The IO-APIC.
 pub const IO_APIC: u32 = 0xfec0_0000;
 
-/// Interrupts for disks: those that a PC without other devices has left. A kernel without a
-/// description of further ones can't use more.
-pub const DISK_IRQS: [u32; MAX_DISKS] = [5, 10, 11, 7, 6, 14, 15, 12];
+/// Interrupts for disks: the pins of the IO-APIC that a PC without other devices has left. None is
+/// for two disks: KVM raises an interrupt for a moment, and two such moments may look like one.
+const DISK_IRQS: [u32; 18] = [
+    5, 10, 11, 7, 6, 14, 15, 12, 16, 17, 18, 19, 20, 21, 22, 23, 3, 13,
+];
 /// Most disks.
-pub const MAX_DISKS: usize = 8;
+pub const MAX_DISKS: usize = DISK_IRQS.len();
+
+/// What a disk has for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskPlace {
+    /// Where its registers are.
+    pub base: u32,
+    /// Its interrupt.
+    pub irq: u32,
+}
+
+/// The places for disks, in the order in which the guest finds them.
+pub fn disk_places() -> impl Iterator<Item = DiskPlace> {
+    let bases = (DISK_BASE..).step_by(MMIO_BYTES as usize);
+    bases
+        .zip(DISK_IRQS)
+        .map(|(base, irq)| DiskPlace { base, irq })
+}
 
 /// The ranges of guest-physical addresses that `bytes` bytes of memory take.
 pub fn memory_ranges(bytes: u64) -> Vec<(GuestAddress, usize)> {
@@ -79,7 +99,9 @@ mod tests {
 
     #[test]
     fn every_device_has_an_interrupt_of_its_own() {
-        let mut irqs = DISK_IRQS.to_vec();
+        /// Those of KVM's IO-APIC.
+        const PINS: u32 = 24;
+        let mut irqs: Vec<_> = disk_places().map(|place| place.irq).collect();
         irqs.extend([SERIAL_IRQ, ACPI_IRQ.into()]);
         irqs.sort_unstable();
         irqs.dedup();
@@ -87,6 +109,15 @@ mod tests {
         // Not those of the timer, the keyboard, the second controller and the clock.
         assert!(irqs
             .iter()
-            .all(|irq| ![0, 1, 2, 8].contains(irq) && *irq < 16));
+            .all(|irq| ![0, 1, 2, 8].contains(irq) && *irq < PINS));
+    }
+
+    #[test]
+    fn registers_of_disks_lie_side_by_side_in_the_gap() {
+        let bases: Vec<_> = disk_places().map(|place| u64::from(place.base)).collect();
+        assert_eq!(bases.len(), MAX_DISKS);
+        assert!(bases.windows(2).all(|two| two[1] == two[0] + MMIO_BYTES));
+        assert!(bases[0] >= GAP_START);
+        assert!(bases[MAX_DISKS - 1] + MMIO_BYTES <= IO_APIC.into());
     }
 }

@@ -8,7 +8,11 @@ use super::{
         Error as BootError, //
     },
     cpuid,
-    layout::memory_ranges,
+    layout::{
+        disk_places,
+        memory_ranges,
+        MAX_DISKS, //
+    },
     registers,
     vcpu::{
         self,
@@ -100,6 +104,9 @@ pub enum Error {
         /// How many there can be.
         max: usize,
     },
+    /// More disks than there are interrupts for.
+    #[error("--disk: given {0} times, {MAX_DISKS} is the most")]
+    Disks(usize),
     /// Memory can't be mapped.
     #[error("--memory: {0}")]
     Memory(#[from] memory::Error),
@@ -169,6 +176,9 @@ impl Machine {
         if usize::from(cpus) > max {
             return Err(Error::Cpus { asked: cpus, max });
         }
+        if disks.len() > MAX_DISKS {
+            return Err(Error::Disks(disks.len()));
+        }
         let memory = memory::anonymous(&memory_ranges(memory_bytes))?;
         let vm = Vm::new(kvm_fd, memory.clone()).map_err(kvm("creating the machine"))?;
         let ending = Arc::new(Ending::new(event()?));
@@ -183,15 +193,12 @@ impl Machine {
         let serial = builder.serial(drained.clone(), output)?;
         builder.clock()?;
         builder.power()?;
-        let mut words = Vec::new();
-        let mut devices = Vec::new();
-        for (slot, disk) in disks.into_iter().enumerate() {
-            let (device, word) = builder.disk(slot, disk)?;
-            devices.push(device);
-            words.push(word);
-        }
+        let devices = disk_places()
+            .zip(disks)
+            .map(|(place, disk)| builder.disk(place, disk))
+            .collect::<Result<Vec<_>, _>>()?;
         let (ports, mmio) = (Arc::new(builder.ports), Arc::new(builder.mmio));
-        let entry = boot.load(&memory, cpus, &words)?;
+        let entry = boot.load(&memory, cpus, devices.len())?;
         let vcpus = create_vcpus(kvm_fd, &vm, cpus, entry).map_err(kvm("creating CPUs"))?;
         Ok(Self {
             vcpus,

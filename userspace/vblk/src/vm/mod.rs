@@ -7,6 +7,7 @@
 mod acpi;
 mod boot;
 mod cpuid;
+mod dsdt;
 mod layout;
 mod machine;
 mod registers;

@@ -4,9 +4,8 @@
 
 use super::{
     layout::{
+        DiskPlace,
         ACPI_PORT,
-        DISK_BASE,
-        DISK_IRQS,
         RESET_FLAG,
         RESET_FLAG_WARM,
         SERIAL_IRQ, //
@@ -114,14 +113,13 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Adds a disk; also gives the word that tells the kernel of it.
+    /// Adds a disk.
     pub(super) fn disk(
         &mut self,
-        slot: usize,
+        place: DiskPlace,
         disk: DiskSlot,
-    ) -> Result<(Shared<BlockDevice>, String), Error> {
-        let base = DISK_BASE + slot as u64 * MMIO_BYTES;
-        let irq = DISK_IRQS.get(slot).copied().unwrap_or(0);
+    ) -> Result<Shared<BlockDevice>, Error> {
+        let base = u64::from(place.base);
         let (ending, label) = (self.ending.clone(), disk.label.clone());
         let device = BlockDevice::new(
             disk.backend,
@@ -139,10 +137,10 @@ impl Builder<'_> {
                 .map_err(kvm("KVM_IOEVENTFD"))?;
         }
         self.vm
-            .interrupt_on(device.call(), irq)
+            .interrupt_on(device.call(), place.irq)
             .map_err(kvm("KVM_IRQFD"))?;
         let device = Arc::new(Mutex::new(device));
         self.mmio.insert(base, MMIO_BYTES, device.clone())?;
-        Ok((device, format!("virtio_mmio.device=4K@{base:#x}:{irq}")))
+        Ok(device)
     }
 }

@@ -14,7 +14,8 @@ use super::{
         Direction,
         InFlight,
         Job,
-        Next, //
+        Next,
+        Ticket, //
     },
     serve::Served,
     Target, //
@@ -268,7 +269,8 @@ impl<'m> Worker<'m> {
         buffer: Buffer,
         in_flight: InFlight,
     ) -> Result<(), InFlight> {
-        let started = self.ring.start(operation, buffer, in_flight);
+        let priority = in_flight.ticket.priority;
+        let started = self.ring.start(operation, priority, buffer, in_flight);
         started.map_err(|(in_flight, buffer)| {
             self.release(&in_flight, buffer);
             in_flight
@@ -282,7 +284,8 @@ impl<'m> Worker<'m> {
     }
 
     fn answer(&mut self, in_flight: &InFlight, answer: Answer) {
-        self.queues[in_flight.queue].answer(self.counters, in_flight.head, answer);
+        let Ticket { queue, head, .. } = in_flight.ticket;
+        self.queues[queue].answer(self.counters, head, answer);
     }
 
     /// Goes on with a request after the disk has done something for it.
@@ -302,7 +305,7 @@ impl<'m> Worker<'m> {
             }
             Ok(Next::Done(bytes)) => {
                 self.count(&in_flight.job, bytes);
-                in_flight.answer
+                in_flight.ticket.answer
             }
             Err(e) => {
                 self.counters.io_errors.add(1);
