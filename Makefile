@@ -48,9 +48,9 @@ demo: build
 test: build $(if $(DEBUG_LANE),debug-module)
 	@scripts/test $(if $(DEBUG_LANE),--debug-lane $(DEBUG_LANE)) $(if $(T),'$(T)')
 
-## nightly: all tests, and again on the debug kernel
+## nightly: all tests, as often as proves most, and again on the debug kernel
 nightly:
-	@$(MAKE) --no-print-directory test DEBUG_LANE=whole
+	@VBLK_LONG=1 $(MAKE) --no-print-directory test DEBUG_LANE=whole
 
 debug-module:
 	@$(MAKE) --no-print-directory KERNEL=debug module

@@ -101,13 +101,9 @@ impl Context {
         (count / self.slowness).max(1)
     }
 
-    /// `long` times with VBLK_LONG=1, otherwise as [`Self::times`] has `count`.
+    /// As [`Self::times`] has `long` with VBLK_LONG=1, and `count` without.
     pub fn times_or(&self, count: u64, long: u64) -> u64 {
-        if self.long {
-            long
-        } else {
-            self.times(count)
-        }
+        self.times(if self.long { long } else { count })
     }
 
     /// How often to repeat what shows more the longer it runs: `count` times, and more often

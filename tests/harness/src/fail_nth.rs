@@ -30,6 +30,14 @@ const SETTINGS: &[(&str, &str)] = &[
     ("fail_make_request/verbose", "0"),
 ];
 
+/// Each failure of memory is told, and from where.
+const TOLD: &[(&str, &str)] = &[
+    ("failslab/verbose", "2"),
+    ("failslab/verbose_ratelimit_interval_ms", "0"),
+    ("fail_page_alloc/verbose", "2"),
+    ("fail_page_alloc/verbose_ratelimit_interval_ms", "0"),
+];
+
 /// The counter of one thread.
 pub struct FailNth {
     file: File,
@@ -48,11 +56,15 @@ impl FailNth {
     }
 
     fn open(path: &Path) -> Result<Self, Errno> {
-        for (name, value) in SETTINGS {
-            fs::write(Path::new(DEBUGFS).join(name), value)?;
-        }
+        set(SETTINGS)?;
         let file = File::options().read(true).write(true).open(path)?;
         Ok(Self { file })
+    }
+
+    /// As what [`Self::open`] gives, and the log tells where each failure was.
+    pub fn told(self) -> Result<Self, Errno> {
+        set(TOLD)?;
+        Ok(self)
     }
 
     /// From now on the `nth` thing that can fail does.
@@ -62,18 +74,31 @@ impl FailNth {
 
     /// Nothing fails any more. Whether something did.
     pub fn disarm(&self) -> Result<bool, Errno> {
+        Ok(self.left()? == Some(0))
+    }
+
+    /// As [`Self::disarm`], and gives how much more would have had to go well for a failure; that is
+    /// not known where asking for it was what failed.
+    pub fn left(&self) -> Result<Option<u32>, Errno> {
         let mut text = [0; 16];
         let count = self.file.read_at(&mut text, 0).map_err(Errno::from);
         // Where this very read failed, the counter had not been used up before.
-        let failed = match count {
-            Ok(count) => text[..count] == *b"0\n",
-            Err(Errno::EFAULT) => false,
+        let left = match count {
+            Ok(count) => String::from_utf8_lossy(&text[..count]).trim().parse().ok(),
+            Err(Errno::EFAULT) => None,
             Err(error) => return Err(error),
         };
         match self.arm(0) {
             Err(Errno::EFAULT) => self.arm(0)?,
             other => other?,
         }
-        Ok(failed)
+        Ok(left)
     }
+}
+
+fn set(settings: &[(&str, &str)]) -> Result<(), Errno> {
+    for (name, value) in settings {
+        fs::write(Path::new(DEBUGFS).join(name), value)?;
+    }
+    Ok(())
 }

@@ -32,6 +32,11 @@ pub fn users() -> Option<i64> {
 pub fn load() -> Result<(), Errno> {
     let path = env::var_os("MODULE").ok_or(Errno::ENOENT)?;
     system::load_module(File::open(path)?, c"")?;
+    await_node()
+}
+
+/// Waits for the device node of a module that was just loaded.
+pub fn await_node() -> Result<(), Errno> {
     let deadline = Instant::now() + Duration::from_secs(5);
     // devtmpfs makes the node in a thread of its own.
     while !Path::new(device::PATH).exists() {

@@ -91,6 +91,29 @@ fn has_words(line: &str, words: &str) -> bool {
     })
 }
 
+/// The parts of a log, each in turn: which lines tell of a failure that a test has caused, and which
+/// tell of something else.
+pub fn parts(mut lines: &[String]) -> Vec<(bool, &[String])> {
+    let begins = |line: &String| line.starts_with("FAULT_INJECTION: forcing a failure.");
+    let mut parts = Vec::new();
+    while let Some(first) = lines.iter().position(begins) {
+        let (before, rest) = lines.split_at(first);
+        let end = rest.iter().position(|line| line == " </TASK>");
+        let (report, behind) = rest.split_at(end.map_or(1, |end| end + 1));
+        parts.extend([(false, before), (true, report)]);
+        lines = behind;
+    }
+    parts.push((false, lines));
+    parts
+}
+
+/// Which line is the first alarm. A failure that was caused has a trace, and that is none.
+pub fn first_alarm(lines: &[String]) -> Option<usize> {
+    let told = parts(lines).into_iter();
+    let mut told = told.flat_map(|(caused, part)| part.iter().map(move |line| (caused, line)));
+    told.position(|(caused, line)| alarming(line) && !(caused && line == "Call Trace:"))
+}
+
 /// The text of a `/dev/kmsg` record: "priority,sequence,time,flags;text", then lines of key and
 /// value that begin with a space. `None` for what is no such record.
 fn text_of(record: &str) -> Option<&str> {
@@ -200,6 +223,24 @@ mod tests {
         ] {
             assert!(!alarming(line), "{line}");
         }
+    }
+
+    #[test]
+    fn a_failure_that_a_test_causes_is_no_alarm() {
+        let report = |between: &str| {
+            let headline = "FAULT_INJECTION: forcing a failure.\\x0aname failslab, interval 1";
+            let lines = [headline, "Call Trace:", " <TASK>", between, " </TASK>"];
+            lines.map(str::to_owned).to_vec()
+        };
+        let caused = report("  init_module+0x1/0x2 [vhost_blk_rs]");
+        assert_eq!(first_alarm(&caused), None);
+        assert_eq!(first_alarm(&caused[1..]), Some(0), "without the headline");
+        // What another CPU says in the middle, and what follows.
+        assert_eq!(first_alarm(&report("BUG: KASAN: x")), Some(3));
+        let later = [caused.clone(), vec!["Call Trace:".to_owned()]].concat();
+        assert_eq!(first_alarm(&later), Some(5));
+        let twice = [caused.clone(), caused].concat();
+        assert_eq!(first_alarm(&twice), None);
     }
 
     #[test]

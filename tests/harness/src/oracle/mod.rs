@@ -93,8 +93,7 @@ impl Oracle {
 /// The part of the log that goes with the first alarm, if there is any.
 fn excerpt(lines: &[String]) -> Vec<String> {
     const LENGTH: usize = 60;
-    let first = lines.iter().position(|line| klog::alarming(line));
-    let report = first.map_or(&[][..], |first| &lines[first..]);
+    let report = klog::first_alarm(lines).map_or(&[][..], |first| &lines[first..]);
     let shown = report.iter().take(LENGTH);
     shown.map(|line| format!("kernel log: {line}")).collect()
 }

@@ -98,7 +98,7 @@ fn flip(context: &Context) -> Outcome {
     }
     let layout = *vm.queues[0].driver.layout();
     let stop = AtomicBool::new(false);
-    let seconds = if context.long { 60 } else { 5 };
+    let seconds = if context.long { 60 } else { 10 };
     let end = Instant::now() + Duration::from_secs(seconds);
     let memory = vm.memory.clone();
     let over = thread::scope(|scope| {

@@ -150,7 +150,7 @@ fn while_kicked(context: &Context) -> Outcome {
                 std::thread::yield_now();
             }
         });
-        let killed = (0..context.times_or(30, 500)).try_for_each(|_| {
+        let killed = (0..context.times_or(80, 500)).try_for_each(|_| {
             let mut command = child::command(&KICKED, &[path])?;
             command.stdin(Stdio::from(kick.as_fd().try_clone_to_owned()?));
             kill(context, child::until_ready(command)?)?;
@@ -176,7 +176,7 @@ fn hang(arguments: &[&str]) -> Outcome {
 fn on_hanging_disk(context: &Context) -> Outcome {
     let disk = Disk::delayed(16 << 20, Delays { read: 0, write: 0 })?;
     let path = disk.path().to_str().ok_or("path")?;
-    for _ in 0..context.times_or(5, 50) {
+    for _ in 0..context.times_or(20, 50) {
         disk.suspend()?;
         let mut child = child::until_ready(child::command(&HUNG, &[path])?)?;
         process::kill(child.id())?;

@@ -93,6 +93,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         durability::LOGGED,
         faults::IOCTLS,
         faults::REQUESTS,
+        faults::LOADING,
         reconfigure::TESTS,
         resize::TESTS,
         flight::TESTS,

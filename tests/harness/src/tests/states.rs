@@ -214,7 +214,7 @@ fn two_threads(context: &Context) -> Outcome {
     let mut vm = Vm::new(&Setup::default())?;
     let mut rng = context.rng();
     let rngs = [(); 2].map(|()| Rng::new(rng.bits()));
-    let count = context.times_or(10_000, 100_000);
+    let count = context.times_or(50_000, 100_000);
     let counts = thread::scope(|scope| {
         let threads = rngs.map(|rng| scope.spawn(|| storm(&vm, &disk, rng, count)));
         threads.map(|thread| thread.join())

@@ -96,7 +96,8 @@ impl Load {
 
     /// Puts [`DEPTH`] requests into each queue.
     fn submit(&mut self) {
-        self.stamp += 1;
+        // Never 0, which is for what is read.
+        self.stamp = self.stamp % u8::MAX + 1;
         self.written.clear();
         for queue in 0..self.flying.len() {
             for slot in (queue as u64 * DEPTH..).take(DEPTH as usize) {

@@ -5,9 +5,11 @@
 //! find.
 
 mod ioctls;
+mod loading;
 mod requests;
 
 pub use ioctls::TESTS as IOCTLS;
+pub use loading::TESTS as LOADING;
 pub use requests::TESTS as REQUESTS;
 
 /// More things that can fail than any tested step has: where a sweep has gone astray.

@@ -71,7 +71,7 @@ fn soup(context: &Context) -> Outcome {
     };
     let mut cook = Cook::new(context.rng(), WINDOW);
     let mut met: HashMap<&str, u64> = HashMap::new();
-    let count = context.times_or(60_000, 1_000_000);
+    let count = context.times_or(120_000, 1_000_000);
     let mut changed = vec![false; canary.len() / 512];
     let mut done = 0;
     while done < count {

@@ -257,7 +257,8 @@ impl Cook {
         } else if !rng.one_in(8) {
             desc.flags |= WRITE;
             desc.len = 1;
-            desc.addr += rng.within(16..PLACE);
+            // Behind a header, and within the place although ranges began 16 bytes later.
+            desc.addr += rng.within(16..PLACE - 16);
         }
         if rng.one_in(20) {
             desc.flags |= INDIRECT;
