@@ -19,11 +19,13 @@ mod ioctls;
 mod killed;
 mod late;
 mod malformed;
+mod many_queues;
 mod notify;
 mod owner;
 mod packed;
 mod placement;
 mod priority;
+mod protected;
 mod race;
 mod ranges;
 mod reconfigure;
@@ -64,6 +66,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         topology::TESTS,
         placement::TESTS,
         truncated::TESTS,
+        protected::TESTS,
         dirty_pages::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
@@ -74,6 +77,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         hostile::TESTS,
         soup::TESTS,
         flip::TESTS,
+        many_queues::TESTS,
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
@@ -106,6 +110,8 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         ranges::TESTS,
         placement::TESTS,
         truncated::TESTS,
+        protected::TESTS,
+        many_queues::TESTS,
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
