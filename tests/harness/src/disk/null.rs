@@ -31,8 +31,12 @@ pub struct NullBlk {
     pub block_size: u32,
     /// Time that each request takes, on a timer whose interrupt completes it.
     pub delay: Option<Duration>,
-    /// Requests that it takes at once.
+    /// Requests that it takes at once, on each of its queues.
     pub depth: u32,
+    /// Its queues: each CPU has one, or shares it with others.
+    pub queues: u32,
+    /// MiB that it does in a second, a fiftieth of it every 20 ms; 0 for any.
+    pub mbps: u32,
     /// Whether it keeps what is written. Otherwise reads leave the buffer as it is.
     pub keeps_data: bool,
     /// Size in MiB of a volatile write cache, 0 for none.
@@ -50,6 +54,8 @@ impl Default for NullBlk {
             block_size: 512,
             delay: None,
             depth: 256,
+            queues: 1,
+            mbps: 0,
             keeps_data: true,
             cache_mib: 0,
             fua: true,
@@ -101,6 +107,8 @@ impl Instance {
         set("fua", options.fua.into())?;
         set("badblocks_partial_io", options.partial_io.into())?;
         set("hw_queue_depth", options.depth.into())?;
+        set("submit_queues", options.queues.into())?;
+        set("mbps", options.mbps.into())?;
         match options.delay {
             None => set("irqmode", IRQ_NONE.into())?,
             Some(delay) => {

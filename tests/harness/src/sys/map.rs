@@ -120,6 +120,19 @@ impl Mapping {
         Ok(())
     }
 
+    /// Has nothing at all in a page-aligned part while `f` runs, and fresh zeroes there afterwards.
+    /// `f` must not touch the part, nor map anything that could come to lie there.
+    pub fn without<R>(&self, offset: usize, len: usize, f: impl FnOnce() -> R) -> Result<R, Errno> {
+        let start = self.at::<u8>(offset, len).cast();
+        // SAFETY: the range lies in our mapping; touching it meanwhile can end the process with
+        // SIGSEGV, but breaks no memory. The guard gives it back, also when `f` panics.
+        check(unsafe { libc::munmap(start, len) }.into())?;
+        let hole = Hole { start, len };
+        let result = f();
+        drop(hole);
+        Ok(result)
+    }
+
     /// Gives the pages of a part back. In private memory it is zeroes again, and needs new ones.
     pub fn discard(&self, offset: usize, len: usize) -> Result<(), Errno> {
         let start = self.at::<u8>(offset, len);
@@ -229,6 +242,25 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range is ours by the invariant, and all references into it borrow `self`.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A part of a mapping that is not mapped.
+struct Hole {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+impl Drop for Hole {
+    fn drop(&mut self) {
+        let prot = Access::ReadWrite.prot();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        // SAFETY: replaces nothing.
+        let start = unsafe { libc::mmap(self.start, self.len, prot, flags, -1, 0) };
+        if start != self.start {
+            // What lies there belongs to somebody else, whom the mapping would take it from.
+            std::process::abort();
+        }
     }
 }
 

@@ -103,16 +103,18 @@ pub enum Policy {
     Batch,
     /// Loses the CPU to everybody who wakes up, except its own kind.
     Idle,
+    /// Has the CPU for as long as it wants, but for those of a higher priority.
+    Fifo(i32),
 }
 
 /// Sets the policy of a thread; 0 is the caller's.
 pub fn set_policy(pid: u32, policy: Policy) -> Result<(), Errno> {
-    let policy = match policy {
-        Policy::Batch => libc::SCHED_BATCH,
-        Policy::Idle => libc::SCHED_IDLE,
+    let (policy, sched_priority) = match policy {
+        Policy::Batch => (libc::SCHED_BATCH, 0),
+        Policy::Idle => (libc::SCHED_IDLE, 0),
+        Policy::Fifo(priority) => (libc::SCHED_FIFO, priority),
     };
-    // These policies know one priority only.
-    let parameter = libc::sched_param { sched_priority: 0 };
+    let parameter = libc::sched_param { sched_priority };
     // SAFETY: takes integers, and a valid structure, borrowed for the call.
     let ret = unsafe { libc::sched_setscheduler(pid as i32, policy, &parameter) };
     check(ret.into()).map(drop)

@@ -29,7 +29,8 @@ const VERSION: u64 = 0xAA;
 /// UFFDIO_REGISTER_MODE_MISSING.
 const MISSING: u64 = 1;
 
-/// Somebody who is told of page faults, and never handles one.
+/// Somebody who is told of page faults, and never handles one. When this is dropped, whoever waits
+/// gets zeroes.
 pub struct Userfault(OwnedFd);
 
 impl Userfault {

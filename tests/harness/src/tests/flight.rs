@@ -2,6 +2,7 @@
 
 //! Requests that stay in flight for a while, and what an owner may do to them meanwhile.
 
+use super::ioctls::assert_errno;
 use crate::{
     context::{
         Context,
@@ -15,6 +16,7 @@ use crate::{
     },
     memory::{
         GuestMemory,
+        HIGH,
         LOW,
         MIDDLE,
         REGIONS, //
@@ -40,7 +42,8 @@ use vblk_core::{
     testing::{
         BlockRequest,
         Driver,
-        DriverMemory, //
+        DriverMemory,
+        Layout, //
     },
 };
 
@@ -49,6 +52,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/eventfds_replaced_with_requests_in_flight", limit: 20, run: eventfds },
     Test { name: "harness/memory_table_replaced_with_requests_in_flight", limit: 20, run: table },
     Test { name: "harness/memory_reused_with_requests_in_flight", limit: 20, run: reused },
+    Test { name: "harness/ring_moved_with_requests_in_flight", limit: 20, run: moved },
 ];
 
 /// How long the disk takes: long enough to do something meanwhile.
@@ -201,5 +205,51 @@ fn reused(_: &Context) -> Outcome {
     queue.tell_geometry(&vm.device, queue.driver.base())?;
     vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
     assert_eq!(vm.queue().request(&requests[0]), Answer::new(OK, 4097));
+    Ok(())
+}
+
+/// What a driver does that gets a ring elsewhere: it stops the queue, which waits for what is in
+/// flight, and uses the old place for something else.
+fn moved(_: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    let (mut vm, requests) = in_flight(&disk)?;
+    let (queue, old) = (&vm.queues[0], *vm.queues[0].driver.layout());
+    let base = queue.driver.base();
+    assert_errno(
+        "geometry",
+        queue.tell_geometry(&vm.device, base),
+        Errno::EBUSY,
+    );
+    assert_errno(
+        "addresses",
+        vm.device.set_vring_addr(&queue.addr()),
+        Errno::EBUSY,
+    );
+    vm.device.detach()?;
+    for request in &requests {
+        let len = if request.kind == 0 { 4097 } else { 1 };
+        let used = vm.queue().driver.poll_used().map(|used| used.len);
+        assert_eq!(used, Some(len), "not answered before the end");
+        assert_eq!(vm.memory.read_u8(request.status), OK);
+    }
+    assert_eq!(vm.device.vring_base(0)?, vm.queues[0].driver.base());
+    // Each part has its own canary: all pages from the first part to the last.
+    let start = GuestAddr(old.desc.0 & !4095);
+    let len = (old.end().0.next_multiple_of(4096) - start.0) as usize;
+    let (map, offset) = vm.memory.mapping(start);
+    map.replace(offset, len)?;
+    vm.memory.fill(start, len, CANARY);
+    let (memory, position) = (vm.memory.clone(), vm.queues[0].driver.next_avail());
+    let there = Layout::new(old.format, old.size, GuestAddr(HIGH.guest + 4096));
+    let queue = &mut vm.queues[0];
+    queue.driver = Driver::starting_at(memory, there, true, position);
+    queue.tell_geometry(&vm.device, queue.driver.base())?;
+    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    launch(&mut vm, &requests);
+    for _ in &requests {
+        assert_ne!(vm.queue().next_used().len, 0);
+    }
+    assert_eq!(vm.device.stats()?.requests, 2 * COUNT);
+    assert_untouched(&vm.memory, start.0, len);
     Ok(())
 }

@@ -4,6 +4,11 @@
 //! the disk itself hangs, and then as soon as it does no more.
 
 use super::{
+    flight::{
+        await_taken,
+        launch,
+        transfer, //
+    },
     long_zeroes::zeroes,
     malformed::desc,
     teardown::{
@@ -45,7 +50,7 @@ use crate::{
     },
 };
 use std::{
-    io,
+    fs, io,
     os::{
         fd::{
             AsFd,
@@ -84,6 +89,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/killed_on_a_disk_that_hangs", limit: 40, run: on_hanging_disk },
     Test { name: "harness/killed_while_zeroes_are_written", limit: 40, run: while_zeroing },
     Test { name: "harness/killed_while_nobody_brings_a_page", limit: 60, run: without_a_page },
+    Test { name: "harness/killed_while_ioctls_wait_for_others", limit: 20, run: in_ioctls },
 ];
 
 pub const ROLES: &[Role] = &[KICKED, HUNG, ZEROING, FAULTING];
@@ -162,29 +168,50 @@ fn while_kicked(context: &Context) -> Outcome {
     })
 }
 
+/// With requests that a disk has which does nothing: in flight, or with the worker waiting for the
+/// first of them, because their buffers have to be copied.
 fn hang(arguments: &[&str]) -> Outcome {
-    let [disk] = arguments else {
-        return Err("one argument: the disk".into());
+    let [disk, how] = arguments else {
+        return Err("two arguments: the disk, and how to wait for it".into());
     };
-    let vm = in_flight(Path::new(disk))?;
+    let disk = Path::new(disk);
+    let vm = match *how {
+        COPIED => in_flight(disk)?,
+        _ => {
+            let mut vm = Vm::new(&Setup::default())?;
+            vm.device
+                .attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
+            let requests: Vec<_> = (0..32)
+                .map(|slot| transfer(&vm, slot, slot % 2 == 1))
+                .collect();
+            launch(&mut vm, &requests);
+            await_taken(&vm)?;
+            vm
+        }
+    };
     child::tell_ready()?;
     child::wait_for_parent()?;
     drop(vm);
     Ok(())
 }
 
+const COPIED: &str = "copied";
+
 fn on_hanging_disk(context: &Context) -> Outcome {
     let disk = Disk::delayed(16 << 20, Delays { read: 0, write: 0 })?;
     let path = disk.path().to_str().ok_or("path")?;
-    for _ in 0..context.times_or(20, 50) {
-        disk.suspend()?;
-        let mut child = child::until_ready(child::command(&HUNG, &[path])?)?;
-        process::kill(child.id())?;
-        std::thread::sleep(Duration::from_millis(100));
-        assert_eq!(kmod::users(), Some(1), "gone with requests in flight");
-        disk.resume()?;
-        await_end(context, &mut child)?;
-        drop(disk.open(Mode::ReadWrite)?);
+    for _ in 0..context.times_or(10, 25) {
+        for how in ["in flight", COPIED] {
+            disk.suspend()?;
+            let mut child = child::until_ready(child::command(&HUNG, &[path, how])?)?;
+            process::kill(child.id())?;
+            std::thread::sleep(Duration::from_millis(100));
+            let users = kmod::users();
+            disk.resume()?;
+            assert_eq!(users, Some(1), "gone with requests {how}");
+            await_end(context, &mut child)?;
+            drop(disk.open(Mode::ReadWrite)?);
+        }
     }
     Ok(())
 }
@@ -216,10 +243,12 @@ fn zero(arguments: &[&str]) -> Outcome {
     }
 }
 
+/// One of these requests alone takes the disk 20 seconds.
 fn while_zeroing(context: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk {
         mib: 32 << 10,
         keeps_data: false,
+        delay: Some(Duration::from_millis(20)),
         ..NullBlk::default()
     })?;
     let path = disk.path().to_str().ok_or("path")?;
@@ -235,24 +264,45 @@ fn while_zeroing(context: &Context) -> Outcome {
 const PARTS: [&str; 6] = ["header", "data-in", "data-out", "status", "table", "ring"];
 
 fn without_a_page(context: &Context) -> Outcome {
-    for part in PARTS {
-        let (ours, theirs) = UnixStream::pair()?;
-        let mut command = child::command(&FAULTING, &[part])?;
-        command.stdin(Stdio::from(OwnedFd::from(theirs)));
-        let child = child::until_ready(command)?;
-        // Who must bring the pages survives the owner.
-        let (_, missing) = ours.recv_with_fd(&mut [0u8])?;
-        kill(context, child).map_err(|error| format!("{part}: {error}"))?;
-        drop(missing.ok_or("no descriptor came")?);
-    }
+    PARTS
+        .iter()
+        .try_for_each(|part| kill_faulting(context, &[part, "0"]))
+}
+
+/// The first ioctl waits for the worker, which waits for a page, and the others for the first.
+fn in_ioctls(context: &Context) -> Outcome {
+    kill_faulting(context, &["data-in", "3"])
+}
+
+fn kill_faulting(context: &Context, arguments: &[&str]) -> Outcome {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = child::command(&FAULTING, arguments)?;
+    command.stdin(Stdio::from(OwnedFd::from(theirs)));
+    let child = child::until_ready(command)?;
+    // Who must bring the pages survives the owner.
+    let (_, missing) = ours.recv_with_fd(&mut [0u8])?;
+    kill(context, child).map_err(|error| format!("{arguments:?}: {error}"))?;
+    drop(missing.ok_or("no descriptor came")?);
     Ok(())
 }
 
-/// Has somebody wait for a page: the worker, or for a ring ourselves.
+/// How many threads of this process wait and take no signals but deadly ones.
+fn waiting_threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let states = tasks.flatten().filter_map(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    });
+    states.filter(|state| *state == 'D').count()
+}
+
+/// Has somebody wait for a page: the worker, or for a ring ourselves. And so many threads for the
+/// worker.
 fn wait_for_a_page(arguments: &[&str]) -> Outcome {
-    let [part] = arguments else {
-        return Err("one argument: what lies there".into());
+    let [part, threads] = arguments else {
+        return Err("two arguments: what lies there, and how many threads".into());
     };
+    let threads: usize = threads.parse()?;
     let disk = Disk::ram().open(Mode::ReadWrite)?;
     let mut vm = Vm::new(&Setup::default())?;
     let memory = vm.memory.clone();
@@ -262,6 +312,9 @@ fn wait_for_a_page(arguments: &[&str]) -> Outcome {
     socket.send_with_fd(&[0u8][..], missing.as_fd().as_raw_fd())?;
     std::thread::spawn(move || {
         if missing.is_waited_for(PATIENCE) == Ok(true) {
+            while waiting_threads() < threads {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             child::tell_ready().expect("parent");
         }
         std::thread::park();
@@ -297,7 +350,12 @@ fn wait_for_a_page(arguments: &[&str]) -> Outcome {
         vm.queue().driver.add(&bufs).expect("room");
     }
     vm.queue().notify();
-    loop {
-        std::thread::park();
-    }
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| while vm.device.stats().is_ok() {});
+        }
+        loop {
+            std::thread::park();
+        }
+    })
 }

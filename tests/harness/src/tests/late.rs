@@ -16,13 +16,25 @@ use crate::{
     },
     disk::{
         Delays,
-        Disk, //
+        Disk,
+        NullBlk, //
     },
     memory::{
         GuestMemory,
         REGIONS, //
     },
-    sys::map::Access,
+    oracle::{
+        facts,
+        WORKER, //
+    },
+    sys::{
+        map::Access,
+        process::{
+            self,
+            Policy, //
+        },
+        Errno, //
+    },
     vm::{
         Answer,
         Setup,
@@ -31,7 +43,14 @@ use crate::{
         PATIENCE, //
     },
 };
-use std::time::Duration;
+use std::{
+    panic::resume_unwind,
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    }, //
+};
 use vblk_core::testing::{
     BlockRequest,
     DriverMemory,
@@ -45,6 +64,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/late_answers_after_close", limit: 20, run: closed },
     Test { name: "harness/late_answers_without_a_place", limit: 20, run: nowhere },
     Test { name: "harness/late_answers_follow_the_memory_table", limit: 20, run: moved },
+    Test { name: "harness/late_answers_in_the_worker_follow_the_memory_table", limit: 20, run: moved_in_worker },
 ];
 
 /// Writes that are late at once.
@@ -52,7 +72,7 @@ const COUNT: u64 = 8;
 
 const DELAY: Duration = Duration::from_millis(100);
 
-fn disk() -> Result<Disk, crate::sys::Errno> {
+fn disk() -> Result<Disk, Errno> {
     let write = DELAY.as_millis() as u32;
     Disk::delayed(8 << 20, Delays { read: 0, write })
 }
@@ -161,4 +181,72 @@ fn moved(_: &Context) -> Outcome {
     assert_eq!(stats.malformed, COUNT);
     assert_eq!(stats.bytes_written, 2 * COUNT * 4096, "all the same");
     Ok(())
+}
+
+/// As [`moved`], but the I/O finishes in the worker after all, where its status could be written at
+/// once: to where it was by the old table.
+fn moved_in_worker(_: &Context) -> Outcome {
+    let disk = Disk::null(&NullBlk {
+        mbps: 1,
+        depth: TAGS as u32,
+        queues: 2,
+        ..NullBlk::default()
+    })?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let other = GuestMemory::new(&REGIONS)?;
+    let waiting = thread::scope(|scope| {
+        let alone = scope.spawn(|| have_worker_run_the_disk(&mut vm, &other));
+        alone.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })?;
+    for _ in 0..TAGS + 1 {
+        assert_ne!(vm.queue().next_used().len, 0);
+    }
+    for write in waiting {
+        assert_eq!(vm.memory.read_u8(write.status), STATUS_UNWRITTEN, "late");
+        assert_eq!(other.read_u8(write.status), OK, "where it belongs now");
+    }
+    assert_eq!(vm.device.stats()?.malformed, 0);
+    Ok(())
+}
+
+/// What the disk of [`moved_in_worker`] takes at once.
+const TAGS: usize = 2;
+
+/// Leaves the disk with as many writes as it takes, exchanges the memory table, and has the worker
+/// submit one more. A disk that takes no more is run by whoever wants it to, and then these writes
+/// are done: by the worker.
+///
+/// Those who would have done them before, threads of the kernel on the same CPU, never get it: we
+/// keep it, but for the worker. So the worker had its turn whenever a kick is over.
+fn have_worker_run_the_disk(vm: &mut Vm, other: &GuestMemory) -> Result<Vec<BlockRequest>, Errno> {
+    const CPU: usize = 1;
+    for worker in facts::threads_named(WORKER) {
+        process::run_on(worker.pid, CPU)?;
+        process::set_policy(worker.pid, Policy::Fifo(2))?;
+    }
+    process::run_on(0, CPU)?;
+    process::set_policy(0, Policy::Fifo(1))?;
+    // It does what it may do until its next tick, and keeps the rest.
+    let mut waiting = Vec::new();
+    for slot in 1..100 {
+        let write = transfer(vm, slot, true);
+        launch(vm, std::slice::from_ref(&write));
+        if vm.queue().driver.poll_used().is_none() {
+            waiting.push(write);
+        }
+        if waiting.len() == TAGS {
+            break;
+        }
+    }
+    assert_eq!(waiting.len(), TAGS, "a disk without a limit");
+    vm.device.set_mem_table(&other.table())?;
+    // Its next tick is over, and it may go on.
+    let ticked = Instant::now() + Duration::from_millis(50);
+    while Instant::now() < ticked {
+        std::hint::spin_loop();
+    }
+    let read = transfer(vm, 0, false);
+    read.prepare(other);
+    vm.queue().submit(&read.buffers());
+    Ok(waiting)
 }

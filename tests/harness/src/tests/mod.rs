@@ -21,12 +21,14 @@ mod killed;
 mod late;
 mod long_zeroes;
 mod malformed;
+mod many_queues;
 mod notify;
 mod owner;
 mod packed;
 mod partition;
 mod placement;
 mod priority;
+mod protected;
 mod race;
 mod ranges;
 mod reconfigure;
@@ -72,6 +74,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         topology::TESTS,
         placement::TESTS,
         truncated::TESTS,
+        protected::TESTS,
         dirty_pages::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
@@ -82,6 +85,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         hostile::TESTS,
         soup::TESTS,
         flip::TESTS,
+        many_queues::TESTS,
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
@@ -119,6 +123,8 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         fua::TESTS,
         placement::TESTS,
         truncated::TESTS,
+        protected::TESTS,
+        many_queues::TESTS,
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,

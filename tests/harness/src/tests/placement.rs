@@ -2,9 +2,12 @@
 
 //! Where the parts of a request lie in guest memory, and memory that can't be used.
 
-use super::requests::{
-    Place,
-    DATA, //
+use super::{
+    flight::launch,
+    requests::{
+        Place,
+        DATA, //
+    }, //
 };
 use crate::{
     context::{
@@ -12,25 +15,33 @@ use crate::{
         Outcome,
         Test, //
     },
-    disk::Disk,
+    disk::{
+        Delays,
+        Disk, //
+    },
     memory::{
         HIGH,
         MIDDLE, //
     },
-    sys::map::Access,
+    sys::{
+        map::Access,
+        userfault::Userfault, //
+    },
     vm::{
         Answer,
         Setup,
         Vm,
         IOERR,
-        OK, //
+        OK,
+        PATIENCE, //
     },
 };
 use vblk_core::{
     addr::GuestAddr,
     testing::{
         join,
-        BlockRequest, //
+        BlockRequest,
+        DriverMemory, //
     },
 };
 
@@ -38,6 +49,7 @@ use vblk_core::{
 pub const TESTS: &[Test] = &[
     Test { name: "harness/status_byte_anywhere", limit: 20, run: status_anywhere },
     Test { name: "harness/unusable_data_memory_fails_the_request", limit: 20, run: unusable_memory },
+    Test { name: "harness/status_page_replaced_before_a_request", limit: 20, run: replaced_page },
 ];
 
 fn status_anywhere(_: &Context) -> Outcome {
@@ -150,5 +162,43 @@ fn unusable_memory(_: &Context) -> Outcome {
         Answer::new(OK, 4097)
     );
     assert_eq!(vm.device.stats()?.malformed, 0);
+    Ok(())
+}
+
+/// The memory of status bytes is exchanged between two requests that the device does not tell
+/// apart: it takes the second pair when it is done with the first, and has no reason to stop.
+fn replaced_page(_: &Context) -> Outcome {
+    const PAGE: u64 = 4096;
+    // Status bytes are pinned for a disk whose I/O finishes elsewhere.
+    let disk = Disk::delayed(8 << 20, Delays { read: 1, write: 1 })?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let memory = vm.memory.clone();
+    let (missing, statuses) = (GuestAddr(HIGH.guest), GuestAddr(HIGH.guest + PAGE));
+    let good = GuestAddr(MIDDLE.guest);
+    let read = |slot: u64, data| {
+        let header = GuestAddr(vm.free().0 + slot * 32);
+        BlockRequest::read(0, header, GuestAddr(statuses.0 + slot)).data(data, 4096)
+    };
+    let first = [read(0, missing), read(1, good)];
+    // The last one of a batch may be looked up apart from the others.
+    let second = [read(2, good), read(3, good)];
+
+    let (map, offset) = memory.mapping(missing);
+    let userfault = Userfault::on(map, offset, PAGE as usize)?;
+    launch(&mut vm, &first);
+    // The device has the status of the first one, and waits for its data.
+    assert!(userfault.is_waited_for(PATIENCE)?, "nobody waits");
+    let (map, offset) = memory.mapping(statuses);
+    map.replace(offset, PAGE as usize)?;
+    launch(&mut vm, &second);
+    // Now the page comes.
+    drop(userfault);
+    for _ in first.iter().chain(&second) {
+        assert_eq!(vm.queue().next_used().len, 4097);
+    }
+    for request in second {
+        let status = memory.read_u8(request.status);
+        assert_eq!(status, OK, "in a page that is memory no more");
+    }
     Ok(())
 }

@@ -80,7 +80,7 @@ fn place(log: &[String]) -> Place {
 /// so, the module can be used and unloaded. If not, nothing of it is left.
 fn load(file: &File, faults: &FailNth, nth: u32) -> Result<bool, Box<dyn Error>> {
     faults.arm(nth)?;
-    let result = system::load_module(file);
+    let result = system::load_module(file, c"");
     let failed = faults.disarm()?;
     match result {
         Ok(()) => {
@@ -100,7 +100,7 @@ fn load(file: &File, faults: &FailNth, nth: u32) -> Result<bool, Box<dyn Error>>
 /// How many things could fail while the module is loaded, or few less.
 fn count(file: &File, faults: &FailNth) -> Result<u32, Box<dyn Error>> {
     faults.arm(MOST)?;
-    let result = system::load_module(file);
+    let result = system::load_module(file, c"");
     let left = faults.left()?.ok_or("too many")?;
     result?;
     kmod::await_node()?;
