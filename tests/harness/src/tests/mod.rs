@@ -63,6 +63,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         requests::TESTS,
         ranges::TESTS,
         secure_erase::TESTS,
+        secure_erase::WITHOUT_RINGS,
         partition::TESTS,
         fua::TESTS,
         flushes::TESTS,
