@@ -31,20 +31,41 @@
 #define DISCARDED	0xdd
 #define ERASED		0xee
 
-#define PARAMETER(_name, _default, _text)		\
-	static uint _name = _default;			\
-	module_param(_name, uint, 0444);		\
-	MODULE_PARM_DESC(_name, _text)
+static unsigned int size_mib = 16;
+module_param(size_mib, uint, 0444);
+MODULE_PARM_DESC(size_mib, "Size in MiB");
 
-PARAMETER(size_mib, 16, "Size in MiB");
-PARAMETER(logical_block_size, 512, "Logical block size in bytes");
-PARAMETER(physical_block_size, 512, "Physical block size in bytes");
-PARAMETER(max_segments, 0, "Most segments of a request, 0 for the kernel's default");
-PARAMETER(max_segment_size, 0, "Most bytes of a segment, 0 for the kernel's default");
-PARAMETER(max_discard_sectors, 0, "Most sectors to discard at a time, 0 if it can't");
-PARAMETER(discard_granularity, 0, "Unit of discarding in bytes");
-PARAMETER(max_secure_erase_sectors, 0, "Most sectors to erase at a time, 0 if it can't");
-PARAMETER(max_write_zeroes_sectors, 0, "Most sectors to zero at a time, 0 if it can't");
+static unsigned int logical_block_size = 512;
+module_param(logical_block_size, uint, 0444);
+MODULE_PARM_DESC(logical_block_size, "Logical block size in bytes");
+
+static unsigned int physical_block_size = 512;
+module_param(physical_block_size, uint, 0444);
+MODULE_PARM_DESC(physical_block_size, "Physical block size in bytes");
+
+static unsigned int max_segments;
+module_param(max_segments, uint, 0444);
+MODULE_PARM_DESC(max_segments, "Most segments of a request, 0 for the kernel's default");
+
+static unsigned int max_segment_size;
+module_param(max_segment_size, uint, 0444);
+MODULE_PARM_DESC(max_segment_size, "Most bytes of a segment, 0 for the kernel's default");
+
+static unsigned int max_discard_sectors;
+module_param(max_discard_sectors, uint, 0444);
+MODULE_PARM_DESC(max_discard_sectors, "Most sectors to discard at a time, 0 if it can't");
+
+static unsigned int discard_granularity;
+module_param(discard_granularity, uint, 0444);
+MODULE_PARM_DESC(discard_granularity, "Unit of discarding in bytes");
+
+static unsigned int max_secure_erase_sectors;
+module_param(max_secure_erase_sectors, uint, 0444);
+MODULE_PARM_DESC(max_secure_erase_sectors, "Most sectors to erase at a time, 0 if it can't");
+
+static unsigned int max_write_zeroes_sectors;
+module_param(max_write_zeroes_sectors, uint, 0444);
+MODULE_PARM_DESC(max_write_zeroes_sectors, "Most sectors to zero at a time, 0 if it can't");
 
 static bool write_cache;
 module_param(write_cache, bool, 0444);

@@ -67,6 +67,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         ranges::TESTS,
         long_zeroes::TESTS,
         secure_erase::TESTS,
+        secure_erase::WITHOUT_RINGS,
         partition::TESTS,
         fua::TESTS,
         flushes::TESTS,

@@ -16,7 +16,6 @@ use super::{
         Place,
         DATA, //
     },
-    topology,
 };
 use crate::{
     context::{
@@ -28,7 +27,6 @@ use crate::{
         Count,
         Counts,
         Disk,
-        Mode,
         TestDisk,
         DISCARDED,
         ERASED, //
@@ -45,7 +43,6 @@ use vblk_core::testing::DriverMemory;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
-    Test { name: "harness/a_partition_has_its_own_size_and_alignment", limit: 20, run: told },
     Test { name: "harness/requests_beyond_a_partition_fail", limit: 20, run: beyond },
     Test { name: "harness/requests_stay_inside_their_partition", limit: 20, run: inside },
 ];
@@ -68,22 +65,6 @@ const WHOLE: TestDisk = TestDisk {
     max_write_zeroes_sectors: u32::MAX,
     ..TestDisk::DEFAULT
 };
-
-fn told(_: &Context) -> Outcome {
-    let whole = Disk::counting(&WHOLE)?;
-    let part = whole.partition(START, SECTORS * 512)?;
-    let vm = Vm::new(&Setup::default())?;
-    let (of_whole, of_part) = (topology::found(&vm, &whole)?, topology::found(&vm, &part)?);
-    // Blocks of 512 bytes, 8 of them in a physical one; the first of those begins 5 blocks later.
-    assert_eq!((of_whole.0, of_whole.1, of_whole.2), (512, 3, 0));
-    assert_eq!((of_part.0, of_part.1, of_part.2), (512, 3, 5));
-    for (disk, sectors) in [(&whole, WHOLE_SECTORS), (&part, SECTORS)] {
-        let file = disk.open(Mode::ReadOnly)?;
-        let (_, config) = vm.device.config(&file, 1, 128)?;
-        assert_eq!(config[..8], sectors.to_le_bytes());
-    }
-    Ok(())
-}
 
 fn beyond(context: &Context) -> Outcome {
     let whole = Disk::counting(&WHOLE)?;

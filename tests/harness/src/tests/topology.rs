@@ -40,6 +40,8 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/topology_is_that_of_the_disk", limit: 20, run: told },
     Test { name: "harness/segments_are_those_of_the_disk", limit: 20, run: segments },
     Test { name: "harness/mapped_disk_of_4k_blocks", limit: 20, run: mapped_4k },
+    Test { name: "harness/requests_are_cut_to_what_the_disk_takes", limit: 20, run: cut },
+    Test { name: "harness/a_partition_has_its_own_size_and_alignment", limit: 20, run: partition },
 ];
 
 const MIB: u64 = 1 << 20;
@@ -71,7 +73,7 @@ fn expected(disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
 }
 
 /// What the configuration space says.
-pub fn found(vm: &Vm, disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
+fn found(vm: &Vm, disk: &Disk) -> Result<(u64, u32, u64, u64, u64), Errno> {
     let (_, config) = vm.device.config(&disk.open(Mode::ReadOnly)?, 1, 256)?;
     Ok((
         number(&config, 20, 4),
@@ -185,5 +187,54 @@ fn mapped_4k(context: &Context) -> Outcome {
     }
     let stats = vm.device.stats()?;
     assert_eq!(stats.io_errors, 0, "the disk was asked");
+    Ok(())
+}
+
+fn cut(context: &Context) -> Outcome {
+    // Three pages at a time.
+    let disk = Disk::counting(&TestDisk {
+        max_segments: 3,
+        max_segment_size: 4096,
+        write_cache: true,
+        ..TestDisk::DEFAULT
+    })?;
+    assert_eq!(disk.queue_limit("max_segments")?, 3);
+    assert_eq!(disk.queue_limit("max_segment_size")?, 4096);
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    vm.device.set_writeback(0)?;
+    let place = Place::of(&vm);
+    let (len, least) = (MIB as u32, MIB.div_ceil(3 * 4096));
+    let bytes = context.rng().bytes(len as usize);
+    vm.memory.write(DATA, &bytes);
+    let write = place.write(8, len);
+    let (counts, answer) = disk.counts_of(|| Ok(vm.queue().request(&write)))?;
+    assert_eq!(answer, Answer::new(OK, 1));
+    assert!(counts.write.requests >= least, "{:?}", counts.write);
+    assert_eq!(counts.fua, counts.write, "each part is durable");
+    assert!(disk.read(4096, bytes.len())? == bytes, "written");
+
+    vm.memory.fill(DATA, bytes.len(), 0);
+    let read = place.read(8, len);
+    let (counts, answer) = disk.counts_of(|| Ok(vm.queue().request(&read)))?;
+    assert_eq!(answer, Answer::new(OK, len + 1));
+    assert!(counts.read.requests >= least, "{:?}", counts.read);
+    assert!(vm.memory.read_vec(DATA, bytes.len()) == bytes, "read");
+    Ok(())
+}
+
+fn partition(_: &Context) -> Outcome {
+    let whole = Disk::counting(&TestDisk {
+        physical_block_size: 4096,
+        ..TestDisk::DEFAULT
+    })?;
+    let part = whole.partition(3, MIB)?;
+    let vm = Vm::new(&Setup::default())?;
+    // Eight blocks in a physical one, the first of which begins five blocks later.
+    for (disk, sectors, alignment) in [(&whole, 16 * MIB / 512, 0), (&part, MIB / 512, 5)] {
+        let (block, exponent, first, ..) = found(&vm, disk)?;
+        assert_eq!((block, exponent, first), (512, 3, alignment));
+        let (_, config) = vm.device.config(&disk.open(Mode::ReadOnly)?, 1, 128)?;
+        assert_eq!(config[..8], sectors.to_le_bytes());
+    }
     Ok(())
 }
