@@ -54,7 +54,7 @@ const NOBODY: u32 = 65534;
 
 /// The number of reads that were merged: the 2nd number of the disk's statistics, and that of
 /// writes: the 6th.
-fn merged(disk: &Disk) -> Result<u64, Errno> {
+pub fn merged(disk: &Disk) -> Result<u64, Errno> {
     let stat = disk.sysfs("stat")?;
     let numbers: Vec<u64> = stat
         .split_whitespace()

@@ -7,6 +7,7 @@
 
 pub mod blockdev;
 pub mod iobuf;
+pub mod ioprio;
 pub mod kvm;
 pub mod poll;
 pub mod signals;

@@ -20,6 +20,7 @@ use std::{
     os::fd::AsRawFd,
     sync::Arc, //
 };
+use vblk_core::priority::Priority;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Most pieces of one vectored read or write (`IOV_MAX`).
@@ -132,7 +133,8 @@ impl<T> Ring<T> {
         self.flights.len() - self.free.len()
     }
 
-    /// Queues an operation; [`Self::submit`] hands it to the kernel.
+    /// Queues an operation; [`Self::submit`] hands it to the kernel. Only reads and writes have a
+    /// priority, as io_uring takes none for others.
     ///
     /// # Errors
     ///
@@ -140,13 +142,14 @@ impl<T> Ring<T> {
     pub fn start(
         &mut self,
         operation: Operation,
+        priority: Priority,
         buffer: Buffer,
         context: T,
     ) -> Result<(), (T, Buffer)> {
         let Some(slot) = self.free.pop() else {
             return Err((context, buffer));
         };
-        let entry = entry(operation, &buffer).user_data(slot.into());
+        let entry = entry(operation, priority, &buffer).user_data(slot.into());
         // The vector of pieces is behind a pointer: moving the buffer does not move it.
         self.flights[slot as usize] = Some((context, buffer));
         // SAFETY: The pieces that `entry` refers to are in `flights` until their completion was
@@ -272,29 +275,34 @@ fn build(entries: u32) -> io::Result<IoUring> {
 }
 
 /// Describes an operation to the kernel. One piece needs no vector.
-fn entry(operation: Operation, buffer: &Buffer) -> squeue::Entry {
+fn entry(operation: Operation, priority: Priority, buffer: &Buffer) -> squeue::Entry {
     let pieces = buffer.pieces();
     let pieces = &pieces[..pieces.len().min(MAX_PIECES)];
     let count = pieces.len() as u32;
     let flags = |durable| if durable { libc::RWF_DSYNC } else { 0 };
+    let ioprio = priority.get();
     match (operation, pieces) {
         (Operation::Read(offset), [one]) => {
             opcode::Read::new(DISK, one.iov_base.cast(), one_len(one))
                 .offset(offset)
+                .ioprio(ioprio)
                 .build()
         }
         (Operation::Read(offset), _) => opcode::Readv::new(DISK, pieces.as_ptr(), count)
             .offset(offset)
+            .ioprio(ioprio)
             .build(),
         (Operation::Write { offset, durable }, [one]) => {
             opcode::Write::new(DISK, one.iov_base.cast(), one_len(one))
                 .offset(offset)
+                .ioprio(ioprio)
                 .rw_flags(flags(durable))
                 .build()
         }
         (Operation::Write { offset, durable }, _) => {
             opcode::Writev::new(DISK, pieces.as_ptr(), count)
                 .offset(offset)
+                .ioprio(ioprio)
                 .rw_flags(flags(durable))
                 .build()
         }
@@ -321,6 +329,7 @@ fn entry(operation: Operation, buffer: &Buffer) -> squeue::Entry {
             let len = len.min(ZEROES.0.len() as u32);
             opcode::Write::new(DISK, ZEROES.0.as_ptr(), len)
                 .offset(offset)
+                .ioprio(ioprio)
                 .rw_flags(flags(durable))
                 .build()
         }

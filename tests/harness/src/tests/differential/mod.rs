@@ -5,6 +5,7 @@
 //! entries and counters must stay alike.
 
 mod open;
+mod priority;
 mod recipe;
 mod side;
 
@@ -37,6 +38,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "differential/requests_that_fail", limit: 90, run: failing },
     Test { name: "differential/random_descriptors", limit: 90, run: random_descriptors },
     Test { name: "differential/random_descriptors_without_indirect", limit: 90, run: no_indirect },
+    Test { name: "differential/priorities", limit: 30, run: priority::priorities },
 ];
 
 /// On packed rings, without descriptors that nobody means.

@@ -20,6 +20,7 @@ use crate::sys::{
 };
 use std::io;
 use vblk_core::{
+    priority::Priority,
     queue::Head,
     request::{
         Payload,
@@ -44,14 +45,23 @@ pub enum Direction {
     },
 }
 
-/// A request that the disk works on.
-pub struct InFlight {
+/// Where a request came from, and how it goes back there.
+#[derive(Clone, Copy)]
+pub struct Ticket {
     /// Which of the queues being served it came from.
     pub queue: usize,
     /// Its chain.
     pub head: Head,
+    /// How urgent it is.
+    pub priority: Priority,
     /// The answer if all goes well.
     pub answer: Answer,
+}
+
+/// A request that the disk works on.
+pub struct InFlight {
+    /// Whose it is.
+    pub ticket: Ticket,
     /// What the disk does.
     pub job: Job,
 }
@@ -277,14 +287,14 @@ impl InFlight {
                 Some(libc::EOPNOTSUPP) => Status::Unsupported,
                 _ => Status::IoError,
             },
-            len: self.answer.len.min(match self.job {
+            len: self.ticket.answer.len.min(match self.job {
                 Job::Transfer(Transfer {
                     direction: Direction::Read,
                     ..
                 }) => 0,
                 _ => u32::MAX,
             }),
-            ..self.answer
+            ..self.ticket.answer
         }
     }
 }

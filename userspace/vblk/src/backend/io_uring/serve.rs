@@ -15,6 +15,7 @@ use super::{
         Job,
         Next,
         NoTransfer,
+        Ticket,
         Transfer, //
     },
     worker::Worker, //
@@ -29,6 +30,7 @@ use vblk_core::{
         SECTOR_SIZE, //
     },
     chain::Chains,
+    priority::Priority,
     queue::Head,
     range::{
         Range,
@@ -119,6 +121,13 @@ impl<'m> Worker<'m> {
         if !self.memory.address_in_range(status_at) {
             return self.refuse(index, head, None);
         }
+        let priority = Priority::grant(request.ioprio, self.realtime);
+        let ticket = |answer| Ticket {
+            queue: index,
+            head,
+            priority,
+            answer,
+        };
         let rules = self.target.rules();
         let done = match request.action(&rules) {
             Action::Answer(status) => answer(status, 0),
@@ -126,12 +135,9 @@ impl<'m> Worker<'m> {
                 Ok(mut ranges) => match ranges.next() {
                     Next::Done(_) => answer(Status::Ok, 0),
                     Next::Again(operation) => {
-                        let in_flight = InFlight {
-                            queue: index,
-                            head,
-                            answer: answer(Status::Ok, 0),
-                            job: Job::Ranges(Box::new(ranges)),
-                        };
+                        let ticket = ticket(answer(Status::Ok, 0));
+                        let job = Job::Ranges(Box::new(ranges));
+                        let in_flight = InFlight { ticket, job };
                         return self.start(operation, Buffer::Empty, in_flight).into();
                     }
                 },
@@ -142,28 +148,24 @@ impl<'m> Worker<'m> {
                 None => answer(Status::IoError, 0),
             },
             Action::Flush => {
+                let ticket = ticket(answer(Status::Ok, 0));
                 let job = Job::Flush;
-                let in_flight = InFlight {
-                    queue: index,
-                    head,
-                    answer: answer(Status::Ok, 0),
-                    job,
-                };
+                let in_flight = InFlight { ticket, job };
                 return self.start(Operation::Sync, Buffer::Empty, in_flight).into();
             }
             Action::Read { sector, data } => {
-                let ok = answer(Status::Ok, data.bytes());
-                match self.transfer(index, head, ok, Direction::Read, sector, &data) {
+                let ok = ticket(answer(Status::Ok, data.bytes()));
+                match self.transfer(ok, Direction::Read, sector, &data) {
                     Ok(served) => return served,
                     Err(NotMemory) => answer(Status::IoError, 0),
                 }
             }
             Action::Write { sector, data } => {
-                let ok = answer(Status::Ok, 0);
+                let ok = ticket(answer(Status::Ok, 0));
                 let direction = Direction::Write {
                     durable: self.target.write_through(),
                 };
-                match self.transfer(index, head, ok, direction, sector, &data) {
+                match self.transfer(ok, direction, sector, &data) {
                     Ok(served) => return served,
                     Err(NotMemory) => answer(Status::IoError, 0),
                 }
@@ -175,9 +177,7 @@ impl<'m> Worker<'m> {
 
     fn transfer(
         &mut self,
-        index: usize,
-        head: Head,
-        answer: Answer,
+        ticket: Ticket,
         direction: Direction,
         sector: Sector,
         data: &Payload<'_>,
@@ -199,12 +199,8 @@ impl<'m> Worker<'m> {
             Err(NoTransfer::NotMemory) => return Err(NotMemory),
         };
         let operation = transfer.operation();
-        let in_flight = InFlight {
-            queue: index,
-            head,
-            answer,
-            job: Job::Transfer(transfer),
-        };
+        let job = Job::Transfer(transfer);
+        let in_flight = InFlight { ticket, job };
         Ok(self.start(operation, buffer, in_flight).into())
     }
 

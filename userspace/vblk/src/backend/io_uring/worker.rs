@@ -14,7 +14,8 @@ use super::{
         Direction,
         InFlight,
         Job,
-        Next, //
+        Next,
+        Ticket, //
     },
     serve::Served,
     Target, //
@@ -81,9 +82,13 @@ impl Drop for DeathNote {
     }
 }
 
-/// Serves the disk until told to stop. Says through `begun` whether it could begin; `None` when it
-/// could not.
-pub fn run(setup: Setup, begun: impl FnOnce(io::Result<()>)) -> Option<io::Result<Vec<Position>>> {
+/// Serves the disk until told to stop. `realtime` says whether requests may have that priority.
+/// Says through `begun` whether it could begin; `None` when it could not.
+pub fn run(
+    setup: Setup,
+    realtime: bool,
+    begun: impl FnOnce(io::Result<()>),
+) -> Option<io::Result<Vec<Position>>> {
     let memory = setup.memory;
     let mut note = DeathNote {
         died: setup.died,
@@ -96,6 +101,7 @@ pub fn run(setup: Setup, begun: impl FnOnce(io::Result<()>)) -> Option<io::Resul
         setup.queues,
         setup.stop,
         &setup.counters,
+        realtime,
     ) {
         Ok(worker) => worker,
         Err(e) => {
@@ -116,6 +122,7 @@ pub(super) struct Worker<'m> {
     pub(super) counters: &'m Counters,
     pub(super) target: Target,
     pub(super) indirect: bool,
+    pub(super) realtime: bool,
     pub(super) table: MemoryTable<Vec<Region>>,
     pub(super) pool: Pool,
     ring: Ring<InFlight>,
@@ -133,6 +140,7 @@ impl<'m> Worker<'m> {
         configs: Vec<QueueConfig>,
         stop: Arc<EventFd>,
         counters: &'m Counters,
+        realtime: bool,
     ) -> io::Result<Self> {
         let mut queues = Vec::with_capacity(configs.len());
         let mut watched = Vec::with_capacity(configs.len() + 1);
@@ -151,6 +159,7 @@ impl<'m> Worker<'m> {
             memory,
             counters,
             indirect: features.has(bit::RING_INDIRECT_DESC),
+            realtime,
             table,
             pool: Pool::new(memory.clone()),
             ring: Ring::new(&target.file, slots, watched)?,
@@ -268,7 +277,8 @@ impl<'m> Worker<'m> {
         buffer: Buffer,
         in_flight: InFlight,
     ) -> Result<(), InFlight> {
-        let started = self.ring.start(operation, buffer, in_flight);
+        let priority = in_flight.ticket.priority;
+        let started = self.ring.start(operation, priority, buffer, in_flight);
         started.map_err(|(in_flight, buffer)| {
             self.release(&in_flight, buffer);
             in_flight
@@ -282,7 +292,8 @@ impl<'m> Worker<'m> {
     }
 
     fn answer(&mut self, in_flight: &InFlight, answer: Answer) {
-        self.queues[in_flight.queue].answer(self.counters, in_flight.head, answer);
+        let Ticket { queue, head, .. } = in_flight.ticket;
+        self.queues[queue].answer(self.counters, head, answer);
     }
 
     /// Goes on with a request after the disk has done something for it.
@@ -302,7 +313,7 @@ impl<'m> Worker<'m> {
             }
             Ok(Next::Done(bytes)) => {
                 self.count(&in_flight.job, bytes);
-                in_flight.answer
+                in_flight.ticket.answer
             }
             Err(e) => {
                 self.counters.io_errors.add(1);
