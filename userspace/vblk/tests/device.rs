@@ -198,6 +198,23 @@ fn impossible_rings_ask_for_a_reset() {
 }
 
 #[test]
+fn queues_are_not_longer_than_announced() {
+    let mut machine = Machine::new(&Options::default());
+    let layout = Layout::with_size(128, GuestAddr(0x10_0000));
+    // The last would be 128 in 16 bits.
+    for size in [256, 0x8000, 0x1_0080] {
+        machine.negotiate(layout.format);
+        machine.set_up_queue(&layout);
+        machine.put(0x44, 0);
+        machine.put(0x38, size);
+        machine.put(0x44, 1);
+        machine.put(STATUS, 15);
+        assert_eq!(machine.get(STATUS), 15 | 64, "{size:#x}");
+    }
+    assert_eq!(*machine.failures.lock().unwrap(), [""; 0]);
+}
+
+#[test]
 fn features_follow_the_disk() {
     let bit = |features: Features, bit| features.has(bit);
     let writable = Machine::new(&Options::default()).offered();

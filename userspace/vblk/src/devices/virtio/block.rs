@@ -192,7 +192,9 @@ impl BlockDevice {
         let mut queues = Vec::new();
         for (index, registers) in self.transport.ready_queues() {
             let refused = backend::Error::Queue(index);
-            let size = u16::try_from(registers.size).map_err(|_| refused)?;
+            let size = u16::try_from(registers.size).ok();
+            let size = size.filter(|size| *size <= self.queues.size);
+            let size = size.ok_or(refused)?;
             let clone = |event: &EventFd| {
                 event.try_clone().map_err(|cause| backend::Error::Setup {
                     step: "eventfd",
