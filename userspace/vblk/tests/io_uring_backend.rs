@@ -162,6 +162,8 @@ fn a_read_only_disk_is_not_written_to() {
         ..Setup::default()
     });
     assert_eq!(rig.request(&write(0, DATA, 512)), (IOERR, 1));
+    // Nor was it tried.
+    assert_eq!(rig.backend.stats().unwrap().io_errors, 0);
     assert_eq!(rig.request(&read(0, DATA, 512)), (OK, 513));
     let (header, status) = header_at(0);
     assert_eq!(rig.request(&BlockRequest::flush(header, status)), (OK, 1));

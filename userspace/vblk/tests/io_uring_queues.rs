@@ -108,6 +108,20 @@ fn stopping_tells_where_to_go_on() {
 }
 
 #[test]
+fn what_waits_when_a_queue_starts_needs_no_kick() {
+    let mut rig = Rig::new(Setup::default());
+    rig.stop();
+    let request = read(0, DATA, 512);
+    request.prepare(&rig.memory);
+    rig.driver.add(&request.buffers()).unwrap();
+    rig.driver.publish();
+    // Nor is there an old one.
+    assert!(rig.kick.read().is_err());
+    rig.start(0);
+    assert_eq!(rig.wait().len, 513);
+}
+
+#[test]
 fn no_kick_and_no_interrupt_is_lost() {
     for with_event_idx in [true, false] {
         let setup = Setup::default();
@@ -145,6 +159,29 @@ fn no_kick_and_no_interrupt_is_lost() {
         let stats = rig.backend.stats().unwrap();
         assert_eq!(stats.requests, u64::from(sent));
         assert!(stats.interrupts <= stats.requests);
+    }
+}
+
+#[test]
+fn a_driver_that_wants_no_interrupts_gets_none() {
+    for setup in [
+        Setup::default(),
+        Setup::default().without(bit::RING_EVENT_IDX),
+        Setup::packed(),
+        Setup::packed().without(bit::RING_EVENT_IDX),
+    ] {
+        let mut rig = Rig::new(setup);
+        // What comes first is not known to have been seen.
+        rig.request(&read(0, DATA, 512));
+        rig.driver.disable_interrupt();
+        rig.request(&read(0, DATA, 512));
+        let before = rig.backend.stats().unwrap().interrupts;
+        for _ in 0..20 {
+            assert_eq!(rig.request(&read(0, DATA, 512)), (OK, 513));
+        }
+        // The last answer is there before the decision about it.
+        rig.stop();
+        assert_eq!(rig.backend.stats().unwrap().interrupts, before);
     }
 }
 

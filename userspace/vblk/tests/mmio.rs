@@ -132,6 +132,56 @@ fn features_are_agreed_on_only_within_the_offer_and_with_version_1() {
 }
 
 #[test]
+fn a_driver_is_not_ready_before_features_are_agreed_on() {
+    let mut device = device();
+    let early = status::ACKNOWLEDGE | status::DRIVER | status::DRIVER_OK;
+    assert_eq!(put(&mut device, STATUS, early.into()), Action::None);
+    assert_eq!(get(&device, STATUS) as u8 & status::DRIVER_OK, 0);
+}
+
+#[test]
+fn only_the_device_asks_for_a_reset() {
+    let mut device = device();
+    put(&mut device, STATUS, status::NEEDS_RESET.into());
+    assert_eq!(get(&device, STATUS), 0);
+}
+
+#[test]
+fn registers_are_32_bits_wide() {
+    let mut device = device();
+    negotiate(&mut device, OFFERED.0);
+    set_up_queue(&mut device, 0);
+    for len in [1, 2, 3, 5, 8] {
+        let mut data = vec![0xff; len];
+        device.read(0, &mut data);
+        assert_eq!(data, vec![0; len]);
+        for (register, value) in [(QUEUE_NOTIFY, 0), (STATUS, 0x0f), (QUEUE_READY, 0)] {
+            let mut data = vec![0; len];
+            data[0] = value;
+            assert_eq!(
+                device.write(register, &data),
+                Action::None,
+                "{register:#x} {len}"
+            );
+        }
+    }
+    assert_eq!(get(&device, STATUS), u32::from(NEGOTIATED));
+    assert_eq!(get(&device, QUEUE_READY), 1);
+}
+
+#[test]
+fn a_driver_writes_single_bytes_of_the_configuration_space_up_to_its_end() {
+    let mut device = device();
+    let last = CONFIG.len() - 1;
+    let expected = Action::Configure { at: last, value: 9 };
+    assert_eq!(device.write(0x100 + last as u64, &[9]), expected);
+    for at in [0x100 + CONFIG.len() as u64, MMIO_BYTES - 1, u64::MAX] {
+        assert_eq!(device.write(at, &[9]), Action::None, "{at:#x}");
+    }
+    assert_eq!(device.write(0x100, &[9, 9, 9, 9]), Action::None);
+}
+
+#[test]
 fn what_was_set_up_is_frozen_while_the_driver_runs() {
     let mut device = device();
     assert_eq!(negotiate(&mut device, OFFERED.0), NEGOTIATED);

@@ -5,9 +5,15 @@
 //! There is no way back from a filter, so that each is tried in a process of its own: this program,
 //! told to run the one test that others leave out.
 
+mod common;
+
+use common::*;
 use std::{
     env,
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     os::unix::process::ExitStatusExt,
     process::{
         Command,
@@ -15,10 +21,14 @@ use std::{
     },
     thread, //
 };
-use vblk::seccomp::{
-    Filters,
-    Mode,
-    Thread, //
+use vblk::{
+    backend::Kind,
+    disk::Options,
+    seccomp::{
+        Filters,
+        Mode,
+        Thread, //
+    },
 };
 
 const THREADS: [(&str, Thread); 3] = [
@@ -28,12 +38,29 @@ const THREADS: [(&str, Thread); 3] = [
 ];
 
 /// What a thread may not do, whatever it is for.
-const FORBIDDEN: [(&str, fn()); 4] = [
+const FORBIDDEN: [(&str, fn()); 6] = [
     ("open", || drop(File::open("/dev/null"))),
     ("exec", || drop(Command::new("/bin/true").status())),
     ("socket", || drop(std::net::UdpSocket::bind("127.0.0.1:0"))),
     ("thread", || drop(thread::Builder::new().spawn(|| {}))),
+    ("code", map_code),
+    // Not to read from or write to what is open, but whatever the file can do besides.
+    ("ioctl", control_terminal),
 ];
+
+fn map_code() {
+    let (access, kind) = (
+        libc::PROT_READ | libc::PROT_EXEC,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: A mapping of its own, which nobody uses.
+    unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0) };
+}
+
+fn control_terminal() {
+    // SAFETY: TIOCSTI reads a byte, which lives for as long as the program.
+    unsafe { libc::ioctl(0, libc::TIOCSTI, b"x".as_ptr()) };
+}
 
 #[test]
 #[ignore = "the others run it in a process of its own"]
@@ -90,4 +117,30 @@ fn a_forbidden_call_passes_where_it_is_only_logged() {
             assert_eq!(run(mode, "cpu", call).code(), Some(0), "{mode} {call}");
         }
     }
+}
+
+/// The threads of CPUs and of the main program are looked at in `guest/`: they need KVM.
+#[test]
+fn the_thread_of_a_disk_is_confined() {
+    /// SECCOMP_MODE_FILTER
+    const FILTER: &str = "2";
+    let (_file, disk) = file_disk(&pattern(1, 1 << 20), &Options::default());
+    let _backend = Kind::IoUring
+        .open(disk, &Filters::new(Mode::On).unwrap())
+        .unwrap();
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let statuses = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")));
+    // Threads of other tests may end meanwhile.
+    let disks: Vec<_> = statuses
+        .flatten()
+        .filter(|status| status.starts_with("Name:\tvblk-io-uring\n"))
+        .collect();
+    assert_eq!(disks.len(), 1);
+    let modes = |status: &str| {
+        let mode = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Seccomp:"));
+        mode.unwrap().trim().to_owned()
+    };
+    assert_eq!(modes(&disks[0]), FILTER);
 }

@@ -91,3 +91,35 @@ impl Pool {
         self.bounces.push(bounce);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory;
+    use vm_memory::GuestAddress;
+
+    fn pool() -> Pool {
+        Pool::new(memory::anonymous(&[(GuestAddress(0), 1 << 16)]).unwrap())
+    }
+
+    #[test]
+    fn what_is_in_flight_has_a_bound() {
+        let mut pool = pool();
+        let mut bounces: Vec<_> = (0..MAX_BOUNCES).map(|_| pool.bounce().unwrap()).collect();
+        assert!(pool.bounce().is_err());
+        pool.put_bounce(bounces.pop().unwrap());
+        assert!(pool.bounce().is_ok());
+        pool.charge(MAX_PIECES - 1).unwrap();
+        pool.charge(1).unwrap();
+        assert!(pool.charge(1).is_err());
+    }
+
+    #[test]
+    fn one_request_of_any_length_is_served() {
+        let mut pool = pool();
+        pool.charge(2 * MAX_PIECES).unwrap();
+        assert!(pool.charge(1).is_err());
+        pool.discharge(2 * MAX_PIECES);
+        pool.charge(1).unwrap();
+    }
+}
