@@ -58,7 +58,7 @@ debug-module:
 mutants: build
 	@scripts/mutants $(if $(T),'$(T)')
 
-## fuzz: fuzz the parser, each target for SECONDS
+## fuzz: fuzz the parser and the launcher's disks, each target for SECONDS
 fuzz:
 	@scripts/setup --fuzz
 	@scripts/fuzz $(SECONDS)

@@ -15,6 +15,8 @@ pub mod devices;
 pub mod disk;
 pub mod memory;
 pub mod seccomp;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod vm;
 
 mod console;

@@ -8,10 +8,6 @@ use std::{
     fs,
     io::Write,
     path::PathBuf,
-    sync::atomic::{
-        fence,
-        Ordering, //
-    },
     thread,
     time::{
         Duration,
@@ -19,6 +15,7 @@ use std::{
     },
 };
 use tempfile::NamedTempFile;
+pub use vblk::testing::Guest;
 use vblk::{
     backend::{
         Backend,
@@ -31,11 +28,8 @@ use vblk::{
         Disk,
         Options, //
     },
-    memory::{
-        self,
-        Memory, //
-    },
-    seccomp::Filters,
+    memory,
+    seccomp::Filters, //
 };
 use vblk_core::{
     addr::GuestAddr,
@@ -51,10 +45,7 @@ use vblk_core::{
         UsedEntry, //
     },
 };
-use vm_memory::{
-    Bytes,
-    GuestAddress, //
-};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{
     EventFd,
     EFD_NONBLOCK, //
@@ -71,42 +62,6 @@ const HEADERS: u64 = 0x2_0000;
 /// Memory for data: from here to the end.
 pub const DATA: u64 = 4 << 20;
 pub const MEMORY_END: u64 = 16 << 20;
-
-/// Guest memory as the driver reaches it.
-#[derive(Clone)]
-pub struct Guest(pub Memory);
-
-impl DriverMemory for Guest {
-    fn read(&self, from: GuestAddr, to: &mut [u8]) {
-        self.0.read_slice(to, GuestAddress(from.0)).unwrap();
-    }
-
-    fn write(&self, to: GuestAddr, bytes: &[u8]) {
-        self.0.write_slice(bytes, GuestAddress(to.0)).unwrap();
-    }
-
-    fn load_u16(&self, at: GuestAddr) -> u16 {
-        self.0.load(GuestAddress(at.0), Ordering::Relaxed).unwrap()
-    }
-
-    fn load_acquire_u16(&self, at: GuestAddr) -> u16 {
-        self.0.load(GuestAddress(at.0), Ordering::Acquire).unwrap()
-    }
-
-    fn store_u16(&self, at: GuestAddr, value: u16) {
-        let at = GuestAddress(at.0);
-        self.0.store(value, at, Ordering::Relaxed).unwrap();
-    }
-
-    fn store_release_u16(&self, at: GuestAddr, value: u16) {
-        let at = GuestAddress(at.0);
-        self.0.store(value, at, Ordering::Release).unwrap();
-    }
-
-    fn full_barrier(&self) {
-        fence(Ordering::SeqCst);
-    }
-}
 
 /// A file with these contents, as a disk.
 pub fn file_disk(contents: &[u8], options: &Options) -> (NamedTempFile, Disk) {

@@ -10,15 +10,6 @@ use crate::vm::PATIENCE;
 use std::{
     error::Error,
     path::Path,
-    sync::atomic::{
-        fence,
-        Ordering::{
-            Acquire,
-            Relaxed,
-            Release,
-            SeqCst, //
-        },
-    },
     time::Instant, //
 };
 use vblk::{
@@ -32,11 +23,9 @@ use vblk::{
         Disk,
         Options, //
     },
-    memory::{
-        self,
-        Memory, //
-    },
+    memory,
     seccomp::Filters,
+    testing::Guest, //
 };
 use vblk_core::{
     addr::GuestAddr,
@@ -50,10 +39,7 @@ use vblk_core::{
         UsedEntry, //
     },
 };
-use vm_memory::{
-    Bytes,
-    GuestAddress, //
-};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{
     EventFd,
     EFD_NONBLOCK, //
@@ -67,52 +53,6 @@ const RING: GuestAddr = GuestAddr(0x1_0000);
 pub const MEMORY_END: u64 = 8 << 20;
 /// Where one region ends and its neighbour begins.
 pub const BORDER: u64 = 4 << 20;
-
-/// Guest memory as the driver model wants it.
-pub struct Guest(Memory);
-
-/// Addresses come from the recipes, so an access that fails is a mistake of the test.
-impl DriverMemory for Guest {
-    fn read(&self, from: GuestAddr, to: &mut [u8]) {
-        self.0
-            .read_slice(to, GuestAddress(from.0))
-            .expect("guest memory");
-    }
-
-    fn write(&self, to: GuestAddr, bytes: &[u8]) {
-        self.0
-            .write_slice(bytes, GuestAddress(to.0))
-            .expect("guest memory");
-    }
-
-    fn load_u16(&self, at: GuestAddr) -> u16 {
-        self.0
-            .load(GuestAddress(at.0), Relaxed)
-            .expect("guest memory")
-    }
-
-    fn load_acquire_u16(&self, at: GuestAddr) -> u16 {
-        self.0
-            .load(GuestAddress(at.0), Acquire)
-            .expect("guest memory")
-    }
-
-    fn store_u16(&self, at: GuestAddr, value: u16) {
-        self.0
-            .store(value, GuestAddress(at.0), Relaxed)
-            .expect("guest memory");
-    }
-
-    fn store_release_u16(&self, at: GuestAddr, value: u16) {
-        self.0
-            .store(value, GuestAddress(at.0), Release)
-            .expect("guest memory");
-    }
-
-    fn full_barrier(&self) {
-        fence(SeqCst);
-    }
-}
 
 /// The only ring.
 pub fn layout(format: Format) -> Layout {
