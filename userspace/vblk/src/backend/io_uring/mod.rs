@@ -30,8 +30,7 @@ use crate::{
         Disk, //
     },
     memory::Memory,
-    seccomp::Filters,
-    sys::ioprio, //
+    seccomp::Filters, //
 };
 use counters::Counters;
 use std::{
@@ -75,8 +74,6 @@ pub struct IoUring {
     counters: Arc<Counters>,
     died: EventFd,
     thread: DiskThread,
-    /// Requests may have real-time priority.
-    realtime: bool,
     /// Tells the thread to stop, while it serves.
     running: Option<Arc<EventFd>>,
 }
@@ -87,7 +84,6 @@ struct Target {
     kind: disk::Kind,
     rules: rules::Disk,
     memory_align: u32,
-    realtime: bool,
     id: [u8; ID_BYTES],
     live: Arc<Live>,
 }
@@ -133,7 +129,6 @@ impl IoUring {
             counters: Arc::default(),
             died: event_fd()?,
             thread: DiskThread::spawn(filters.clone())?,
-            realtime: ioprio::may_use_realtime(),
             running: None,
         })
     }
@@ -145,7 +140,6 @@ impl IoUring {
             kind: self.disk.kind(),
             rules: self.disk.rules(RangeOps::negotiated(features)),
             memory_align: self.disk.memory_align(),
-            realtime: self.realtime,
             id: *self.disk.id(),
             live: self.live.clone(),
         })

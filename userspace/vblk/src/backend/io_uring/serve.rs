@@ -121,7 +121,7 @@ impl<'m> Worker<'m> {
         if !self.memory.address_in_range(status_at) {
             return self.refuse(index, head, None);
         }
-        let priority = Priority::grant(request.ioprio, self.target.realtime);
+        let priority = Priority::grant(request.ioprio, self.realtime);
         let ticket = |answer| Ticket {
             queue: index,
             head,

@@ -17,6 +17,7 @@ use crate::{
         Filters,
         Thread, //
     },
+    sys::ioprio,
 };
 use std::{
     io,
@@ -124,6 +125,8 @@ impl Drop for DiskThread {
 }
 
 fn run(filters: &Filters, orders: &Receiver<Setup>, tell: &Sender<Report>) {
+    // No filter allows to ask.
+    let realtime = ioprio::may_use_realtime();
     // Nobody listens any more when the owner is going away.
     let tell = |report| drop(tell.send(report));
     let confined = filters.apply(Thread::Disk).map_err(io::Error::other);
@@ -133,7 +136,7 @@ fn run(filters: &Filters, orders: &Receiver<Setup>, tell: &Sender<Report>) {
         return;
     }
     for setup in orders {
-        let end = worker::run(setup, |begun| tell(Report::Begun(begun)));
+        let end = worker::run(setup, realtime, |begun| tell(Report::Begun(begun)));
         if let Some(end) = end {
             tell(Report::Ended(end));
         }

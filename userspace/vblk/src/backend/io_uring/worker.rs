@@ -82,9 +82,13 @@ impl Drop for DeathNote {
     }
 }
 
-/// Serves the disk until told to stop. Says through `begun` whether it could begin; `None` when it
-/// could not.
-pub fn run(setup: Setup, begun: impl FnOnce(io::Result<()>)) -> Option<io::Result<Vec<Position>>> {
+/// Serves the disk until told to stop. `realtime` says whether requests may have that priority.
+/// Says through `begun` whether it could begin; `None` when it could not.
+pub fn run(
+    setup: Setup,
+    realtime: bool,
+    begun: impl FnOnce(io::Result<()>),
+) -> Option<io::Result<Vec<Position>>> {
     let memory = setup.memory;
     let mut note = DeathNote {
         died: setup.died,
@@ -97,6 +101,7 @@ pub fn run(setup: Setup, begun: impl FnOnce(io::Result<()>)) -> Option<io::Resul
         setup.queues,
         setup.stop,
         &setup.counters,
+        realtime,
     ) {
         Ok(worker) => worker,
         Err(e) => {
@@ -117,6 +122,7 @@ pub(super) struct Worker<'m> {
     pub(super) counters: &'m Counters,
     pub(super) target: Target,
     pub(super) indirect: bool,
+    pub(super) realtime: bool,
     pub(super) table: MemoryTable<Vec<Region>>,
     pub(super) pool: Pool,
     ring: Ring<InFlight>,
@@ -134,6 +140,7 @@ impl<'m> Worker<'m> {
         configs: Vec<QueueConfig>,
         stop: Arc<EventFd>,
         counters: &'m Counters,
+        realtime: bool,
     ) -> io::Result<Self> {
         let mut queues = Vec::with_capacity(configs.len());
         let mut watched = Vec::with_capacity(configs.len() + 1);
@@ -152,6 +159,7 @@ impl<'m> Worker<'m> {
             memory,
             counters,
             indirect: features.has(bit::RING_INDIRECT_DESC),
+            realtime,
             table,
             pool: Pool::new(memory.clone()),
             ring: Ring::new(&target.file, slots, watched)?,
