@@ -49,8 +49,7 @@ use crate::{
     },
 };
 use std::{
-    fs,
-    io,
+    fs, io,
     os::{
         fd::{
             AsFd,
@@ -182,7 +181,9 @@ fn hang(arguments: &[&str]) -> Outcome {
             let mut vm = Vm::new(&Setup::default())?;
             vm.device
                 .attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
-            let requests: Vec<_> = (0..32).map(|slot| transfer(&vm, slot, slot % 2 == 1)).collect();
+            let requests: Vec<_> = (0..32)
+                .map(|slot| transfer(&vm, slot, slot % 2 == 1))
+                .collect();
             launch(&mut vm, &requests);
             await_taken(&vm)?;
             vm
