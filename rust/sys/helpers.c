@@ -2,6 +2,8 @@
 /* See helpers.h. */
 
 #include <linux/cgroup.h>
+#include <linux/memcontrol.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 #include <linux/unaligned.h>
@@ -193,4 +195,22 @@ bool vblk_is_current_task(struct task_struct *task)
 int vblk_join_cgroups(struct task_struct *from, struct task_struct *task)
 {
 	return cgroup_attach_task_all(from, task);
+}
+
+/*
+ * Memory cgroups do not look at the group of a kernel thread: without this,
+ * what it allocates is charged to nobody, GFP_KERNEL_ACCOUNT or not.
+ */
+struct mem_cgroup *vblk_charge_owner_of(struct mm_struct *mm)
+{
+	struct mem_cgroup *group = get_mem_cgroup_from_mm(mm);
+
+	set_active_memcg(group);
+	return group;
+}
+
+void vblk_charge_nobody(struct mem_cgroup *charged)
+{
+	set_active_memcg(NULL);
+	mem_cgroup_put(charged);
 }

@@ -83,5 +83,7 @@ void vblk_set_state(unsigned int state);
 void vblk_cond_resched(void);
 bool vblk_is_current_task(struct task_struct *task);
 int vblk_join_cgroups(struct task_struct *from, struct task_struct *task);
+struct mem_cgroup *vblk_charge_owner_of(struct mm_struct *mm);
+void vblk_charge_nobody(struct mem_cgroup *charged);
 
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel threads that work on behalf of a process: in its address space and its cgroups.
+//! Kernel threads that work on behalf of a process: in its address space and its cgroups, and at its
+//! expense.
 
 use super::bindings as helpers;
 use kernel::{
@@ -119,6 +120,8 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
     let mm = context.mm.as_raw();
     // SAFETY: This is a kernel thread that uses no mm yet; `context` keeps the mm in use.
     unsafe { bindings::kthread_use_mm(mm) };
+    // SAFETY: The mm is in use. Ended below, before the thread ends.
+    let charged = unsafe { helpers::vblk_charge_owner_of(mm) };
     // SAFETY: Concerns the current task alone. See `Worker::give_up`.
     unsafe { helpers::vblk_allow_kill() };
     loop {
@@ -142,6 +145,8 @@ unsafe extern "C" fn main<W: Work>(context: *mut c_void) -> c_int {
         }
     }
     set_state(bindings::TASK_RUNNING);
+    // SAFETY: Pairs with `vblk_charge_owner_of` above.
+    unsafe { helpers::vblk_charge_nobody(charged) };
     // SAFETY: Pairs with `kthread_use_mm` above.
     unsafe { bindings::kthread_unuse_mm(mm) };
     0

@@ -83,7 +83,7 @@ impl Oracle {
 
     fn alarms(&mut self) -> Vec<String> {
         let lines = match self.log.take() {
-            Ok(lines) => lines,
+            Ok(lines) => klog::without_limits(lines),
             Err(error) => return vec![format!("kernel log unreadable: {error}")],
         };
         excerpt(&lines)

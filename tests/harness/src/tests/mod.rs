@@ -4,6 +4,7 @@
 
 mod arguments;
 mod block_errors;
+mod charged;
 mod descriptors;
 mod differential;
 mod dirty_pages;
@@ -80,6 +81,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         ioctls::TESTS,
         arguments::TESTS,
         owner::TESTS,
+        charged::TESTS,
         states::TESTS,
         descriptors::TESTS,
         malformed::TESTS,
@@ -139,7 +141,13 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
 
 /// All roles of child processes.
 pub fn roles() -> impl Iterator<Item = &'static Role> {
-    [owner::ROLES, states::ROLES, teardown::ROLES, killed::ROLES]
-        .into_iter()
-        .flatten()
+    [
+        owner::ROLES,
+        charged::ROLES,
+        states::ROLES,
+        teardown::ROLES,
+        killed::ROLES,
+    ]
+    .into_iter()
+    .flatten()
 }
