@@ -108,6 +108,11 @@ fn count(file: &File, faults: &FailNth) -> Result<u32, Box<dyn Error>> {
     Ok(MOST - left)
 }
 
+/// So many failures of the loader in a row say that the module's part is over. One does not: how
+/// often an allocation takes a new page, which can fail too, is different each time, so that the
+/// same number is not always the same place.
+const LOADER_ONLY: u32 = 8;
+
 /// The module's part comes last but for some clearing up, so it is gone through from the end. The
 /// loader's own, most of it, is not looked at: it warns where it runs out of memory.
 fn each(context: &Context) -> Outcome {
@@ -115,15 +120,24 @@ fn each(context: &Context) -> Outcome {
     let file = copy()?;
     let faults = FailNth::of_this_thread()?.told()?;
     kmod::unload()?;
-    let [mut refused, mut unimportant] = [0, 0];
+    let [mut refused, mut unimportant, mut in_a_row] = [0, 0, 0];
     for nth in (1..=count(&file, &faults)?).rev() {
         let mut log = KernelLog::from_now()?;
         let loaded = load(&file, &faults, nth).map_err(|error| format!("fault {nth}: {error}"))?;
         match place(&log.take()?) {
-            Place::Module if loaded => unimportant += 1,
-            Place::Module => refused += 1,
-            Place::Loader if refused > 0 => break,
-            Place::Loader | Place::Unknown => {}
+            Place::Module => {
+                in_a_row = 0;
+                *if loaded {
+                    &mut unimportant
+                } else {
+                    &mut refused
+                } += 1;
+            }
+            Place::Loader => in_a_row += 1,
+            Place::Unknown => {}
+        }
+        if refused > 0 && in_a_row >= LOADER_ONLY {
+            break;
         }
         let again = load(&file, &faults, 0);
         assert!(again.map_err(|error| format!("after fault {nth}: {error}"))?);
