@@ -123,7 +123,7 @@ fn swapped(context: &Context) -> Outcome {
         // limit of the test tells.
         let mut counts = [0; 4];
         let mut all = || -> Outcome {
-            let least = context.times_or(20_000, 100_000);
+            let least = context.times_or(5_000, 100_000);
             while counts.iter().sum::<u64>() < 4 * least || counts.contains(&0) {
                 call_all(&vm, changing.as_raw_fd(), &mut counts)?;
             }
