@@ -118,7 +118,8 @@ impl Attached {
     ///
     /// # Errors
     ///
-    /// EINVAL when there is none, or a base is not in its ring; EFAULT when a ring is not accessible; ENOMEM; EINTR when the
+    /// EINVAL when there is none, or a base is not in its ring; EFAULT when a ring is not
+    /// accessible; ENOMEM; EINTR when the
     /// current task is being killed. Nothing is served then.
     pub(crate) fn new(
         common: &Common<'_>,

@@ -114,7 +114,8 @@ impl MappedRange {
             return Err(ENOMEM);
         };
         core::mem::forget(accounted);
-        // INVARIANT: `align` and `len` are multiples as asked for; pinned, accounted and mapped just above. `offset` is less than a page, and
+        // INVARIANT: `align` and `len` are multiples as asked for; pinned, accounted and mapped just
+        // above. `offset` is less than a page, and
         // `count` pages hold `offset + len` bytes; `addr` is aligned, pages are, so `offset` is.
         Ok(Self {
             pages,

@@ -14,6 +14,7 @@
 //! device (giving back a chain that it does not have) panic: that is how a test fails.
 
 mod driver;
+mod input;
 mod layout;
 mod memory;
 mod packed;
@@ -26,6 +27,7 @@ pub use driver::{
     Driver,
     UsedEntry, //
 };
+pub use input::Input;
 pub use layout::{
     Buf,
     Layout, //

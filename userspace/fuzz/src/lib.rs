@@ -19,7 +19,7 @@ pub use step::{
 use vblk::backend::Stats;
 
 use machine::Machine;
-use step::Input;
+use vblk_core::testing::Input;
 
 /// More steps show nothing new.
 const MOST_STEPS: usize = 200;

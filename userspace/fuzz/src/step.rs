@@ -2,39 +2,13 @@
 
 //! The format of an input.
 
-use vblk_core::features::{
-    bit,
-    Features, //
+use vblk_core::{
+    features::{
+        bit,
+        Features, //
+    },
+    testing::Input, //
 };
-
-/// Takes numbers off the front of an input.
-pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.take().map(u8::from_le_bytes)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
-        let (first, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(first.to_vec())
-    }
-}
 
 /// What the disk is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
