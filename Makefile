@@ -19,7 +19,7 @@ export KDIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: setup kernel module build demo test nightly mutants fuzz in-tree bench debug-module shell
+.PHONY: setup kernel module build demo test nightly mutants fuzz in-tree bench debug-module kunit-module shell
 .PHONY: lint fmt clean help paths
 
 ## setup: install what is missing, fetch and build the kernel (once)
@@ -45,7 +45,7 @@ demo: build
 	@scripts/demo
 
 ## test: all tests, or those that match T=<part of layer/name>
-test: build $(if $(DEBUG_LANE),debug-module)
+test: build $(if $(DEBUG_LANE),debug-module) $(if $(DEBUG_LANE)$(filter kunit/%,$(T)),kunit-module)
 	@scripts/test $(if $(DEBUG_LANE),--debug-lane $(DEBUG_LANE)) $(if $(T),'$(T)')
 
 ## nightly: all tests, as often as proves most, and again on the debug kernel
@@ -55,6 +55,10 @@ nightly:
 debug-module:
 	@$(MAKE) --no-print-directory KERNEL=debug module
 	@scripts/test-disk debug
+
+kunit-module:
+	@$(MAKE) --no-print-directory KERNEL=debug setup
+	@scripts/module --kunit
 
 ## mutants: take one defence at a time out, and show that a test notices (or those that match T)
 mutants: build

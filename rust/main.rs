@@ -2,36 +2,26 @@
 
 //! A vhost back-end that serves a guest's virtio-blk disk inside the host kernel.
 //!
-//! What a guest or a VMM says is parsed and judged in the crate `vblk_core`, which has no `unsafe`.
-//! What the kernel offers is wrapped in [`sys`], which has all of it and knows no virtio. The files
-//! beside this one combine the two:
+//! Everything that a guest or a VMM can choose is parsed and judged in the crate `vblk_core`, which has
+//! no `unsafe`. The rest is in storeys; each imports from those below it only:
 //!
-//! - [`device`] and [`ioctl`]: what an open file of `/dev/vhost-blk-rs` is asked to do;
-//! - [`attached`]: from configured rings to queues that are served, and back;
-//! - [`config_notifier`]: tells the owner when the disk becomes another one;
-//! - [`pool`], [`server`] and [`turn`]: the worker thread takes requests from the rings;
-//! - [`executor`] and [`units`]: a request becomes I/O;
-//! - [`completion`] and [`reply`]: I/O becomes an answer, wherever the block layer finishes it.
+//! - [`frontend`]: an interface of user space: who may do what, decoding;
+//! - [`device`]: what is configured and attached, and the threads that serve it;
+//! - [`queue`]: one virtqueue, from a kick to used entries;
+//! - [`memory`]: guest memory, behind one trait;
+//! - [`sys`]: one mechanism of the kernel a file, with all of the `unsafe`; it knows no virtio.
 
 #![deny(unsafe_code)]
 
 use kernel::prelude::*;
 
-mod attached;
-mod completion;
-mod config_notifier;
 mod device;
-mod executor;
-mod ioctl;
+mod frontend;
 mod memory;
-mod pool;
-mod reply;
-mod server;
+mod queue;
 mod sys;
-mod turn;
-mod units;
 
-use device::Device;
+use frontend::vhost::OpenFile;
 use sys::char_device::Registration;
 
 module! {
@@ -40,16 +30,24 @@ module! {
     authors: ["The vhost-blk-rs authors"],
     description: "Host kernel accelerator for virtio-blk",
     license: "GPL",
+    params: {
+        fork_from_owner_default: u8 {
+            default: 1,
+            description: "Worker threads: 1 vhost tasks of the owner, 0 kernel threads",
+        },
+    },
 }
 
 #[pin_data]
 struct VhostBlk {
     #[pin]
-    device: Registration<Device>,
+    device: Registration<OpenFile>,
 }
 
 impl kernel::InPlaceModule for VhostBlk {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        #[cfg(CONFIG_VHOST_BLK_RS_KUNIT_TEST)]
+        sys::kunit::take_eventfds();
         try_pin_init!(Self {
             device <- Registration::new(module),
         })

@@ -21,6 +21,8 @@ LLVM=-19
 BINDGEN_VERSION=0.72.1
 BINDGEN=$CACHE/tools/bindgen-$BINDGEN_VERSION/bin/bindgen
 GUEST_FIO=$CACHE/tools/fio-static/fio
+# Debian's own kernel for guests: vmlinuz, and modules for what the launcher has.
+STOCK_KERNEL=$CACHE/stock-kernel
 
 # The kernel series this was tested with comes first.
 KERNEL_SERIES=(7.2 7.3)
@@ -32,6 +34,12 @@ die() {
 
 note() {
 	printf '%s\n' "$*" >&2
+}
+
+# mended_qemu: the directory for a copy of the installed QEMU in which a fault is
+# mended (scripts/mend-qemu).
+mended_qemu() {
+	printf '%s/tools/qemu-%s' "$CACHE" "$(dpkg-query -W -f '${Version}' qemu-system-x86 2>/dev/null)"
 }
 
 # usage_from FILE: prints the comment block that follows the SPDX line.
@@ -122,7 +130,7 @@ explain_log() {
 		note "error: a package registry's certificate is not trusted: install your proxy's CA certificate (update-ca-certificates), then run the same command again"
 	elif grep -qiE 'could not get lock' "$1"; then
 		note "error: another package manager is running: wait for it, then run the same command again"
-	elif grep -qiE 'out of memory|signal: 9|Killed' "$1"; then
+	elif grep -qE '[Oo]ut of memory|signal: 9|Killed' "$1"; then
 		note "error: the machine ran out of memory: 4 GiB are needed for the kernel build"
 	fi
 }

@@ -2,12 +2,12 @@
 
 //! The two address spaces and the unit of a disk, as types that can't be mixed up.
 
-/// A guest-physical address, in bytes. Chosen by the guest: nothing about it can be trusted.
+/// A guest-physical address, in bytes. The guest chooses it: nothing about it can be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GuestAddr(pub u64);
 
 impl GuestAddr {
-    /// The address `bytes` further on, or `None` past the end of the address space.
+    /// Returns the address `bytes` further on, or `None` past the end of the address space.
     #[inline]
     pub fn checked_add(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)
@@ -16,13 +16,13 @@ impl GuestAddr {
 
 /// An address in the memory of the process that owns the device, in bytes.
 ///
-/// What it means is up to the user of this crate: a user-space address in the kernel module, an
-/// offset in a test.
+/// The user of this crate gives it a meaning: an address in the owner's address space, or an offset
+/// in a test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostAddr(pub u64);
 
 impl HostAddr {
-    /// The address `bytes` further on, or `None` past the end of the address space.
+    /// Returns the address `bytes` further on, or `None` past the end of the address space.
     #[inline]
     pub fn checked_add(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)

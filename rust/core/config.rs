@@ -20,7 +20,7 @@ pub const CONFIG_BYTES: usize = 72;
 /// Offset of `wce`, the one field that a driver may write.
 pub const CONFIG_WCE: usize = 32;
 
-/// What of a disk the configuration space tells. Bytes and sectors of 512 bytes.
+/// The properties of a disk that the configuration space tells. Sectors have 512 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Capacity in sectors.
@@ -35,11 +35,7 @@ pub struct Limits {
     pub io_min: u32,
     /// Best request for sustained throughput in bytes, or 0.
     pub io_opt: u32,
-    /// Most buffers of a request; 0 if any number will do.
-    pub max_segments: u32,
-    /// Most bytes of a buffer; 0 if any length will do.
-    pub max_segment_size: u32,
-    /// Whether it may not be written.
+    /// True if the disk may not be written.
     pub read_only: bool,
     /// Most sectors that can be discarded at a time; 0 if none can.
     pub discard_sectors: u32,
@@ -51,17 +47,25 @@ pub struct Limits {
     pub secure_erase_sectors: u32,
 }
 
-/// What of the queues the configuration space tells.
+/// The properties of the queues that the configuration space tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queues {
-    /// How many there are.
+    /// Number of queues.
     pub count: u16,
     /// Entries of each.
     pub size: u16,
 }
 
+impl Queues {
+    /// Returns how many buffers of data fit a ring, in which two descriptors are for the header and
+    /// the status.
+    fn seg_max(&self) -> u32 {
+        self.size.saturating_sub(2).max(1).into()
+    }
+}
+
 impl Limits {
-    /// The features that a device with this disk offers, of those that concern the disk.
+    /// Returns the features that a device with this disk offers, of those that concern the disk.
     pub fn features(&self, queues: &Queues) -> Features {
         let mut bits = 1 << bit::BLK_SEG_MAX
             | 1 << bit::BLK_SIZE
@@ -73,7 +77,6 @@ impl Limits {
                 bits |= 1 << number;
             }
         };
-        add(self.size_max() > 0, bit::BLK_SIZE_MAX);
         add(self.read_only, bit::BLK_RO);
         add(queues.count > 1, bit::BLK_MQ);
         add(
@@ -88,7 +91,7 @@ impl Limits {
         Features(bits)
     }
 
-    /// The bytes of the configuration space, in the writeback mode that drivers expect.
+    /// Encodes the configuration space, in the writeback mode that drivers expect.
     pub fn config(&self, queues: &Queues) -> [u8; CONFIG_BYTES] {
         let block = self.block_size.max(1);
         let in_blocks = |bytes: u32| bytes / block;
@@ -101,8 +104,9 @@ impl Limits {
 
         let mut space = Writer::default();
         space.put(&self.sectors.to_le_bytes());
-        space.put(&self.size_max().to_le_bytes());
-        space.put(&self.seg_max(queues).to_le_bytes());
+        // What the disk can't take in one piece is cut for it, so that only the ring sets a limit.
+        space.put(&[0; 4]); // size_max: none
+        space.put(&queues.seg_max().to_le_bytes());
         space.put(&[0; 4]); // geometry: none
         space.put(&self.block_size.to_le_bytes());
         space.put(&[exponent as u8, alignment]);
@@ -114,8 +118,8 @@ impl Limits {
         space.put(&self.discard_sectors.min(MAX_RANGE_SECTORS).to_le_bytes());
         space.put(&if_any(self.discard_sectors, ranges).to_le_bytes());
         space.put(&granularity.to_le_bytes());
-        // A disk that can't do it by itself is written; a guest shall not ask for more than it
-        // would write at a time.
+        // Zeroes are written to a disk that has no command for them; a guest shall not ask for more
+        // of them than it would write at a time.
         let zeroes = match self.write_zeroes_sectors {
             0 => WRITTEN_ZEROES_SECTORS,
             native => native.min(MAX_RANGE_SECTORS),
@@ -133,28 +137,7 @@ impl Limits {
         space.put(&granularity.to_le_bytes());
         space.bytes
     }
-
-    /// 0 if there is no limit.
-    fn size_max(&self) -> u32 {
-        match self.max_segment_size {
-            0 | u32::MAX => 0,
-            // What the disk can't take in one piece is cut for it, so that more may be allowed.
-            bytes => bytes.max(SMALLEST_SIZE_MAX),
-        }
-    }
-
-    fn seg_max(&self, queues: &Queues) -> u32 {
-        // Two descriptors are for the header and the status.
-        let ring = u32::from(queues.size.saturating_sub(2).max(1));
-        match self.max_segments {
-            0 => ring,
-            disk => disk.min(ring),
-        }
-    }
 }
-
-/// Least `size_max` in bytes: Linux as a guest warns of a device with a smaller one.
-const SMALLEST_SIZE_MAX: u32 = 4096;
 
 /// Sectors of a range of zeroes on a disk that must be written: 4 MiB.
 const WRITTEN_ZEROES_SECTORS: u32 = 8192;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Feature bits: what a device may offer and what was agreed on.
+//! Feature bits, offered and negotiated.
 
 /// Bit numbers, from virtio 1.2 and `<linux/virtio_*.h>`.
 pub mod bit {
-    /// `size_max` in the configuration space is valid (virtio 1.2, 5.2.3).
+    /// `size_max` in the configuration space is valid (virtio 1.2, 5.2.3). Never offered: what a
+    /// disk can't take in one piece is cut for it.
     pub const BLK_SIZE_MAX: u32 = 1;
     /// `seg_max` in the configuration space is valid.
     pub const BLK_SEG_MAX: u32 = 2;
@@ -24,7 +25,7 @@ pub mod bit {
     pub const BLK_DISCARD: u32 = 13;
     /// The device can fill sectors with zeroes by itself.
     pub const BLK_WRITE_ZEROES: u32 = 14;
-    /// The device can erase sectors so that nobody can read them again.
+    /// The device can erase sectors so that they can never be read again.
     pub const BLK_SECURE_ERASE: u32 = 16;
     /// A descriptor may refer to a table of descriptors.
     pub const RING_INDIRECT_DESC: u32 = 28;
@@ -41,10 +42,9 @@ pub mod bit {
 pub struct Features(pub u64);
 
 impl Features {
-    /// What the rules in this crate implement. A device on top of it may offer less.
+    /// Features that the rules in this crate implement. A device on top of it may offer fewer.
     pub const SUPPORTED: Self = Self(
-        1 << bit::BLK_SIZE_MAX
-            | 1 << bit::BLK_SEG_MAX
+        1 << bit::BLK_SEG_MAX
             | 1 << bit::BLK_RO
             | 1 << bit::BLK_SIZE
             | 1 << bit::BLK_FLUSH
@@ -60,12 +60,12 @@ impl Features {
             | 1 << bit::RING_PACKED,
     );
 
-    /// Whether the bit with this number is in the set.
+    /// Returns true if the bit with this number is in the set.
     pub const fn has(self, bit: u32) -> bool {
         bit < 64 && self.0 >> bit & 1 != 0
     }
 
-    /// Whether every bit of this set is also in `other`.
+    /// Returns true if every bit of this set is also in `other`.
     pub const fn within(self, other: Self) -> bool {
         self.0 & !other.0 == 0
     }

@@ -2,14 +2,12 @@
 
 //! Bytes and rules of a virtio-blk device.
 //!
-//! Everything that a guest or a VMM can choose is parsed and judged here: the memory table, the
+//! This crate parses and judges everything that a guest or a VMM can choose: the memory table, the
 //! rings, descriptor chains, request headers, notification suppression, and the argument
-//! structures of the vhost ioctls. The crate has no `unsafe`, allocates nothing, takes no lock and
-//! logs nothing. Kbuild compiles it into the kernel module and cargo compiles the same files for
-//! the launcher's own back-end, the tests and the fuzzers, so that there is one parser.
-//!
-//! It does not perform I/O: it says what a request asks for ([`request::Action`]) and how to
-//! answer it, and leaves doing so to its user.
+//! structures of the vhost ioctls. The same files are compiled into the vhost back-end, the
+//! launcher's own back-end, the tests and the fuzzers, so that there is one parser.
+//! The crate has no `unsafe`, allocates nothing, takes no lock, logs nothing and performs no I/O: it
+//! says what a request asks for ([`request::Action`]) and how to answer it.
 
 // Kbuild passes `no_std` itself and refuses a second one; cargo needs it said here.
 #![cfg_attr(not(kbuild), no_std)]
@@ -21,20 +19,28 @@ extern crate std;
 
 pub mod addr;
 pub mod chain;
+pub mod completions;
 pub mod config;
+pub mod disk;
+pub mod drain;
 pub mod features;
-pub mod lap;
 pub mod memory;
 pub mod notify;
 pub mod packed;
+pub mod payload;
 pub mod priority;
 pub mod queue;
 pub mod range;
+pub mod ready;
 pub mod request;
 pub mod ring;
 pub mod split;
+pub mod status;
 pub mod table;
+pub mod table_index;
 pub mod uapi;
+mod walk;
+pub mod wrap;
 
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How this crate reaches memory that it shares with a guest.
+//! Access to memory that is shared with a guest, as traits.
 //!
 //! Two rules justify the shape of these traits. Shared memory changes at any moment, so every
 //! value is loaded exactly once and judged on that copy. And shared memory is never handed out as
 //! a Rust reference, so that no implementation needs to pretend that it holds still.
 
-use crate::addr::HostAddr;
+use crate::addr::{
+    GuestAddr,
+    HostAddr, //
+};
 
-/// An access to guest memory failed: the owner has no usable page there.
+/// Reason for which an access to guest memory failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault;
+pub enum Fault {
+    /// The guest named memory that is in no region: the guest's mistake.
+    OutsideTable,
+    /// The host could not reach memory that the table does hold: the host's failure.
+    Inaccessible,
+}
 
 /// One part of a ring (descriptors, available or used) as memory shared with the guest.
 ///
@@ -44,12 +52,22 @@ pub trait SharedMemory {
     fn full_barrier(&self);
 }
 
-/// Reads the owner's memory.
+/// Reads memory of the process that owns the device, by its own addresses.
 pub trait CopyIn {
     /// Fills `to` with the bytes from `from` on.
     ///
     /// # Errors
     ///
-    /// [`Fault`] when any of them can't be read; `to` may be partly overwritten then.
+    /// [`Fault::Inaccessible`] when any of them can't be read; `to` may be partly overwritten then.
     fn copy_in(&self, from: HostAddr, to: &mut [u8]) -> Result<(), Fault>;
+}
+
+/// Reads guest memory by guest address.
+pub trait ReadGuest {
+    /// Fills `to` with the bytes from `from` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when any of them can't be read; `to` may be partly overwritten then.
+    fn read(&self, from: GuestAddr, to: &mut [u8]) -> Result<(), Fault>;
 }

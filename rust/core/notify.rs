@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether the other side wants to hear of progress on a ring.
+//! Decides whether the other side of a ring wants to hear of progress.
 
-/// Whether moving an index from `old` to `new` passes `event`, the index that the other side asked
-/// to be notified about (virtio 1.2, 2.7.7.2, with VIRTIO_F_EVENT_IDX).
+/// Returns true if moving an index from `old` to `new` passes `event`, the index that the other
+/// side asked to be notified about (virtio 1.2, 2.7.7.2, with VIRTIO_F_EVENT_IDX).
 ///
 /// All three run freely and wrap at 2^16. An index that did not move passes nothing.
 #[inline]

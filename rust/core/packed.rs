@@ -7,7 +7,7 @@
 //! then goes on as many descriptors as the chain had. [`Avail`] and [`Used`] are the two halves of
 //! that, and each keeps what it must know to itself. The one thing that [`Avail`] must hear of the
 //! other is how far that has come ([`Used::position`]), and only when the ring may be full. Both
-//! stand at positions as [`crate::lap`] has them.
+//! stand at positions as [`crate::wrap`] has them.
 //!
 //! # A driver without rules
 //!
@@ -15,26 +15,27 @@
 //! available is held against how many descriptors the driver can have, which is all but those that
 //! were taken and not given back: this bounds every loop, and a head that looks available although
 //! the device has all of the ring, a chain that goes on into descriptors that the device has, and
-//! one that runs around the ring are all one mistake, [`Overrun`].
+//! one that runs around the ring are all one mistake, [`RingError::ChainOverrun`].
 //!
 //! The flags of a descriptor are believed once. [`Avail::pop`] decides by them where a chain ends,
 //! so that however broken it is, it can be given back, and the next one be found; the flags that
 //! say what a buffer is for are judged when the chain is walked, and NEXT is not looked at again.
 
 use crate::{
-    lap::{
-        distance,
-        even_lap,
-        off_wrap,
-        position, //
-    },
     memory::SharedMemory,
     queue::{
         Head,
         Part,
         Parts,
         Popped,
-        QueueSize, //
+        QueueSize,
+        RingError, //
+    },
+    wrap::{
+        distance,
+        off_wrap,
+        position,
+        wrap_counter, //
     },
 };
 
@@ -47,16 +48,16 @@ const DESC_FLAGS: usize = 14;
 const EVENT_BYTES: usize = 4;
 const EVENT_OFF_WRAP: usize = 0;
 const EVENT_FLAGS: usize = 2;
-/// Of the flags, the others are reserved.
+/// The bits of the flags that are not reserved.
 const EVENT_MASK: u16 = 3;
-/// Tell me of everything.
+/// Notify of everything.
 const EVENT_ENABLE: u16 = 0;
-/// Tell me of nothing.
+/// Notify of nothing.
 const EVENT_DISABLE: u16 = 1;
-/// Tell me when you come past `off_wrap`; only with VIRTIO_F_EVENT_IDX.
+/// Notify on coming past `off_wrap`; only with VIRTIO_F_EVENT_IDX.
 const EVENT_DESC: u16 = 2;
 
-/// What the parts of a ring must be like (virtio 1.2, 2.8.10.1).
+/// Returns the requirements on the parts of a ring (virtio 1.2, 2.8.10.1).
 pub const fn parts(size: QueueSize) -> Parts<Part> {
     Parts {
         desc: Part {
@@ -84,7 +85,7 @@ pub struct Descriptor {
     pub addr: u64,
     /// Length in bytes, unchecked.
     pub len: u32,
-    /// Which chain this is, said in its last descriptor.
+    /// Identifies the chain, in its last descriptor.
     pub id: u16,
     /// `VIRTQ_DESC_F_*`.
     pub flags: u16,
@@ -104,7 +105,7 @@ impl Descriptor {
     /// Equal to the wrap counter in used descriptors, but not in those that are available.
     pub const F_USED: u16 = 1 << 15;
 
-    /// From two little-endian words of 64 bits, as values of the host.
+    /// Decodes two little-endian words of 64 bits, given as values of the host.
     #[inline]
     pub fn from_words(addr: u64, rest: u64) -> Self {
         Self {
@@ -115,7 +116,7 @@ impl Descriptor {
         }
     }
 
-    /// From the bytes of an indirect table.
+    /// Decodes an entry of an indirect table.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let both = u128::from_le_bytes(*bytes);
         Self::from_words((both as u64).to_le(), ((both >> 64) as u64).to_le())
@@ -131,7 +132,7 @@ pub struct PackedRing<M> {
 }
 
 impl<M: SharedMemory> PackedRing<M> {
-    /// A ring of `size` entries over its three parts, which are as long as [`parts`] says.
+    /// Creates a ring of `size` entries over its three parts, which are as long as [`parts`] says.
     pub fn new(size: QueueSize, parts: Parts<M>) -> Self {
         Self {
             size,
@@ -141,12 +142,12 @@ impl<M: SharedMemory> PackedRing<M> {
         }
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     pub fn size(&self) -> QueueSize {
         self.size
     }
 
-    /// The descriptor at a free-running position.
+    /// Reads the descriptor at a free-running position.
     pub fn descriptor(&self, position: u16) -> Descriptor {
         let at = self.at(position);
         Descriptor::from_words(self.desc.load_u64(at), self.desc.load_u64(at + 8))
@@ -157,26 +158,16 @@ impl<M: SharedMemory> PackedRing<M> {
     }
 }
 
-/// There is a chain that takes more descriptors than the driver can have, which no driver can
-/// mean. Where it ends is not known, so that nothing in the ring can be trusted from here on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overrun {
-    /// Where it begins.
-    pub next: u16,
-    /// How many descriptors the device does not have.
-    pub free: u16,
-}
-
 /// Takes chains from the ring, and tells the driver when to kick.
 pub struct Avail {
     /// Position of the next descriptor to take.
     next: u16,
     /// The flags at `next`, if they were seen to be those of an available descriptor.
     seen: Option<u16>,
-    /// How many descriptors from `next` on the device does not have. May be more by now.
+    /// Number of descriptors from `next` on that the device does not have. May be more by now.
     free: u16,
     event_idx: bool,
-    /// Whether the driver was last told to kick. What it was told before our time is not known.
+    /// True if the driver was last told to kick. What it was told before our time is not known.
     notify: bool,
 }
 
@@ -192,42 +183,58 @@ impl Avail {
         }
     }
 
-    /// The position to go on from later.
+    /// Returns the position to go on from later.
     #[inline]
     pub fn position(&self) -> u16 {
         self.next
     }
 
-    /// How many more chains are known to be there, without looking: none or one.
+    /// Returns how many more chains are known to be there, without reading the ring: none or one.
     #[inline]
     pub fn known_left(&self) -> u16 {
         u16::from(self.seen.is_some())
     }
 
-    /// Takes the next chain. `used` says where the other half stands; it is asked about once for
-    /// each lap.
+    /// Takes the next chain. `used` says where the other half stands; it is asked about once each
+    /// time around the ring.
     ///
     /// # Errors
     ///
-    /// [`Overrun`]; nothing was taken then.
+    /// [`RingError::ChainOverrun`]; nothing was taken then.
     pub fn pop<M: SharedMemory>(
         &mut self,
         ring: &PackedRing<M>,
         used: impl Fn() -> u16,
-    ) -> Result<Popped, Overrun> {
-        if self.seen.is_none() && !self.look(ring) {
+    ) -> Result<Popped, RingError> {
+        if self.seen.is_none() && !self.refresh(ring) {
             return Ok(Popped::Empty);
         }
+        self.take(ring, used)
+    }
+
+    /// Takes the next chain, if one is known to be there ([`Self::known_left`]), and looks for the
+    /// one behind it; see [`Self::pop`].
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::ChainOverrun`]; nothing was taken then.
+    pub fn take<M: SharedMemory>(
+        &mut self,
+        ring: &PackedRing<M>,
+        used: impl Fn() -> u16,
+    ) -> Result<Popped, RingError> {
+        let Some(mut flags) = self.seen.take() else {
+            return Ok(Popped::Empty);
+        };
         let mut last = self.next;
         let mut count: u16 = 0;
-        let mut flags = self.seen.take().unwrap_or(0);
         // Bounded by `free`, which is never more than the size of the queue.
         loop {
             if count == self.free {
                 let held = distance(ring.size, used(), self.next);
                 self.free = ring.size.get().saturating_sub(held);
                 if count >= self.free {
-                    return Err(Overrun {
+                    return Err(RingError::ChainOverrun {
                         next: self.next,
                         free: self.free,
                     });
@@ -245,17 +252,17 @@ impl Avail {
         let head = Head::new(self.next, id, count);
         self.next = last.wrapping_add(1);
         self.free -= count;
-        self.look(ring);
+        self.refresh(ring);
         Ok(Popped::Chain(head))
     }
 
-    /// Reads the flags at `next` anew; whether there is something to take.
-    pub(crate) fn look<M: SharedMemory>(&mut self, ring: &PackedRing<M>) -> bool {
+    /// Reads the flags at `next` anew. Returns whether there is something to take.
+    pub fn refresh<M: SharedMemory>(&mut self, ring: &PackedRing<M>) -> bool {
         let at = ring.at(self.next) + DESC_FLAGS;
         // Pairs with the driver's barrier between writing a chain and the flags of its head
         // (virtio 1.2, 2.8.21.1): all of the chain is visible from here on.
         let flags = u16::from_le(ring.desc.load_acquire_u16(at));
-        let available = if even_lap(ring.size, self.next) {
+        let available = if wrap_counter(ring.size, self.next) {
             Descriptor::F_AVAIL
         } else {
             Descriptor::F_USED
@@ -268,7 +275,8 @@ impl Avail {
     /// Tells the driver not to kick, while the queue is being served anyway. It may still do so.
     pub fn disable_notify<M: SharedMemory>(&mut self, ring: &PackedRing<M>) {
         // With the event index, the place that was asked for last is passed, and stays silent for
-        // nearly two laps. A kick too much then costs less than telling it twice for each drain.
+        // nearly twice around the ring. A kick too much then costs less than telling the driver
+        // twice for each drain.
         if self.notify && !self.event_idx {
             let flags = EVENT_DISABLE.to_le();
             ring.device.store_u16(EVENT_FLAGS, flags);
@@ -276,8 +284,8 @@ impl Avail {
         }
     }
 
-    /// Asks the driver to kick for the next chain, then looks once more. Returns whether there is
-    /// something to take, in which case no kick may come.
+    /// Asks the driver to kick for the next chain, then refreshes once more. Returns whether there
+    /// is something to take, in which case no kick may come.
     pub fn enable_notify<M: SharedMemory>(&mut self, ring: &PackedRing<M>) -> bool {
         let flags = if self.event_idx {
             let event = off_wrap(ring.size, self.next);
@@ -296,7 +304,7 @@ impl Avail {
         // event suppression (virtio 1.2, 2.8.21.2): either it sees that we want a kick, or we see
         // the chain.
         ring.device.full_barrier();
-        self.look(ring)
+        self.refresh(ring)
     }
 }
 
@@ -319,7 +327,7 @@ impl Used {
         }
     }
 
-    /// The position to go on from later, and what the other half wants to know.
+    /// Returns the position to go on from later, which [`Avail::pop`] asks for too.
     #[inline]
     pub fn position(&self) -> u16 {
         self.next
@@ -330,9 +338,9 @@ impl Used {
     /// `len` may be less than what was written, never more.
     // Out of line: where both formats are served, this one must cost the other nothing.
     #[inline(never)]
-    pub fn push<M: SharedMemory>(&mut self, ring: &PackedRing<M>, head: Head, len: u32) {
+    pub fn add_used<M: SharedMemory>(&mut self, ring: &PackedRing<M>, head: Head, len: u32) {
         let at = ring.at(self.next);
-        let state = if even_lap(ring.size, self.next) {
+        let state = if wrap_counter(ring.size, self.next) {
             Descriptor::F_AVAIL | Descriptor::F_USED
         } else {
             0
@@ -349,8 +357,8 @@ impl Used {
             .store_release_u16(at + DESC_FLAGS, (state | write).to_le());
     }
 
-    /// Whether the driver wants an interrupt for what was pushed since the last call. Each call
-    /// that returns `true` must be followed by one.
+    /// Decides whether the driver wants an interrupt for what was added since the last call. Each
+    /// call that returns `true` must be followed by one.
     // Out of line: where both formats are served, this one must cost the other nothing.
     #[inline(never)]
     pub fn should_interrupt<M: SharedMemory>(&mut self, ring: &PackedRing<M>) -> bool {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What both formats of a virtqueue have in common: its size, its parts in memory, and what the
-//! device takes from it and gives back.
+//! The parts that both formats of a virtqueue have in common: size, parts in memory, chains as
+//! they are taken and given back, and the errors of a ring that makes no sense.
 
 /// Largest queue (virtio 1.2, 2.7 and 2.8: 2^15 entries).
 pub const MAX_QUEUE_SIZE: u16 = 32768;
@@ -18,23 +18,28 @@ pub const MAX_QUEUE_SIZE: u16 = 32768;
 pub struct QueueSize(u16);
 
 impl QueueSize {
-    /// The smallest one.
+    /// Smallest size.
     // INVARIANT: 1 is a power of two.
     pub const MIN: Self = Self(1);
 
-    /// Checks a size that was asked for; `None` unless it is a power of two in range.
+    /// Checks a size that was asked for. Returns `None` unless it is a power of two in range.
     pub fn new(size: u32) -> Option<Self> {
         let size = u16::try_from(size).ok()?;
         // INVARIANT: a u16 that is a power of two is at most 32768.
         size.is_power_of_two().then_some(Self(size))
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub const fn get(self) -> u16 {
         self.0
     }
 
-    /// Where a free-running index points to.
+    /// Returns the place in the ring that a free-running index stands for.
+    ///
+    /// The result is in range also where a processor runs ahead of a bounds check that is going to
+    /// fail: an index that a guest chose goes through this mask before it becomes an offset, as
+    /// C vhost has `array_index_nospec()`. The compiler can't leave the mask out, as it does not
+    /// know that a size is a power of two.
     #[inline]
     pub(crate) const fn slot(self, index: u16) -> usize {
         (index & (self.0 - 1)) as usize
@@ -53,7 +58,7 @@ pub struct Parts<T> {
 }
 
 impl<T> Parts<T> {
-    /// Something else for each of them.
+    /// Applies `f` to each part.
     pub fn map<U>(self, f: impl Fn(T) -> U) -> Parts<U> {
         Parts {
             desc: f(self.desc),
@@ -63,14 +68,14 @@ impl<T> Parts<T> {
     }
 }
 
-/// What a part of a ring must be like.
+/// Requirements on one part of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Its length.
+    /// Length in bytes.
     pub bytes: usize,
-    /// Alignment of its address, in bytes.
+    /// Alignment of the address in bytes.
     pub align: u64,
-    /// Whether the device writes to it; otherwise it only reads.
+    /// True if the device writes to the part; otherwise it only reads.
     pub written: bool,
 }
 
@@ -87,26 +92,26 @@ impl Head {
         Self { index, id, count }
     }
 
-    /// Where its first descriptor is: in a split ring an index into the table, less than the size
-    /// of the queue it came from; in a packed ring a free-running position.
+    /// Returns the position of the first descriptor: in a split ring an index into the table, less
+    /// than the size of the queue that it came from; in a packed ring a free-running position.
     pub const fn index(self) -> u16 {
         self.index
     }
 
-    /// How the driver knows it. In a packed ring that is any number, chosen by the driver and told
-    /// to nobody else.
+    /// Returns the number by which the driver knows the chain. In a packed ring that is any
+    /// number, chosen by the driver and of no meaning to the device.
     pub const fn id(self) -> u16 {
         self.id
     }
 
-    /// How many places of the ring it takes: in a split ring one, the used entry; in a packed ring
-    /// as many as it has descriptors.
+    /// Returns how many places of the ring the chain takes: in a split ring one, the used entry;
+    /// in a packed ring as many as it has descriptors.
     pub const fn count(self) -> u16 {
         self.count
     }
 }
 
-/// What there was to take.
+/// Result of taking the next chain from a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Popped {
     /// Nothing new.
@@ -116,4 +121,25 @@ pub enum Popped {
     /// An entry that names no descriptor. It is consumed; there is nothing to give back. Packed
     /// rings have no such entries.
     OutOfRange(u16),
+}
+
+/// The driver made more available than a ring can hold, which no driver can mean. Nothing in the
+/// ring can be trusted from here on, and nothing is to be taken from it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingError {
+    /// The available index of a split ring is further ahead of the device than the queue is long.
+    AvailIndex {
+        /// Position of the device.
+        next: u16,
+        /// Index that the driver claims.
+        claimed: u16,
+    },
+    /// A chain of a packed ring takes more descriptors than the driver can have, so that its end
+    /// is not known.
+    ChainOverrun {
+        /// Position where the chain begins.
+        next: u16,
+        /// Number of descriptors that the device does not have.
+        free: u16,
+    },
 }

@@ -7,14 +7,13 @@ use crate::{
         Sector,
         SECTOR_SIZE, //
     },
-    features::{
-        bit,
-        Features, //
-    },
-    request::{
-        Disk,
-        Status, //
-    },
+    disk::Disk,
+    status::Status,
+};
+
+pub use crate::disk::{
+    RangeOp,
+    RangeOps, //
 };
 
 /// Bytes of `struct virtio_blk_discard_write_zeroes`.
@@ -30,48 +29,6 @@ pub const MAX_RANGE_SECTORS: u32 = 1 << 22;
 /// VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP.
 const FLAG_UNMAP: u32 = 1;
 
-/// What to do with ranges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RangeOp {
-    /// Their content is not needed any more.
-    Discard,
-    /// Their content shall be zero.
-    WriteZeroes,
-    /// Their content shall be gone for good.
-    SecureErase,
-}
-
-/// A set of [`RangeOp`]s.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RangeOps {
-    /// Discard.
-    pub discard: bool,
-    /// Write zeroes.
-    pub write_zeroes: bool,
-    /// Secure erase.
-    pub secure_erase: bool,
-}
-
-impl RangeOps {
-    /// Those that were negotiated.
-    pub fn negotiated(features: Features) -> Self {
-        Self {
-            discard: features.has(bit::BLK_DISCARD),
-            write_zeroes: features.has(bit::BLK_WRITE_ZEROES),
-            secure_erase: features.has(bit::BLK_SECURE_ERASE),
-        }
-    }
-
-    /// Whether `op` is one of them.
-    pub fn has(self, op: RangeOp) -> bool {
-        match op {
-            RangeOp::Discard => self.discard,
-            RangeOp::WriteZeroes => self.write_zeroes,
-            RangeOp::SecureErase => self.secure_erase,
-        }
-    }
-}
-
 /// A range that lies on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
@@ -79,12 +36,12 @@ pub struct Range {
     pub sector: Sector,
     /// Length in bytes: whole blocks, at most [`MAX_RANGE_SECTORS`]. May be 0.
     pub bytes: u32,
-    /// Whether zeroes may be made by giving up the storage behind them.
+    /// True if zeroes may be made by giving up the storage behind them.
     pub unmap: bool,
 }
 
 impl Range {
-    /// Reads and judges a range.
+    /// Decodes a range and checks it against `disk`.
     ///
     /// # Errors
     ///

@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A virtqueue in whichever format was agreed on.
+//! A virtqueue in either format.
 //!
 //! Users of this crate serve a [`Ring`] with its [`Avail`] and its [`Used`] half, and need not know
-//! which format they have. Each of them is one of two, so that every call is a comparison and a
+//! which format they have. Each of them is an enum of two, so that every call is a comparison and a
 //! jump to [`split`] or [`packed`]. A half that meets a ring of the other format does nothing: no
 //! user mixes them, and no guest can make it.
 
 use crate::{
-    chain::Chains,
+    chain::{
+        Chain,
+        ChainError,
+        Segment, //
+    },
     features::{
         bit,
         Features, //
     },
-    lap,
-    memory::SharedMemory,
+    memory::{
+        ReadGuest,
+        SharedMemory, //
+    },
     packed::{
         self,
-        Overrun,
         PackedRing, //
     },
     queue::{
@@ -25,13 +30,14 @@ use crate::{
         Part,
         Parts,
         Popped,
-        QueueSize, //
+        QueueSize,
+        RingError, //
     },
     split::{
         self,
-        ImpossibleIndex,
         SplitRing, //
     },
+    wrap,
 };
 
 /// The format of a ring.
@@ -44,7 +50,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The one that was negotiated.
+    /// Returns the format that was negotiated.
     pub const fn of(features: Features) -> Self {
         if features.has(bit::RING_PACKED) {
             Self::Packed
@@ -53,7 +59,7 @@ impl Format {
         }
     }
 
-    /// What the parts of a ring must be like.
+    /// Returns the requirements on the parts of a ring.
     pub const fn parts(self, size: QueueSize) -> Parts<Part> {
         match self {
             Self::Split => split::parts(size),
@@ -61,16 +67,16 @@ impl Format {
         }
     }
 
-    /// Whether the parts of a ring of any size may lie at these addresses.
+    /// Returns true if the parts of a ring of any size may lie at these addresses.
     pub const fn aligned(self, addresses: Parts<u64>) -> bool {
-        // It is the same for all sizes.
+        // The alignment is the same for all sizes.
         let parts = self.parts(QueueSize::MIN);
         addresses.desc % parts.desc.align == 0
             && addresses.driver % parts.driver.align == 0
             && addresses.device % parts.device.align == 0
     }
 
-    /// The base of a ring that nobody has used yet.
+    /// Returns the base of an unused ring.
     pub const fn initial_base(self) -> u32 {
         match self {
             Self::Split => 0,
@@ -79,8 +85,8 @@ impl Format {
         }
     }
 
-    /// Whether VHOST_SET_VRING_BASE takes this number: 16 bits in a split ring, 32 in a packed
-    /// one. Whether it is a place in the ring depends on its size, see [`Base::decode`].
+    /// Returns true if VHOST_SET_VRING_BASE takes this number: 16 bits in a split ring, 32 in a
+    /// packed one. [`Base::decode`] checks that it is a place in a ring of some size.
     pub const fn takes_base(self, number: u32) -> bool {
         match self {
             Self::Split => number <= u16::MAX as u32,
@@ -89,7 +95,7 @@ impl Format {
     }
 }
 
-/// Where the halves of a ring stand.
+/// The positions of both halves of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
     /// Free-running position of the available half.
@@ -99,11 +105,11 @@ pub struct Base {
 }
 
 impl Base {
-    /// From what VHOST_SET_VRING_BASE was given. For a split ring that is the available index; for
+    /// Decodes the number of VHOST_SET_VRING_BASE. For a split ring that is the available index; for
     /// a packed one the position of the available half in the low 16 bits and that of the used half
     /// in the high ones, each with its wrap counter on top.
     ///
-    /// `None` for a place that is not in the ring, and when the halves are so far apart that more
+    /// Returns `None` for a place that is not in the ring, and when the halves are so far apart that more
     /// descriptors would be in the hands of the device than there are.
     pub const fn decode(format: Format, size: QueueSize, number: u32) -> Option<Self> {
         let (low, high) = (number as u16, (number >> 16) as u16);
@@ -113,8 +119,8 @@ impl Base {
                 used: 0,
             }),
             Format::Split => None,
-            Format::Packed => match (lap::position(size, low), lap::position(size, high)) {
-                (Some(avail), Some(used)) if lap::distance(size, used, avail) <= size.get() => {
+            Format::Packed => match (wrap::position(size, low), wrap::position(size, high)) {
+                (Some(avail), Some(used)) if wrap::distance(size, used, avail) <= size.get() => {
                     Some(Self { avail, used })
                 }
                 _ => None,
@@ -122,13 +128,13 @@ impl Base {
         }
     }
 
-    /// As VHOST_GET_VRING_BASE tells it, the inverse of [`Self::decode`].
+    /// Encodes the number of VHOST_GET_VRING_BASE, the inverse of [`Self::decode`].
     pub const fn encode(self, format: Format, size: QueueSize) -> u32 {
         match format {
             Format::Split => self.avail as u32,
             Format::Packed => {
-                let avail = lap::off_wrap(size, self.avail) as u32;
-                let used = lap::off_wrap(size, self.used) as u32;
+                let avail = wrap::off_wrap(size, self.avail) as u32;
+                let used = wrap::off_wrap(size, self.used) as u32;
                 used << 16 | avail
             }
         }
@@ -144,7 +150,7 @@ pub enum Ring<M> {
 }
 
 impl<M: SharedMemory> Ring<M> {
-    /// A ring of `size` entries over its parts, which are as long as [`Format::parts`] says.
+    /// Creates a ring of `size` entries over its parts, which are as long as [`Format::parts`] says.
     pub fn new(format: Format, size: QueueSize, parts: Parts<M>) -> Self {
         match format {
             Format::Split => Self::Split(SplitRing::new(size, parts)),
@@ -152,7 +158,7 @@ impl<M: SharedMemory> Ring<M> {
         }
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     #[inline]
     pub fn size(&self) -> QueueSize {
         match self {
@@ -161,33 +167,36 @@ impl<M: SharedMemory> Ring<M> {
         }
     }
 
-    /// Its format.
+    /// Returns the format.
     pub fn format(&self) -> Format {
         match self {
             Self::Split(_) => Format::Split,
             Self::Packed(_) => Format::Packed,
         }
     }
-}
 
-/// The driver made more available than a ring can hold. Nothing is to be taken from it any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Impossible {
-    /// In a split ring.
-    Index(ImpossibleIndex),
-    /// In a packed ring.
-    Overrun(Overrun),
-}
-
-impl From<ImpossibleIndex> for Impossible {
-    fn from(error: ImpossibleIndex) -> Self {
-        Self::Index(error)
-    }
-}
-
-impl From<Overrun> for Impossible {
-    fn from(error: Overrun) -> Self {
-        Self::Overrun(error)
+    /// Reads the chain at `head` into `segments`, which must have room for as many as
+    /// [`max_segments`](crate::chain::max_segments) says: a chain that has more than there is room
+    /// for is refused as too long.
+    ///
+    /// `indirect` says whether VIRTIO_F_INDIRECT_DESC was negotiated; indirect tables are read
+    /// through `memory`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ChainError`]. The buffers found until then mean nothing.
+    #[inline]
+    pub fn walk<'s>(
+        &self,
+        head: Head,
+        indirect: bool,
+        memory: &impl ReadGuest,
+        segments: &'s mut [Segment],
+    ) -> Result<Chain<'s>, ChainError> {
+        match self {
+            Self::Split(ring) => ring.walk(head, indirect, memory, segments),
+            Self::Packed(ring) => ring.walk(head, indirect, memory, segments),
+        }
     }
 }
 
@@ -208,7 +217,7 @@ impl Avail {
         }
     }
 
-    /// The free-running position to go on from later.
+    /// Returns the free-running position to go on from later.
     #[inline]
     pub fn position(&self) -> u16 {
         match self {
@@ -217,7 +226,7 @@ impl Avail {
         }
     }
 
-    /// How many more chains are known to be there, without looking.
+    /// Returns how many more chains are known to be there, without reading the ring.
     #[inline]
     pub fn known_left(&self) -> u16 {
         match self {
@@ -226,21 +235,61 @@ impl Avail {
         }
     }
 
-    /// Takes the next chain. `used` says where the other half stands ([`Used::position`]); it is
-    /// asked seldom, and never by a split ring.
+    /// Returns true if taking a chain looks for the next one: what is known to be left may be new
+    /// then.
+    #[inline]
+    pub fn looks_ahead(&self) -> bool {
+        matches!(self, Self::Packed(_))
+    }
+
+    /// Looks for chains in the ring. Returns whether there are any.
     ///
     /// # Errors
     ///
-    /// [`Impossible`]; nothing was taken then.
+    /// [`RingError`].
+    #[inline]
+    pub fn refresh<M: SharedMemory>(&mut self, ring: &Ring<M>) -> Result<bool, RingError> {
+        match (self, ring) {
+            (Self::Split(avail), Ring::Split(ring)) => avail.refresh(ring),
+            (Self::Packed(avail), Ring::Packed(ring)) => Ok(avail.refresh(ring)),
+            _ => Ok(false),
+        }
+    }
+
+    /// Takes the next chain, if one is known to be there ([`Self::known_left`]). `used` says where
+    /// the other half stands, as for [`Self::pop`].
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`]; nothing was taken then.
+    #[inline]
+    pub fn take<M: SharedMemory>(
+        &mut self,
+        ring: &Ring<M>,
+        used: impl Fn() -> u16,
+    ) -> Result<Popped, RingError> {
+        match (self, ring) {
+            (Self::Split(avail), Ring::Split(ring)) => Ok(avail.take(ring)),
+            (Self::Packed(avail), Ring::Packed(ring)) => avail.take(ring, used),
+            _ => Ok(Popped::Empty),
+        }
+    }
+
+    /// Takes the next chain, looking for one if none is known. `used` says where the other half
+    /// stands ([`Used::position`]); it is asked seldom, and never by a split ring.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`]; nothing was taken then.
     #[inline]
     pub fn pop<M: SharedMemory>(
         &mut self,
         ring: &Ring<M>,
         used: impl Fn() -> u16,
-    ) -> Result<Popped, Impossible> {
+    ) -> Result<Popped, RingError> {
         match (self, ring) {
-            (Self::Split(avail), Ring::Split(ring)) => Ok(avail.pop(ring)?),
-            (Self::Packed(avail), Ring::Packed(ring)) => Ok(avail.pop(ring, used)?),
+            (Self::Split(avail), Ring::Split(ring)) => avail.pop(ring),
+            (Self::Packed(avail), Ring::Packed(ring)) => avail.pop(ring, used),
             _ => Ok(Popped::Empty),
         }
     }
@@ -255,115 +304,19 @@ impl Avail {
         }
     }
 
-    /// Asks the driver to kick for the next chain, then looks once more. Returns whether there is
-    /// something to take, in which case no kick may come.
+    /// Asks the driver to kick for the next chain, then refreshes once more. Returns whether there
+    /// is something to take, in which case no kick may come.
     ///
     /// # Errors
     ///
-    /// [`Impossible`].
+    /// [`RingError`].
     #[inline]
-    pub fn enable_notify<M: SharedMemory>(&mut self, ring: &Ring<M>) -> Result<bool, Impossible> {
+    pub fn enable_notify<M: SharedMemory>(&mut self, ring: &Ring<M>) -> Result<bool, RingError> {
         match (self, ring) {
-            (Self::Split(avail), Ring::Split(ring)) => AvailHalf::enable_notify(avail, ring),
-            (Self::Packed(avail), Ring::Packed(ring)) => AvailHalf::enable_notify(avail, ring),
+            (Self::Split(avail), Ring::Split(ring)) => avail.enable_notify(ring),
+            (Self::Packed(avail), Ring::Packed(ring)) => Ok(avail.enable_notify(ring)),
             _ => Ok(false),
         }
-    }
-}
-
-/// The available half of a ring of one format, for those who decide once which one they serve and
-/// not again for each chain. What each function does is told at [`Avail`].
-pub trait AvailHalf<M> {
-    /// The ring.
-    type Ring: Chains;
-    /// Whether taking a chain looks for the next one: what is known to be left may be new then.
-    const LOOKS_AHEAD: bool;
-
-    /// See [`Avail::known_left`].
-    fn known_left(&self) -> u16;
-
-    /// Looks for chains when none is known to be left; whether there are any.
-    ///
-    /// # Errors
-    ///
-    /// [`Impossible`].
-    fn look(&mut self, ring: &Self::Ring) -> Result<bool, Impossible>;
-
-    /// Takes the next chain, which is known to be there; see [`Avail::pop`].
-    ///
-    /// # Errors
-    ///
-    /// [`Impossible`].
-    fn take(&mut self, ring: &Self::Ring, used: impl Fn() -> u16) -> Result<Popped, Impossible>;
-
-    /// See [`Avail::disable_notify`].
-    fn disable_notify(&mut self, ring: &Self::Ring);
-
-    /// See [`Avail::enable_notify`].
-    ///
-    /// # Errors
-    ///
-    /// [`Impossible`].
-    fn enable_notify(&mut self, ring: &Self::Ring) -> Result<bool, Impossible>;
-}
-
-impl<M: SharedMemory> AvailHalf<M> for split::Avail {
-    type Ring = SplitRing<M>;
-    const LOOKS_AHEAD: bool = false;
-
-    #[inline]
-    fn known_left(&self) -> u16 {
-        self.known_left()
-    }
-
-    #[inline]
-    fn look(&mut self, ring: &Self::Ring) -> Result<bool, Impossible> {
-        Ok(self.look(ring)?)
-    }
-
-    #[inline]
-    fn take(&mut self, ring: &Self::Ring, _used: impl Fn() -> u16) -> Result<Popped, Impossible> {
-        Ok(self.take(ring))
-    }
-
-    #[inline]
-    fn disable_notify(&mut self, ring: &Self::Ring) {
-        self.disable_notify(ring);
-    }
-
-    #[inline]
-    fn enable_notify(&mut self, ring: &Self::Ring) -> Result<bool, Impossible> {
-        Ok(self.enable_notify(ring)?)
-    }
-}
-
-impl<M: SharedMemory> AvailHalf<M> for packed::Avail {
-    type Ring = PackedRing<M>;
-    const LOOKS_AHEAD: bool = true;
-
-    #[inline]
-    fn known_left(&self) -> u16 {
-        self.known_left()
-    }
-
-    #[inline]
-    fn look(&mut self, ring: &Self::Ring) -> Result<bool, Impossible> {
-        Ok(self.look(ring))
-    }
-
-    #[inline]
-    fn take(&mut self, ring: &Self::Ring, used: impl Fn() -> u16) -> Result<Popped, Impossible> {
-        Ok(self.pop(ring, used)?)
-    }
-
-    #[inline]
-    fn disable_notify(&mut self, ring: &Self::Ring) {
-        self.disable_notify(ring);
-    }
-
-    #[inline]
-    fn enable_notify(&mut self, ring: &Self::Ring) -> Result<bool, Impossible> {
-        Ok(self.enable_notify(ring))
     }
 }
 
@@ -376,7 +329,7 @@ pub enum Used {
 }
 
 impl Used {
-    /// Begins at `base`, or where the ring stands if that tells.
+    /// Begins at `base`, or at the used index in the ring if it has one.
     pub fn new<M: SharedMemory>(ring: &Ring<M>, base: Base, event_idx: bool) -> Self {
         match ring {
             Ring::Split(ring) => Self::Split(split::Used::new(ring, event_idx)),
@@ -384,7 +337,7 @@ impl Used {
         }
     }
 
-    /// The free-running position to go on from later.
+    /// Returns the free-running position to go on from later.
     #[inline]
     pub fn position(&self) -> u16 {
         match self {
@@ -397,16 +350,16 @@ impl Used {
     ///
     /// `len` may be less than what was written, never more.
     #[inline]
-    pub fn push<M: SharedMemory>(&mut self, ring: &Ring<M>, head: Head, len: u32) {
+    pub fn add_used<M: SharedMemory>(&mut self, ring: &Ring<M>, head: Head, len: u32) {
         match (self, ring) {
-            (Self::Split(used), Ring::Split(ring)) => used.push(ring, head, len),
-            (Self::Packed(used), Ring::Packed(ring)) => used.push(ring, head, len),
+            (Self::Split(used), Ring::Split(ring)) => used.add_used(ring, head, len),
+            (Self::Packed(used), Ring::Packed(ring)) => used.add_used(ring, head, len),
             _ => (),
         }
     }
 
-    /// Whether the driver wants an interrupt for what was pushed since the last call. Each call
-    /// that returns `true` must be followed by one.
+    /// Decides whether the driver wants an interrupt for what was added since the last call. Each
+    /// call that returns `true` must be followed by one.
     #[inline]
     pub fn should_interrupt<M: SharedMemory>(&mut self, ring: &Ring<M>) -> bool {
         match (self, ring) {

@@ -2,9 +2,9 @@
 
 //! The device's side of a split virtqueue (virtio 1.2, 2.7).
 //!
-//! A ring has two independent halves. [`Avail`] takes requests and belongs to whoever serves the
-//! queue; [`Used`] gives them back and belongs to whoever completes them. They touch different
-//! fields of the shared memory, so that each can live under a lock of its own.
+//! A ring has two independent halves. [`Avail`] takes chains and belongs to the code that serves
+//! the queue; [`Used`] gives them back and belongs to the code that completes requests. They touch
+//! different fields of the shared memory, so that each can live under a lock of its own.
 
 use crate::{
     memory::SharedMemory,
@@ -14,7 +14,8 @@ use crate::{
         Part,
         Parts,
         Popped,
-        QueueSize, //
+        QueueSize,
+        RingError, //
     },
 };
 
@@ -30,7 +31,7 @@ const AVAIL_F_NO_INTERRUPT: u16 = 1;
 /// The device does not want kicks (virtio 1.2, 2.7.8, VIRTQ_USED_F_NO_NOTIFY).
 const USED_F_NO_NOTIFY: u16 = 1;
 
-/// What the parts of a ring must be like (virtio 1.2, 2.7).
+/// Returns the requirements on the parts of a ring (virtio 1.2, 2.7).
 pub const fn parts(size: QueueSize) -> Parts<Part> {
     Parts {
         desc: Part {
@@ -51,13 +52,15 @@ pub const fn parts(size: QueueSize) -> Parts<Part> {
     }
 }
 
-/// Where the driver says at which used index it wants an interrupt: behind the available ring.
+/// Returns the offset of `used_event`, by which the driver says at which used index it wants an
+/// interrupt: behind the available ring.
 #[inline]
 const fn used_event(size: QueueSize) -> usize {
     RING_ENTRIES + size.get() as usize * 2
 }
 
-/// Where the device says at which available index it wants a kick: behind the used ring.
+/// Returns the offset of `avail_event`, by which the device says at which available index it wants
+/// a kick: behind the used ring.
 #[inline]
 const fn avail_event(size: QueueSize) -> usize {
     RING_ENTRIES + size.get() as usize * USED_ELEM_BYTES
@@ -86,7 +89,7 @@ impl Descriptor {
     /// The buffer holds a table of descriptors.
     pub const F_INDIRECT: u16 = 4;
 
-    /// From two little-endian words of 64 bits, as values of the host.
+    /// Decodes two little-endian words of 64 bits, given as values of the host.
     #[inline]
     pub fn from_words(addr: u64, rest: u64) -> Self {
         Self {
@@ -97,7 +100,7 @@ impl Descriptor {
         }
     }
 
-    /// From the bytes of an indirect table.
+    /// Decodes an entry of an indirect table.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let both = u128::from_le_bytes(*bytes);
         Self::from_words((both as u64).to_le(), ((both >> 64) as u64).to_le())
@@ -113,7 +116,7 @@ pub struct SplitRing<M> {
 }
 
 impl<M: SharedMemory> SplitRing<M> {
-    /// A ring of `size` entries over its three parts, which are as long as [`parts`] says.
+    /// Creates a ring of `size` entries over its three parts, which are as long as [`parts`] says.
     pub fn new(size: QueueSize, parts: Parts<M>) -> Self {
         Self {
             size,
@@ -123,30 +126,21 @@ impl<M: SharedMemory> SplitRing<M> {
         }
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     pub fn size(&self) -> QueueSize {
         self.size
     }
 
-    /// The descriptor at `index`, or `None` when the table is not that long.
+    /// Reads the descriptor at `index`. Returns `None` when the table is not that long.
     pub fn descriptor(&self, index: u16) -> Option<Descriptor> {
         if index >= self.size.get() {
             return None;
         }
-        let at = usize::from(index) * DESC_BYTES;
+        // The guest chose the index: the mask holds under speculation too, see `slot`.
+        let at = self.size.slot(index) * DESC_BYTES;
         let [addr, rest] = self.desc.load_u64_pair(at);
         Some(Descriptor::from_words(addr, rest))
     }
-}
-
-/// The available index is further ahead of the device than the queue is long, which no driver can
-/// mean. Nothing in the ring can be trusted from here on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ImpossibleIndex {
-    /// Where the device stands.
-    pub next: u16,
-    /// What the driver claims.
-    pub claimed: u16,
 }
 
 /// Takes chains from the available ring, and tells the driver when to kick.
@@ -156,7 +150,7 @@ pub struct Avail {
     /// The driver's index when it was last read: entries before it are there to take.
     seen: u16,
     event_idx: bool,
-    /// Whether the driver was last told to kick. What it was told before our time is not known.
+    /// True if the driver was last told to kick. What it was told before our time is not known.
     notify: bool,
 }
 
@@ -172,13 +166,13 @@ impl Avail {
         }
     }
 
-    /// The position to go on from later, as in VHOST_GET_VRING_BASE.
+    /// Returns the position to go on from later, as in VHOST_GET_VRING_BASE.
     #[inline]
     pub fn position(&self) -> u16 {
         self.next
     }
 
-    /// How many more entries are known to be there, without looking.
+    /// Returns how many more entries are known to be there, without reading the ring.
     #[inline]
     pub fn known_left(&self) -> u16 {
         self.seen.wrapping_sub(self.next)
@@ -188,38 +182,43 @@ impl Avail {
     ///
     /// # Errors
     ///
-    /// [`ImpossibleIndex`]; nothing was taken then.
-    pub fn pop<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Result<Popped, ImpossibleIndex> {
-        if self.next == self.seen && !self.look(ring)? {
+    /// [`RingError::AvailIndex`]; nothing was taken then.
+    pub fn pop<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Result<Popped, RingError> {
+        if self.next == self.seen && !self.refresh(ring)? {
             return Ok(Popped::Empty);
         }
         Ok(self.take(ring))
     }
 
-    /// Takes the next entry, which [`Self::look`] found.
+    /// Takes the next entry, if one is known to be there ([`Self::known_left`]).
     #[inline]
-    pub(crate) fn take<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Popped {
+    pub fn take<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Popped {
+        if self.next == self.seen {
+            return Popped::Empty;
+        }
         let at = RING_ENTRIES + ring.size.slot(self.next) * 2;
         let head = u16::from_le(ring.avail.load_u16(at));
         self.next = self.next.wrapping_add(1);
-        if head < ring.size.get() {
-            Popped::Chain(Head::new(head, head, 1))
-        } else {
-            Popped::OutOfRange(head)
+        if head >= ring.size.get() {
+            return Popped::OutOfRange(head);
         }
+        // The guest chose the head: the mask holds under speculation too, see `slot`.
+        let head = ring.size.slot(head) as u16;
+        Popped::Chain(Head::new(head, head, 1))
     }
 
-    /// Reads the driver's index anew; whether there is something to take.
+    /// Reads the driver's index anew. Returns whether there is something to take.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::AvailIndex`].
     #[inline]
-    pub(crate) fn look<M: SharedMemory>(
-        &mut self,
-        ring: &SplitRing<M>,
-    ) -> Result<bool, ImpossibleIndex> {
+    pub fn refresh<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> Result<bool, RingError> {
         // Pairs with the driver's barrier between writing the entries with their descriptors and
         // moving the index (virtio 1.2, 2.7.13.3): what the index covers is visible from here on.
         let claimed = u16::from_le(ring.avail.load_acquire_u16(RING_INDEX));
         if claimed.wrapping_sub(self.next) > ring.size.get() {
-            return Err(ImpossibleIndex {
+            return Err(RingError::AvailIndex {
                 next: self.next,
                 claimed,
             });
@@ -237,16 +236,16 @@ impl Avail {
         self.notify = false;
     }
 
-    /// Asks the driver to kick for the next entry, then looks once more. Returns whether there is
-    /// something to take, in which case no kick may come.
+    /// Asks the driver to kick for the next entry, then refreshes once more. Returns whether there
+    /// is something to take, in which case no kick may come.
     ///
     /// # Errors
     ///
-    /// [`ImpossibleIndex`].
+    /// [`RingError::AvailIndex`].
     pub fn enable_notify<M: SharedMemory>(
         &mut self,
         ring: &SplitRing<M>,
-    ) -> Result<bool, ImpossibleIndex> {
+    ) -> Result<bool, RingError> {
         if self.event_idx {
             let at = avail_event(ring.size);
             ring.used.store_u16(at, self.next.to_le());
@@ -257,7 +256,7 @@ impl Avail {
         // Pairs with the driver's barrier between moving its index and reading our flag or event
         // index (virtio 1.2, 2.7.13.4): either it sees that we want a kick, or we see the entry.
         ring.used.full_barrier();
-        self.look(ring)
+        self.refresh(ring)
     }
 }
 
@@ -281,7 +280,7 @@ impl Used {
         }
     }
 
-    /// Free-running index of the next entry to write.
+    /// Returns the free-running index of the next entry to write.
     #[inline]
     pub fn position(&self) -> u16 {
         self.next
@@ -290,7 +289,7 @@ impl Used {
     /// Gives `head` back with `len` bytes written to it, and makes that visible to the driver.
     ///
     /// `len` may be less than what was written, never more (virtio 1.2, 2.7.8.2).
-    pub fn push<M: SharedMemory>(&mut self, ring: &SplitRing<M>, head: Head, len: u32) {
+    pub fn add_used<M: SharedMemory>(&mut self, ring: &SplitRing<M>, head: Head, len: u32) {
         let at = RING_ENTRIES + ring.size.slot(self.next) * USED_ELEM_BYTES;
         let entry = [u32::from(head.id()).to_le(), len.to_le()];
         ring.used.store_u32_pair(at, entry);
@@ -304,8 +303,8 @@ impl Used {
         ring.used.store_release_u16(RING_INDEX, self.next.to_le());
     }
 
-    /// Whether the driver wants an interrupt for what was pushed since the last call. Each call
-    /// that returns `true` must be followed by one.
+    /// Decides whether the driver wants an interrupt for what was added since the last call. Each
+    /// call that returns `true` must be followed by one.
     pub fn should_interrupt<M: SharedMemory>(&mut self, ring: &SplitRing<M>) -> bool {
         // Pairs with the driver's barrier between asking for an interrupt and looking at the used
         // index once more: either we see that it asked, or it sees the entry.

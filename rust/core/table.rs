@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory table: where guest-physical memory lies in the owner's address space.
+//! The memory table: maps guest-physical memory to the address space of the process that owns the
+//! device, the owner.
 
 use crate::{
     addr::{
@@ -9,15 +10,22 @@ use crate::{
     },
     memory::{
         CopyIn,
-        Fault, //
+        Fault,
+        ReadGuest, //
     },
 };
-use core::ops::DerefMut;
+use core::ops::{
+    Deref,
+    DerefMut, //
+};
 
-/// Most regions a table may have, like `max_mem_regions` of the C vhost by default.
+/// Most regions of the table that VHOST_SET_MEM_TABLE takes, like `max_mem_regions` of the C vhost
+/// by default.
+///
+/// [`MemoryTable`] itself has no limit: a table of the extents of pinned memory is far longer.
 pub const MAX_REGIONS: usize = 64;
 
-/// Up to so many regions are searched one by one.
+/// Number of regions up to which they are searched one by one.
 const FEW_REGIONS: usize = 8;
 
 /// A run of guest-physical memory that is contiguous in the owner too.
@@ -33,11 +41,9 @@ pub struct Region {
     host: HostAddr,
 }
 
-/// Why a region or a table was refused.
+/// Reason for which a region or a table was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableError {
-    /// More than [`MAX_REGIONS`].
-    TooMany,
     /// A region of no bytes.
     Empty,
     /// A region reaches past the end of the guest's or the owner's address space.
@@ -47,7 +53,7 @@ pub enum TableError {
 }
 
 impl Region {
-    /// A region of `size` bytes.
+    /// Creates a region of `size` bytes.
     ///
     /// # Errors
     ///
@@ -59,20 +65,72 @@ impl Region {
         // INVARIANT: `span` is not negative and was added to both without overflow.
         Ok(Self { first, last, host })
     }
+
+    /// Returns the guest address of the first byte.
+    pub fn first(&self) -> GuestAddr {
+        self.first
+    }
+
+    /// Returns the length in bytes.
+    pub fn bytes(&self) -> u64 {
+        // A size of 64 bits made it: no overflow.
+        (self.last.0 - self.first.0).saturating_add(1)
+    }
+
+    /// Returns the owner's address of the first byte.
+    pub fn host(&self) -> HostAddr {
+        self.host
+    }
+
+    /// Returns whether the region holds `addr`.
+    #[inline]
+    pub fn holds(&self, addr: GuestAddr) -> bool {
+        self.first <= addr && addr <= self.last
+    }
+
+    /// Returns the piece of `[addr, addr + len)` that is in this region, which holds `addr`.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::OutsideTable`] when `len` is 0.
+    #[inline]
+    pub fn span(&self, addr: GuestAddr, len: u64) -> Result<HostSpan, Fault> {
+        let skip = addr.0.wrapping_sub(self.first.0);
+        let rest = self.last.0.wrapping_sub(addr.0);
+        // `rest` counts the bytes behind the first one, so that 2^64 bytes need not be counted.
+        let more = len.checked_sub(1).ok_or(Fault::OutsideTable)?.min(rest);
+        Ok(HostSpan {
+            addr: self.host.checked_add(skip).ok_or(Fault::OutsideTable)?,
+            len: more.saturating_add(1),
+        })
+    }
+}
+
+/// Sorts regions by guest address, where they are. The sort of the standard library takes up to ten
+/// kilobytes of stack: more than a kernel has for it.
+fn sort(regions: &mut [Region]) {
+    for end in 1..regions.len() {
+        for at in (1..=end).rev() {
+            match regions.get_mut(at - 1..=at) {
+                Some([a, b]) if a.first > b.first => core::mem::swap(a, b),
+                _ => break,
+            }
+        }
+    }
 }
 
 /// A piece of guest memory that is contiguous in the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostSpan {
-    /// Where it begins.
+    /// Address of the first byte.
     pub addr: HostAddr,
-    /// Its length in bytes, never 0.
+    /// Length in bytes, never 0.
     pub len: u64,
 }
 
 /// The regions of a guest, checked once and searched often.
 ///
-/// `R` is whatever holds the regions: a `KVec` in the kernel, a `Vec` or an array elsewhere.
+/// `R` holds the regions: a `Vec`, or what a back-end has instead.
 ///
 /// # Invariants
 ///
@@ -82,16 +140,14 @@ pub struct MemoryTable<R> {
 }
 
 impl<R: DerefMut<Target = [Region]>> MemoryTable<R> {
-    /// Sorts and checks the regions.
+    /// Sorts and checks the regions. Very many of them should be sorted already: the time for others
+    /// grows with the square of their number.
     ///
     /// # Errors
     ///
-    /// [`TableError::TooMany`] and [`TableError::Overlap`].
+    /// [`TableError::Overlap`].
     pub fn new(mut regions: R) -> Result<Self, TableError> {
-        if regions.len() > MAX_REGIONS {
-            return Err(TableError::TooMany);
-        }
-        regions.sort_unstable_by_key(|region| region.first);
+        sort(&mut regions);
         let overlap = |pair: &[Region]| matches!(pair, [a, b] if a.last >= b.first);
         if regions.windows(2).any(overlap) {
             return Err(TableError::Overlap);
@@ -99,53 +155,54 @@ impl<R: DerefMut<Target = [Region]>> MemoryTable<R> {
         // INVARIANT: sorted and compared just above.
         Ok(Self { regions })
     }
+}
 
-    /// Where the byte at `addr` lies in the owner.
+impl<R: Deref<Target = [Region]>> MemoryTable<R> {
+    /// Returns the regions, sorted by guest address.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Returns the owner's address of the byte at `addr`.
     ///
     /// # Errors
     ///
-    /// [`Fault`] when no region holds it.
+    /// [`Fault::OutsideTable`] when no region holds it.
     #[inline]
     pub fn host(&self, addr: GuestAddr) -> Result<HostAddr, Fault> {
-        let region = self.region(addr).ok_or(Fault)?;
+        let region = self.region(addr).ok_or(Fault::OutsideTable)?;
         let skip = addr.0.wrapping_sub(region.first.0);
-        region.host.checked_add(skip).ok_or(Fault)
+        region.host.checked_add(skip).ok_or(Fault::OutsideTable)
     }
 
-    /// The longest piece of `[addr, addr + len)` that begins at `addr` and is contiguous in the
+    /// Returns the longest piece of `[addr, addr + len)` that begins at `addr` and is contiguous in the
     /// owner.
     ///
     /// # Errors
     ///
-    /// [`Fault`] when no region holds `addr`, or `len` is 0.
+    /// [`Fault::OutsideTable`] when no region holds `addr`, or `len` is 0.
     #[inline]
     pub fn span(&self, addr: GuestAddr, len: u64) -> Result<HostSpan, Fault> {
-        let region = self.region(addr).ok_or(Fault)?;
-        let skip = addr.0.wrapping_sub(region.first.0);
-        let rest = region.last.0.wrapping_sub(addr.0);
-        // `rest` counts the bytes behind the first one, so that 2^64 bytes need not be counted.
-        let len = len.checked_sub(1).ok_or(Fault)?.min(rest);
-        Ok(HostSpan {
-            addr: region.host.checked_add(skip).ok_or(Fault)?,
-            len: len.saturating_add(1),
-        })
+        self.region(addr)
+            .ok_or(Fault::OutsideTable)?
+            .span(addr, len)
     }
 
-    /// The region that holds `addr`.
+    /// Finds the region that holds `addr`.
     #[inline]
     fn region(&self, addr: GuestAddr) -> Option<&Region> {
         let regions: &[Region] = &self.regions;
-        // Guests have few regions, and most of their memory in the last ones.
+        // A guest has few regions, and most of its memory in the last ones.
         let found = if regions.len() <= FEW_REGIONS {
             regions.iter().rev().find(|region| region.first <= addr)
         } else {
             let after = regions.partition_point(|region| region.first <= addr);
             after.checked_sub(1).and_then(|index| regions.get(index))
         };
-        found.filter(|region| addr <= region.last)
+        found.filter(|region| region.holds(addr))
     }
 
-    /// The pieces of `[addr, addr + len)`, in order. Ends after the first [`Fault`].
+    /// Returns the pieces of `[addr, addr + len)`, in order. Ends after the first [`Fault`].
     pub fn spans(&self, addr: GuestAddr, len: u64) -> Spans<'_, R> {
         Spans {
             table: self,
@@ -158,7 +215,7 @@ impl<R: DerefMut<Target = [Region]>> MemoryTable<R> {
     ///
     /// # Errors
     ///
-    /// [`Fault`] when a byte is outside the table or can't be read.
+    /// The first [`Fault`] in the order of the bytes; `to` may be partly overwritten then.
     #[inline]
     pub fn read<M: CopyIn>(&self, memory: &M, from: GuestAddr, to: &mut [u8]) -> Result<(), Fault> {
         // All in one piece is the rule.
@@ -178,10 +235,10 @@ impl<R: DerefMut<Target = [Region]>> MemoryTable<R> {
         let mut rest = to;
         for span in self.spans(from, rest.len() as u64) {
             let span = span?;
-            let len = usize::try_from(span.len).map_err(|_| Fault)?;
+            let len = usize::try_from(span.len).map_err(|_| Fault::OutsideTable)?;
             let (now, later) = core::mem::take(&mut rest)
                 .split_at_mut_checked(len)
-                .ok_or(Fault)?;
+                .ok_or(Fault::OutsideTable)?;
             memory.copy_in(span.addr, now)?;
             rest = later;
         }
@@ -197,7 +254,7 @@ pub struct Spans<'a, R> {
     left: u64,
 }
 
-impl<R: DerefMut<Target = [Region]>> Iterator for Spans<'_, R> {
+impl<R: Deref<Target = [Region]>> Iterator for Spans<'_, R> {
     type Item = Result<HostSpan, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -206,15 +263,30 @@ impl<R: DerefMut<Target = [Region]>> Iterator for Spans<'_, R> {
         }
         let span = self
             .next
-            .ok_or(Fault)
+            .ok_or(Fault::OutsideTable)
             .and_then(|addr| self.table.span(addr, self.left));
         match span {
             Ok(span) => {
                 self.next = self.next.and_then(|addr| addr.checked_add(span.len));
                 self.left = self.left.saturating_sub(span.len);
             }
-            Err(Fault) => self.left = 0,
+            Err(_) => self.left = 0,
         }
         Some(span)
+    }
+}
+
+/// Guest memory as a table and a way to read the owner's memory behind it.
+pub struct TableMemory<'a, R, C> {
+    /// The guest's memory table.
+    pub table: &'a MemoryTable<R>,
+    /// The owner's memory.
+    pub memory: &'a C,
+}
+
+impl<R: Deref<Target = [Region]>, C: CopyIn> ReadGuest for TableMemory<'_, R, C> {
+    #[inline]
+    fn read(&self, from: GuestAddr, to: &mut [u8]) -> Result<(), Fault> {
+        self.table.read(self.memory, from, to)
     }
 }

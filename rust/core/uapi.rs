@@ -22,7 +22,7 @@ const fn iowr<T>(nr: u32) -> u32 {
     3 << 30 | (size_of::<T>() as u32) << 16 | io(nr)
 }
 
-/// Tells the features that the device offers, a `u64`.
+/// Returns the features that the device offers, a `u64`.
 pub const VHOST_GET_FEATURES: u32 = ior::<u64>(0x00);
 /// Sets the features that were negotiated, a `u64`.
 pub const VHOST_SET_FEATURES: u32 = iow::<u64>(0x00);
@@ -35,11 +35,11 @@ pub const VHOST_RESET_OWNER: u32 = io(0x02);
 pub const VHOST_SET_MEM_TABLE: u32 = iow::<MemoryHeader>(0x03);
 /// Sets the number of entries of a ring, a [`VringState`].
 pub const VHOST_SET_VRING_NUM: u32 = iow::<VringState>(0x10);
-/// Sets where a ring lies, a [`VringAddr`].
+/// Sets the addresses of a ring's parts, a [`VringAddr`].
 pub const VHOST_SET_VRING_ADDR: u32 = iow::<VringAddr>(0x11);
-/// Sets where to begin in a ring, a [`VringState`].
+/// Sets the position to begin at in a ring, a [`VringState`].
 pub const VHOST_SET_VRING_BASE: u32 = iow::<VringState>(0x12);
-/// Tells where the device stands in a ring, a [`VringState`].
+/// Returns the position of the device in a ring, a [`VringState`].
 pub const VHOST_GET_VRING_BASE: u32 = iowr::<VringState>(0x12);
 /// Sets the eventfd that says that there are requests, a [`VringFile`].
 pub const VHOST_SET_VRING_KICK: u32 = iow::<VringFile>(0x20);
@@ -47,13 +47,33 @@ pub const VHOST_SET_VRING_KICK: u32 = iow::<VringFile>(0x20);
 pub const VHOST_SET_VRING_CALL: u32 = iow::<VringFile>(0x21);
 /// Sets the eventfd to signal for malformed requests, a [`VringFile`].
 pub const VHOST_SET_VRING_ERR: u32 = iow::<VringFile>(0x22);
+/// Creates a worker thread and returns its id, a [`WorkerState`].
+pub const VHOST_NEW_WORKER: u32 = ior::<WorkerState>(0x08);
+/// Stops a worker thread that no queue is attached to, a [`WorkerState`].
+pub const VHOST_FREE_WORKER: u32 = iow::<WorkerState>(0x09);
+/// Attaches a queue to a worker thread, a [`VringWorker`].
+pub const VHOST_ATTACH_VRING_WORKER: u32 = iow::<VringWorker>(0x15);
+/// Returns the worker thread of a queue, a [`VringWorker`].
+pub const VHOST_GET_VRING_WORKER: u32 = iowr::<VringWorker>(0x16);
+/// Selects the kind of worker threads, a `u8`: [`FORK_OWNER_KTHREAD`] or [`FORK_OWNER_TASK`].
+pub const VHOST_SET_FORK_FROM_OWNER: u32 = iow::<u8>(0x84);
+/// Returns the kind of worker threads, a `u8`.
+pub const VHOST_GET_FORK_FROM_OWNER: u32 = ior::<u8>(0x85);
 /// Sets the negotiated back-end features, a `u64`.
 pub const VHOST_SET_BACKEND_FEATURES: u32 = iow::<u64>(0x25);
-/// Tells the back-end features on offer, a `u64`. The direction bits in `<linux/vhost.h>` are
+/// Returns the back-end features on offer, a `u64`. The direction bits in `<linux/vhost.h>` are
 /// those of a plain read of 8 bytes.
 pub const VHOST_GET_BACKEND_FEATURES: u32 = ior::<u64>(0x26);
 /// Attaches the disk, a [`VringFile`] with an open block device; [`FD_UNBIND`] detaches it.
 pub const VHOST_BLK_SET_BACKEND: u32 = iow::<VringFile>(0xFF);
+
+/// `VHOST_FORK_OWNER_KTHREAD`: workers are threads of the system.
+pub const FORK_OWNER_KTHREAD: u8 = 0;
+/// `VHOST_FORK_OWNER_TASK`: workers are threads of the owner.
+pub const FORK_OWNER_TASK: u8 = 1;
+
+/// Room for the configuration space in `struct vhost_blk_config`, in bytes.
+pub const CONFIG_ROOM: usize = 96;
 
 /// `VHOST_FILE_UNBIND`: the fd that takes a file away.
 pub const FD_UNBIND: i32 = -1;
@@ -61,23 +81,60 @@ pub const FD_UNBIND: i32 = -1;
 /// `VHOST_VRING_F_LOG`, a flag of [`VringAddr`].
 pub const VRING_F_LOG: u32 = 0;
 
-/// Tells the counters since SET_OWNER, a [`Stats`].
+/// Returns the counters since SET_OWNER, a [`Stats`].
 pub const VHOST_BLK_GET_STATS: u32 = ior::<Stats>(0xE0);
-/// Sets what GET_ID answers: [`crate::request::ID_BYTES`] bytes, padded with zeroes.
+/// Sets the answer to GET_ID: [`crate::request::ID_BYTES`] bytes, padded with zeroes.
 pub const VHOST_BLK_SET_SERIAL: u32 = iow::<[u8; crate::request::ID_BYTES]>(0xE1);
-/// Tells the version and the limits of the module, an [`Info`]. Needs no owner.
+/// Returns the version and the limits of the module, an [`Info`]. Needs no owner.
 pub const VHOST_BLK_GET_INFO: u32 = ior::<Info>(0xE2);
 
-/// Switches between writing back (1) and writing through (0), a `u32`: what the guest wrote to
-/// `wce` of its configuration space.
+/// Switches between writing back (1) and writing through (0), a `u32`: the value that the guest
+/// wrote to `wce` of its configuration space.
 pub const VHOST_BLK_SET_WRITEBACK: u32 = iow::<u32>(0xE3);
-/// Tells the configuration space for a disk: a [`ConfigHeader`] and
-/// [`crate::config::CONFIG_BYTES`] bytes behind it. Needs no owner.
-pub const VHOST_BLK_GET_CONFIG: u32 =
-    iowr::<[u8; ConfigHeader::BYTES + crate::config::CONFIG_BYTES]>(0xE4);
+/// Returns the configuration space for a disk: a [`ConfigHeader`] and [`CONFIG_ROOM`] bytes behind it.
+/// Needs no owner.
+pub const VHOST_BLK_GET_CONFIG: u32 = iowr::<[u8; ConfigHeader::BYTES + CONFIG_ROOM]>(0xE4);
 /// Sets the eventfd to signal when the configuration space has changed, an `i32`: an open file, or
 /// [`FD_UNBIND`].
 pub const VHOST_BLK_SET_CONFIG_CALL: u32 = iow::<i32>(0xE5);
+/// Selects how guest memory is held, a `u32`: 0 pins pages for each request, 1 pins all of the
+/// memory table when it is set.
+pub const VHOST_BLK_SET_MEMORY_PINNED: u32 = iow::<u32>(0xE6);
+
+/// A field of an argument: an integer of the host, or an array of them.
+trait Field {
+    /// Reads the field from its bytes; 0 where there are too few.
+    fn from_raw(raw: &[u8]) -> Self;
+    /// Writes the field to the beginning of `raw`.
+    fn to_raw(&self, raw: &mut [u8]);
+}
+
+macro_rules! integer_field {
+    ($($type:ty)*) => { $(
+        impl Field for $type {
+            fn from_raw(raw: &[u8]) -> Self {
+                raw.first_chunk().map_or(0, |bytes| Self::from_ne_bytes(*bytes))
+            }
+
+            fn to_raw(&self, raw: &mut [u8]) {
+                raw.iter_mut().zip(self.to_ne_bytes()).for_each(|(to, from)| *to = from);
+            }
+        }
+    )* };
+}
+integer_field!(i32 u32 u64);
+
+impl<T: Field, const N: usize> Field for [T; N] {
+    fn from_raw(raw: &[u8]) -> Self {
+        core::array::from_fn(|at| T::from_raw(raw.get(at * size_of::<T>()..).unwrap_or_default()))
+    }
+
+    fn to_raw(&self, raw: &mut [u8]) {
+        for (item, to) in self.iter().zip(raw.chunks_exact_mut(size_of::<T>())) {
+            item.to_raw(to);
+        }
+    }
+}
 
 /// Declares an argument: a C structure without padding, made of integers of the host.
 macro_rules! argument {
@@ -98,24 +155,24 @@ macro_rules! argument {
             /// Size of the C structure in bytes.
             pub const BYTES: usize = size_of::<Self>();
 
-            /// From the bytes of the C structure.
+            /// Decodes the C structure.
             pub fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
                 Self {
                     $( $field: {
                         let mut raw = [0; size_of::<$type>()];
                         let from = bytes.iter().skip(core::mem::offset_of!(Self, $field));
                         raw.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-                        <$type>::from_ne_bytes(raw)
+                        Field::from_raw(&raw)
                     }, )*
                 }
             }
 
-            /// The bytes of the C structure.
+            /// Encodes the C structure.
             pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
                 let mut bytes = [0; size_of::<Self>()];
                 $(
-                    let to = bytes.iter_mut().skip(core::mem::offset_of!(Self, $field));
-                    to.zip(self.$field.to_ne_bytes()).for_each(|(to, from)| *to = from);
+                    let to = bytes.get_mut(core::mem::offset_of!(Self, $field)..);
+                    self.$field.to_raw(to.unwrap_or_default());
                 )*
                 bytes
             }
@@ -126,7 +183,7 @@ macro_rules! argument {
 argument! {
     /// `struct vhost_vring_state`.
     VringState {
-        /// Which queue.
+        /// Number of the queue.
         index: u32,
         /// A number of entries, or a position.
         num: u32,
@@ -136,7 +193,7 @@ argument! {
 argument! {
     /// `struct vhost_vring_file`.
     VringFile {
-        /// Which queue.
+        /// Number of the queue.
         index: u32,
         /// An open file, or [`FD_UNBIND`].
         fd: i32,
@@ -146,7 +203,7 @@ argument! {
 argument! {
     /// `struct vhost_vring_addr`. Addresses are those of the owner.
     VringAddr {
-        /// Which queue.
+        /// Number of the queue.
         index: u32,
         /// A bit for [`VRING_F_LOG`], no other.
         flags: u32,
@@ -156,7 +213,7 @@ argument! {
         used_user_addr: u64,
         /// Available ring.
         avail_user_addr: u64,
-        /// Where writes to the used ring are logged; not used.
+        /// Address at which writes to the used ring are logged; not used.
         log_guest_addr: u64,
     }
 }
@@ -164,7 +221,7 @@ argument! {
 argument! {
     /// The fixed part of `struct vhost_memory`.
     MemoryHeader {
-        /// How many [`MemoryRegion`]s follow.
+        /// Number of [`MemoryRegion`]s that follow.
         nregions: u32,
         /// Must be 0.
         padding: u32,
@@ -174,11 +231,11 @@ argument! {
 argument! {
     /// `struct vhost_memory_region`.
     MemoryRegion {
-        /// Where it begins for the guest.
+        /// Guest-physical address of the first byte.
         guest_phys_addr: u64,
-        /// Its length in bytes.
+        /// Length in bytes.
         memory_size: u64,
-        /// Where it begins in the owner.
+        /// The owner's address of the first byte.
         userspace_addr: u64,
         /// Not used; ignored.
         flags_padding: u64,
@@ -204,6 +261,43 @@ argument! {
         io_errors: u64,
         /// Chains and entries that held no well-formed request.
         malformed: u64,
+        /// Queues that are stopped now: their rings make no sense, or the owner's memory behind a
+        /// status byte could not be reached.
+        stopped_queues: u64,
+        /// Zero.
+        reserved: [u64; 7],
+    }
+}
+
+impl core::ops::AddAssign<&Self> for Stats {
+    /// Adds counter by counter. They wrap at 2^64.
+    fn add_assign(&mut self, other: &Self) {
+        let Self {
+            kicks,
+            requests,
+            bytes_read,
+            bytes_written,
+            flushes,
+            interrupts,
+            io_errors,
+            malformed,
+            stopped_queues,
+            reserved: _,
+        } = other;
+        let pairs = [
+            (&mut self.kicks, kicks),
+            (&mut self.requests, requests),
+            (&mut self.bytes_read, bytes_read),
+            (&mut self.bytes_written, bytes_written),
+            (&mut self.flushes, flushes),
+            (&mut self.interrupts, interrupts),
+            (&mut self.io_errors, io_errors),
+            (&mut self.malformed, malformed),
+            (&mut self.stopped_queues, stopped_queues),
+        ];
+        for (sum, count) in pairs {
+            *sum = sum.wrapping_add(*count);
+        }
     }
 }
 
@@ -218,6 +312,26 @@ argument! {
         max_queue_size: u32,
         /// Most regions of a memory table.
         max_mem_regions: u32,
+        /// Zero.
+        reserved: [u32; 12],
+    }
+}
+
+argument! {
+    /// `struct vhost_worker_state`.
+    WorkerState {
+        /// Number of the worker.
+        worker_id: u32,
+    }
+}
+
+argument! {
+    /// `struct vhost_vring_worker`.
+    VringWorker {
+        /// Number of the queue.
+        index: u32,
+        /// Number of the worker.
+        worker_id: u32,
     }
 }
 
@@ -230,9 +344,11 @@ argument! {
         queues: u32,
         /// Entries of each queue.
         queue_size: u32,
-        /// Told: bytes of the configuration space behind this.
+        /// Returned: bytes of the configuration space behind this.
         size: u32,
-        /// Told: the features that fit the disk.
+        /// Returned: the features that fit the disk.
         features: u64,
+        /// Must be 0.
+        reserved: u64,
     }
 }

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A block device that somebody opened for us.
+//! A block device that user space opened.
 
-use super::bindings as helpers;
+use super::{
+    bindings as helpers,
+    errno::eopnotsupp, //
+};
+
+/// Limits of a block device, in the units of the fields in helpers.h.
+pub(crate) use super::bindings::vblk_bdev_limits as Limits;
 use core::{
     mem::MaybeUninit,
     ptr::NonNull, //
@@ -12,7 +18,6 @@ use kernel::{
     error::to_result,
     prelude::*, //
 };
-use vblk_core::config::Limits;
 
 /// An open file of a block device.
 ///
@@ -25,7 +30,7 @@ pub(crate) struct BlockFile {
     writable: bool,
 }
 
-/// What decides which I/O a block device takes.
+/// The properties of a block device that decide which I/O it takes.
 #[derive(Clone, Copy)]
 pub(crate) struct Geometry {
     /// Capacity in sectors of 512 bytes.
@@ -44,11 +49,12 @@ unsafe impl Send for BlockFile {}
 unsafe impl Sync for BlockFile {}
 
 impl BlockFile {
-    /// The block device behind a descriptor of the current process.
+    /// Returns the block device behind a descriptor of the current process.
     ///
     /// # Errors
     ///
-    /// EBADF when it is not open, or not for reading; ENOTBLK when it is something else.
+    /// EBADF when it is not open, or not for reading; ENOTBLK when it is something else; EOPNOTSUPP
+    /// when it is zoned: its zones refuse writes that a guest takes for ordinary.
     pub(crate) fn from_fd(fd: i32) -> Result<Self> {
         let fd = u32::try_from(fd).map_err(|_| EBADF)?;
         // SAFETY: Any number may be asked about.
@@ -62,15 +68,17 @@ impl BlockFile {
             )
         };
         let failed = match NonNull::new(device) {
+            Some(_) if !readable => EBADF,
+            // SAFETY: The device of an open file.
+            Some(device) if unsafe { helpers::vblk_bdev_is_zoned(device.as_ptr()) } => eopnotsupp(),
             // INVARIANT: `fget` gave us a reference.
-            Some(device) if readable => {
+            Some(device) => {
                 return Ok(Self {
                     file,
                     device,
                     writable,
                 })
             }
-            Some(_) => EBADF,
             None => ENOTBLK,
         };
         // SAFETY: We own the reference and give it up.
@@ -78,12 +86,12 @@ impl BlockFile {
         Err(failed)
     }
 
-    /// The device, valid as long as `self`.
+    /// Returns the device, valid as long as `self`.
     pub(super) fn as_ptr(&self) -> *mut bindings::block_device {
         self.device.as_ptr()
     }
 
-    /// What the device looks like now.
+    /// Returns the geometry that the device has now.
     #[inline]
     pub(crate) fn geometry(&self) -> Geometry {
         let mut geometry = MaybeUninit::uninit();
@@ -100,92 +108,28 @@ impl BlockFile {
         }
     }
 
-    /// All that a configuration space tells of the device.
+    /// Returns the limits that the device has now.
     pub(crate) fn limits(&self) -> Limits {
-        let geometry = self.geometry();
-        let mut limits = helpers::vblk_bdev_limits {
-            physical_block_size: 0,
-            alignment_offset: 0,
-            io_min: 0,
-            io_opt: 0,
-            max_segments: 0,
-            max_segment_size: 0,
-            discard_sectors: 0,
-            discard_granularity: 0,
-            write_zeroes_sectors: 0,
-            secure_erase_sectors: 0,
-        };
+        let mut limits = Limits::default();
         // SAFETY: The device is open, by the type invariant.
         unsafe { helpers::vblk_bdev_limits(self.as_ptr(), &mut limits) };
-        Limits {
-            sectors: geometry.sectors,
-            block_size: geometry.block_size,
-            physical_block_size: limits.physical_block_size,
-            alignment_offset: limits.alignment_offset,
-            io_min: limits.io_min,
-            io_opt: limits.io_opt,
-            max_segments: limits.max_segments,
-            max_segment_size: limits.max_segment_size,
-            read_only: geometry.read_only,
-            discard_sectors: limits.discard_sectors,
-            discard_granularity: limits.discard_granularity,
-            write_zeroes_sectors: limits.write_zeroes_sectors,
-            secure_erase_sectors: limits.secure_erase_sectors,
-        }
+        limits
     }
 
-    /// Whether the device can fill sectors with zeroes by itself.
+    /// Returns whether the device can fill sectors with zeroes by itself. In any context.
     pub(crate) fn writes_zeroes(&self) -> bool {
         self.limits().write_zeroes_sectors > 0
     }
 
-    /// Major and minor number.
-    pub(crate) fn number(&self) -> (u32, u32) {
+    /// Writes back and drops what the host's page cache holds of the device: direct I/O goes past it.
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing back.
+    pub(crate) fn drop_cache(&self) -> Result {
         // SAFETY: The device is open, by the type invariant.
-        let number = unsafe { helpers::vblk_bdev_number(self.as_ptr()) };
-        // As MAJOR() and MINOR() of <linux/kdev_t.h> take it apart.
-        (number >> 20, number & 0xf_ffff)
-    }
-
-    /// Reads into the first `len` bytes of `buffer`, whole blocks, and waits for it.
-    ///
-    /// # Errors
-    ///
-    /// What the device says; EINVAL when `buffer` is too short.
-    pub(crate) fn read(&self, sector: u64, buffer: &mut KVec<u8>, len: usize) -> Result {
-        self.transfer(sector, buffer, len, helpers::VBLK_OP_READ)
-    }
-
-    /// Writes the first `len` bytes of `buffer`, whole blocks, and waits until that is done; until
-    /// it is durable with `fua`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Self::read`].
-    pub(crate) fn write(
-        &self,
-        sector: u64,
-        buffer: &mut KVec<u8>,
-        len: usize,
-        fua: bool,
-    ) -> Result {
-        let op = if fua {
-            helpers::VBLK_OP_WRITE_FUA
-        } else {
-            helpers::VBLK_OP_WRITE
-        };
-        self.transfer(sector, buffer, len, op)
-    }
-
-    fn transfer(&self, sector: u64, buffer: &mut KVec<u8>, len: usize, op: u32) -> Result {
-        if len > buffer.len() {
-            return Err(EINVAL);
-        }
-        // SAFETY: The device is open, by the type invariant. `buffer` was allocated with kmalloc,
-        // is initialised over its length, and is borrowed until the transfer is over.
-        to_result(unsafe {
-            bindings::bdev_rw_virt(self.as_ptr(), sector, buffer.as_mut_ptr().cast(), len, op)
-        })
+        to_result(unsafe { helpers::vblk_bdev_drop_cache(self.as_ptr()) })
     }
 }
 

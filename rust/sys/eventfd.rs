@@ -33,7 +33,7 @@ unsafe impl Send for EventFile {}
 unsafe impl Sync for EventFile {}
 
 impl EventFile {
-    /// The eventfd behind a descriptor of the current process.
+    /// Returns the eventfd behind a descriptor of the current process.
     ///
     /// # Errors
     ///
@@ -55,8 +55,8 @@ impl Drop for EventFile {
 
 /// An eventfd to signal.
 ///
-/// Unlike [`EventFile`] it does not keep the file open, so that whoever waits for it sees when its
-/// owner closes it.
+/// Unlike [`EventFile`] it does not keep the file open, so that a poller sees when its owner closes
+/// it.
 ///
 /// # Invariants
 ///
@@ -69,7 +69,7 @@ unsafe impl Send for EventSignal {}
 unsafe impl Sync for EventSignal {}
 
 impl EventSignal {
-    /// The eventfd behind a descriptor of the current process.
+    /// Returns the eventfd behind a descriptor of the current process.
     ///
     /// # Errors
     ///
@@ -81,8 +81,9 @@ impl EventSignal {
         NonNull::new(context).map(Self).ok_or(EBADF)
     }
 
-    /// Adds one to the counter and wakes who waits for it. In any context but a wake-up callback
-    /// of an eventfd.
+    /// Adds one to the counter and wakes its waiters. In any context but a wake-up callback of an
+    /// eventfd. Takes the eventfd's lock and runs the callbacks of all its waiters: call it without
+    /// a lock that others need.
     pub(crate) fn signal(&self) {
         // SAFETY: The context is alive, by the type invariant.
         unsafe { bindings::eventfd_signal_mask(self.0.as_ptr(), 0) };
@@ -96,9 +97,9 @@ impl Drop for EventSignal {
     }
 }
 
-/// Something to do when an eventfd is signalled.
-pub(crate) trait Wake: Send + Sync {
-    /// Called with the eventfd's lock held and interrupts off: must neither sleep nor signal an
+/// Reacts to a signal of an eventfd.
+pub(crate) trait Wake: Send + Sync + 'static {
+    /// Runs with the eventfd's lock held and interrupts off: must neither sleep nor signal an
     /// eventfd.
     fn wake(&self);
 }
@@ -122,7 +123,7 @@ unsafe impl<W: Wake> Send for EventWatch<W> {}
 // SAFETY: A shared reference is used by the callback only, which calls `W: Sync`.
 unsafe impl<W: Wake> Sync for EventWatch<W> {}
 
-/// What [`queue`] needs to know, around the table that poll hands to it.
+/// The arguments of [`queue`], around the table that poll hands to it.
 #[repr(C)]
 struct Registering {
     table: bindings::poll_table,
@@ -140,7 +141,7 @@ impl<W: Wake> EventWatch<W> {
                 file,
                 target,
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         // SAFETY: Nothing is moved out of the pinned value.
         let this = unsafe { watch.as_mut().get_unchecked_mut() };

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* See helpers.h. */
 
+#include <linux/capability.h>
 #include <linux/cgroup.h>
 #include <linux/memcontrol.h>
+#include <linux/pagemap.h>
+#include <linux/preempt.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
@@ -51,14 +54,37 @@ void *vblk_page_address(struct page *page)
 	return page_address(page);
 }
 
-bool vblk_page_is_dirty(struct page *page)
+struct page *vblk_virt_to_page(void *addr)
 {
-	return folio_test_dirty(page_folio(page));
+	return virt_to_page(addr);
 }
 
-int vblk_page_add_pin(struct page *page)
+/* Whether next lies behind page in memory. */
+bool vblk_page_continues(struct page *page, struct page *next)
 {
-	return folio_add_pins(page_folio(page), 1);
+	return page_to_pfn(next) == page_to_pfn(page) + 1 && next == page + 1;
+}
+
+/* The same, in one folio. */
+bool vblk_page_follows(struct page *page, struct page *next)
+{
+	return next == page + 1 && page_folio(next) == page_folio(page);
+}
+
+void vblk_mark_dirty(struct page *page)
+{
+	if (!folio_test_dirty(page_folio(page)))
+		set_page_dirty_lock(page);
+}
+
+bool vblk_try_unpin(struct page *page, unsigned long count, bool written)
+{
+	struct folio *folio = page_folio(page);
+
+	if (written && !folio_test_dirty(folio))
+		return false;
+	unpin_user_folio(folio, count);
+	return true;
 }
 
 bool vblk_access_ok(unsigned long addr, unsigned long size)
@@ -83,16 +109,9 @@ fault:
 	return false;
 }
 
-bool vblk_store_byte_nofault(unsigned long to, u8 value)
+void vblk_copy(void *to, const void *from, size_t len)
 {
-	u8 __user *byte = (u8 __user *)to;
-
-	guard(pagefault)();
-	scoped_user_write_access(byte, fault)
-		unsafe_put_user(value, byte, fault);
-	return true;
-fault:
-	return false;
+	memcpy(to, from, len);
 }
 
 struct block_device *vblk_file_bdev(struct file *file)
@@ -128,9 +147,6 @@ void vblk_bdev_limits(struct block_device *bdev, struct vblk_bdev_limits *limits
 	limits->alignment_offset = max(alignment, 0);
 	limits->io_min = bdev_io_min(bdev);
 	limits->io_opt = bdev_io_opt(bdev);
-	limits->max_segments = bdev_max_segments(bdev);
-	limits->max_segment_size =
-		queue_max_segment_size(bdev_get_queue(bdev));
 	limits->discard_sectors = bdev_max_discard_sectors(bdev);
 	limits->discard_granularity = bdev_discard_granularity(bdev);
 	limits->write_zeroes_sectors = bdev_write_zeroes_sectors(bdev);
@@ -142,9 +158,18 @@ struct page *vblk_zero_page(void)
 	return ZERO_PAGE(0);
 }
 
-u32 vblk_bdev_number(struct block_device *bdev)
+bool vblk_bdev_is_zoned(struct block_device *bdev)
 {
-	return bdev->bd_dev;
+	return bdev_is_zoned(bdev);
+}
+
+/* Pages that cannot be dropped are in use by someone who shares the device: not an error. */
+int vblk_bdev_drop_cache(struct block_device *bdev)
+{
+	int error = sync_blockdev(bdev);
+
+	invalidate_inode_pages2(bdev->bd_mapping);
+	return error;
 }
 
 __poll_t vblk_poll(struct file *file, struct poll_table_struct *table)
@@ -192,9 +217,24 @@ bool vblk_is_current_task(struct task_struct *task)
 	return in_task() && current == task;
 }
 
-int vblk_join_cgroups(struct task_struct *from, struct task_struct *task)
+bool vblk_has_capability_noaudit(int cap)
 {
-	return cgroup_attach_task_all(from, task);
+	return ns_capable_noaudit(&init_user_ns, cap);
+}
+
+void vblk_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void vblk_preempt_enable(void)
+{
+	preempt_enable();
+}
+
+int vblk_join_cgroups(struct task_struct *from)
+{
+	return cgroup_attach_task_all(from, current);
 }
 
 /*

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of a process, pinned and mapped into the kernel, and shared with whoever else maps it.
+//! Memory of a process, pinned and mapped into the kernel, and shared with all who map it.
 
 use super::{
     bindings as helpers,
+    gfp_user_sized,
     is_user_range,
+    locked_memory::LockedMemory,
     pin::pin_pages, //
 };
 use core::ptr::NonNull;
 use kernel::{
     bindings,
-    error::to_result,
     mm::MmWithUser,
     page::{
         PAGE_MASK,
@@ -35,7 +36,7 @@ use vblk_core::{
 /// Bytes of the smallest access.
 const SMALLEST: usize = size_of::<u16>();
 
-/// Whether the kernel writes to a [`MappedRange`].
+/// The way in which the kernel uses a [`MappedRange`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Only reads; the process may have mapped it read-only.
@@ -48,19 +49,20 @@ pub(crate) enum Access {
 ///
 /// # Invariants
 ///
-/// - `pages` are pinned, and accounted to `mm` as locked.
+/// - `pages` are pinned.
 /// - They are mapped at `mapping`, in order and writable, until `drop`.
 /// - `start` is where in the mapping the range begins, and `len` bytes from there lie in it.
 /// - `start` is aligned to `align`, and no access is wider than that.
 /// - `align` and `len` are multiples of [`SMALLEST`].
 pub(crate) struct MappedRange {
-    pages: KVec<*mut bindings::page>,
+    pages: KVVec<*mut bindings::page>,
     mapping: NonNull<u8>,
     start: NonNull<u8>,
     len: usize,
     align: usize,
     access: Access,
-    mm: ARef<MmWithUser>,
+    /// Charged with the pages.
+    _locked: LockedMemory,
 }
 
 // SAFETY: The mapping is global to the kernel, and undoing it works from any thread.
@@ -96,11 +98,9 @@ impl MappedRange {
         let addr = usize::try_from(addr.0)?;
         let offset = addr & !PAGE_MASK;
         let count = offset.checked_add(len).ok_or(EFAULT)?.div_ceil(PAGE_SIZE);
-        let mut pages = KVec::from_elem(core::ptr::null_mut(), count, GFP_KERNEL_ACCOUNT)?;
-
-        // SAFETY: `mm` is alive and in use.
-        to_result(unsafe { bindings::account_locked_vm(mm.as_raw(), count, true) })?;
-        let accounted = Accounted { mm: &mm, count };
+        let mut pages = KVVec::from_elem(core::ptr::null_mut(), count, gfp_user_sized())?;
+        let mut locked = LockedMemory::new(mm);
+        locked.add(count)?;
         let mut flags = bindings::FOLL_LONGTERM;
         if access == Access::Write {
             flags |= bindings::FOLL_WRITE;
@@ -113,10 +113,9 @@ impl MappedRange {
             unsafe { bindings::unpin_user_pages(pages.as_mut_ptr(), count) };
             return Err(ENOMEM);
         };
-        core::mem::forget(accounted);
-        // INVARIANT: `align` and `len` are multiples as asked for; pinned, accounted and mapped just
-        // above. `offset` is less than a page, and
-        // `count` pages hold `offset + len` bytes; `addr` is aligned, pages are, so `offset` is.
+        // INVARIANT: `align` and `len` are multiples as asked for; pinned and mapped just above.
+        // `offset` is less than a page, and `count` pages hold `offset + len` bytes; `addr` is
+        // aligned, pages are, so `offset` is.
         Ok(Self {
             pages,
             mapping,
@@ -125,11 +124,11 @@ impl MappedRange {
             len,
             align,
             access,
-            mm,
+            _locked: locked,
         })
     }
 
-    /// Where the `T` at `offset` lies, if it does.
+    /// Returns the address of the `T` at `offset`, if it is in the range.
     #[inline]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let size = size_of::<T>();
@@ -147,25 +146,12 @@ impl MappedRange {
         (fits && aligned).then(|| unsafe { self.start.as_ptr().add(offset) }.cast())
     }
 
-    /// As [`Self::at`], for a store.
+    /// Returns the address for a store: that of [`Self::at`] if the range is written.
     #[inline]
     fn at_mut<T>(&self, offset: usize) -> Option<*mut T> {
         (self.access == Access::Write)
             .then(|| self.at(offset))
             .flatten()
-    }
-}
-
-/// Takes pages off a process's account.
-struct Accounted<'a> {
-    mm: &'a MmWithUser,
-    count: usize,
-}
-
-impl Drop for Accounted<'_> {
-    fn drop(&mut self) {
-        // SAFETY: The mm is alive and in use, and was charged with as many.
-        unsafe { bindings::account_locked_vm(self.mm.as_raw(), self.count, false) };
     }
 }
 
@@ -182,10 +168,6 @@ impl Drop for MappedRange {
                 self.access == Access::Write,
             );
         }
-        drop(Accounted {
-            mm: &self.mm,
-            count,
-        });
     }
 }
 

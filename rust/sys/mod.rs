@@ -8,22 +8,28 @@
 
 #![allow(unsafe_code)]
 
-pub(crate) mod bio;
 pub(crate) mod block_file;
 pub(crate) mod char_device;
 pub(crate) mod errno;
 pub(crate) mod eventfd;
+pub(crate) mod io;
+pub(crate) mod io_vectors;
+#[cfg(CONFIG_VHOST_BLK_RS_KUNIT_TEST)]
+pub(crate) mod kunit;
 pub(crate) mod lock;
+mod locked_memory;
 pub(crate) mod mapped_range;
-pub(crate) mod op;
 pub(crate) mod periodic;
 pub(crate) mod pin;
+pub(crate) mod pinned_extents;
 pub(crate) mod plug;
-pub(crate) mod thread;
+pub(crate) mod task;
+pub(crate) mod worker_thread;
 
 /// The functions of helpers.h, by bindgen.
 #[allow(
     clippy::all,
+    clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,
     missing_docs,
@@ -38,6 +44,13 @@ mod bindings {
 }
 
 use kernel::{
+    alloc::{
+        flags::{
+            __GFP_NOWARN, //
+            GFP_KERNEL_ACCOUNT,
+        },
+        Flags, //
+    },
     sync::atomic::{
         Atomic,
         AtomicType, //
@@ -49,6 +62,12 @@ use kernel::{
 };
 use vblk_core::addr::HostAddr;
 
+/// Returns how memory is allocated whose size user space chooses: charged to its process, and refused
+/// without a word in the log.
+pub(crate) fn gfp_user_sized() -> Flags {
+    GFP_KERNEL_ACCOUNT | __GFP_NOWARN
+}
+
 /// Whether `[addr, addr + len)` can be user memory at all on this machine, mapped or not.
 pub(crate) fn is_user_range(addr: HostAddr, len: u64) -> bool {
     match (usize::try_from(addr.0), usize::try_from(len)) {
@@ -56,16 +75,6 @@ pub(crate) fn is_user_range(addr: HostAddr, len: u64) -> bool {
         (Ok(addr), Ok(len)) => unsafe { bindings::vblk_access_ok(addr, len) },
         _ => false,
     }
-}
-
-/// Writes a byte of the memory of the process that the current thread belongs to or works for, if
-/// the page is at hand. In any context of that thread.
-pub(crate) fn store_byte_nofault(addr: HostAddr, value: u8) -> bool {
-    let Ok(addr) = usize::try_from(addr.0) else {
-        return false;
-    };
-    // SAFETY: Any address may be tried: those that are no user memory, or not there, are refused.
-    unsafe { bindings::vblk_store_byte_nofault(addr, value) }
 }
 
 /// Fills `to` from the memory of the process that the current thread belongs to or works for; what
@@ -86,7 +95,19 @@ pub(crate) fn copy_from_user(addr: HostAddr, to: &mut [u8]) -> bool {
         .is_ok()
 }
 
-/// As `load(Relaxed)`, without the call that this takes where the kernel's helpers are not inlined.
+/// Writes `from` to the memory of the process that the current thread belongs to or works for.
+/// Returns whether all of it was written. May sleep.
+pub(crate) fn copy_to_user(from: &[u8], to: HostAddr) -> bool {
+    let Ok(to) = usize::try_from(to.0) else {
+        return false;
+    };
+    UserSlice::new(UserPtr::from_addr(to), from.len())
+        .writer()
+        .write_slice(from)
+        .is_ok()
+}
+
+/// Loads relaxed, without the call that this takes where the kernel's helpers are not inlined.
 #[inline]
 pub(crate) fn read_once<T: AtomicType>(atomic: &Atomic<T>) -> T {
     // SAFETY: `as_ptr` gives a valid, aligned pointer to a `T`; a volatile load is READ_ONCE of the

@@ -3,14 +3,19 @@
  * A disk in memory, for tests only, that counts what reaches it.
  *
  * The kernel's own test disks can't erase securely, don't show whether a write
- * had to be durable at once, and don't show the priority of what they get.
+ * had to be durable at once, don't show the priority and the vectors of what
+ * they get, and can't be told when to complete it.
  *
  * The limits are parameters of the module, so one disk exists at a time:
  * /dev/vblktest, as long as the module is loaded. It is bio-based: what it
- * counts is what was submitted, only cut at its limits. What was counted is in
- * two directories of /sys/block/vblktest:
+ * counts is what was submitted, only cut at its limits. /sys/block/vblktest has
  *
  * counts/NAME		how many of these there were, and of how many sectors
+ * counts/vectors	how many vectors the reads and writes had together
+ * hold/on		1 keeps what is submitted from now on, 2 keeps all but reads,
+ *			0 completes it all
+ * hold/held		how many bios are kept
+ * hold/release		completes that many of them, the oldest first; 0 for all
  * priorities/seen	for each priority that came: the number, as ioprio_get()
  *			has it, and how many requests had it
  */
@@ -20,9 +25,11 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/device.h>
+#include <linux/kstrtox.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/sizes.h>
+#include <linux/spinlock.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
 #include <linux/vmalloc.h>
@@ -75,6 +82,15 @@ static bool fua;
 module_param(fua, bool, 0444);
 MODULE_PARM_DESC(fua, "Say that it can write past its cache");
 
+static unsigned int dma_alignment;
+module_param(dma_alignment, uint, 0444);
+MODULE_PARM_DESC(dma_alignment, "Mask of buffer alignment, 0 for the kernel's default");
+
+static unsigned int write_zeroes_fails;
+module_param(write_zeroes_fails, uint, 0444);
+MODULE_PARM_DESC(write_zeroes_fails,
+		 "Find out at the first WRITE_ZEROES that it can't: 1 not supported, 2 target error");
+
 enum count {
 	COUNT_READ,
 	COUNT_WRITE,
@@ -91,11 +107,19 @@ static struct {
 	atomic64_t sectors;
 } counts[COUNTS];
 
+static atomic64_t vectors;
+
 /* One for each value of bi_ioprio. */
 static atomic_t priorities[1 << 16];
 
 static struct gendisk *disk;
 static u8 *contents;
+
+/* What was submitted and is not completed before it is released. */
+static DEFINE_SPINLOCK(hold_lock);
+static struct bio_list held_bios;
+static unsigned int held;
+static enum { HOLD_NOTHING, HOLD_ALL, HOLD_WRITES } hold;
 
 static void count(enum count which, struct bio *bio)
 {
@@ -117,16 +141,17 @@ static void transfer(struct bio *bio, u8 *at)
 	}
 }
 
-/* The block layer lets nothing through that is not on the disk. */
-static void test_disk_submit_bio(struct bio *bio)
+static void count_vectors(struct bio *bio)
 {
-	u8 *at;
+	struct bvec_iter iter;
+	struct bio_vec bv;
 
-	bio = bio_split_to_limits(bio);
-	if (!bio)
-		return;
+	bio_for_each_bvec(bv, bio, iter)
+		atomic64_inc(&vectors);
+}
 
-	at = contents + (bio->bi_iter.bi_sector << SECTOR_SHIFT);
+static void count_bio(struct bio *bio)
+{
 	atomic_inc(&priorities[bio->bi_ioprio]);
 	if (bio->bi_opf & REQ_PREFLUSH)
 		count(COUNT_PREFLUSH, bio);
@@ -136,30 +161,113 @@ static void test_disk_submit_bio(struct bio *bio)
 	switch (bio_op(bio)) {
 	case REQ_OP_READ:
 		count(COUNT_READ, bio);
-		transfer(bio, at);
+		count_vectors(bio);
 		break;
 	case REQ_OP_WRITE:
 		/* A flush is a write of nothing. */
-		if (bio_has_data(bio))
+		if (bio_has_data(bio)) {
 			count(COUNT_WRITE, bio);
-		transfer(bio, at);
+			count_vectors(bio);
+		}
 		break;
 	case REQ_OP_DISCARD:
 		count(COUNT_DISCARD, bio);
-		memset(at, DISCARDED, bio->bi_iter.bi_size);
 		break;
 	case REQ_OP_SECURE_ERASE:
 		count(COUNT_SECURE_ERASE, bio);
-		memset(at, ERASED, bio->bi_iter.bi_size);
 		break;
 	case REQ_OP_WRITE_ZEROES:
 		count(COUNT_WRITE_ZEROES, bio);
-		memset(at, 0, bio->bi_iter.bi_size);
+		break;
+	default:
+		break;
+	}
+}
+
+static void complete_bio(struct bio *bio)
+{
+	u8 *at = contents + (bio->bi_iter.bi_sector << SECTOR_SHIFT);
+
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+	case REQ_OP_WRITE:
+		transfer(bio, at);
+		break;
+	case REQ_OP_DISCARD:
+		memset(at, DISCARDED, bio->bi_iter.bi_size);
+		break;
+	case REQ_OP_SECURE_ERASE:
+		memset(at, ERASED, bio->bi_iter.bi_size);
+		break;
+	case REQ_OP_WRITE_ZEROES:
+		if (write_zeroes_fails) {
+			/* A SCSI disk reports a target error for an illegal request. */
+			blk_queue_disable_write_zeroes(disk->queue);
+			bio->bi_status = write_zeroes_fails == 1 ? BLK_STS_NOTSUPP : BLK_STS_TARGET;
+		} else {
+			memset(at, 0, bio->bi_iter.bi_size);
+		}
 		break;
 	default:
 		bio->bi_status = BLK_STS_NOTSUPP;
 	}
 	bio_endio(bio);
+}
+
+/* The block layer lets nothing through that is not on the disk. */
+static void test_disk_submit_bio(struct bio *bio)
+{
+	unsigned long flags;
+	bool keep;
+
+	bio = bio_split_to_limits(bio);
+	if (!bio)
+		return;
+	count_bio(bio);
+
+	spin_lock_irqsave(&hold_lock, flags);
+	keep = hold == HOLD_ALL || (hold == HOLD_WRITES && bio_op(bio) != REQ_OP_READ);
+	if (keep) {
+		bio_list_add(&held_bios, bio);
+		held++;
+	}
+	spin_unlock_irqrestore(&hold_lock, flags);
+	if (!keep)
+		complete_bio(bio);
+}
+
+/* Completes so many of the bios that are held, or all that are held now. */
+static void release(unsigned int most)
+{
+	unsigned long flags;
+	struct bio *bio;
+
+	spin_lock_irqsave(&hold_lock, flags);
+	if (!most || most > held)
+		most = held;
+	spin_unlock_irqrestore(&hold_lock, flags);
+
+	while (most--) {
+		spin_lock_irqsave(&hold_lock, flags);
+		bio = bio_list_pop(&held_bios);
+		if (bio)
+			held--;
+		spin_unlock_irqrestore(&hold_lock, flags);
+		if (!bio)
+			break;
+		complete_bio(bio);
+	}
+}
+
+static void set_hold(unsigned int mode)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&hold_lock, flags);
+	hold = mode;
+	spin_unlock_irqrestore(&hold_lock, flags);
+	if (mode == HOLD_NOTHING)
+		release(0);
 }
 
 static ssize_t count_show(struct device *dev, struct device_attribute *attr, char *buf)
@@ -184,6 +292,12 @@ COUNT_ATTR(discard, COUNT_DISCARD);
 COUNT_ATTR(secure_erase, COUNT_SECURE_ERASE);
 COUNT_ATTR(write_zeroes, COUNT_WRITE_ZEROES);
 
+static ssize_t vectors_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%lld\n", atomic64_read(&vectors));
+}
+static DEVICE_ATTR_RO(vectors);
+
 static struct attribute *count_attrs[] = {
 	&count_attr_read.attr.attr,
 	&count_attr_write.attr.attr,
@@ -192,6 +306,7 @@ static struct attribute *count_attrs[] = {
 	&count_attr_discard.attr.attr,
 	&count_attr_secure_erase.attr.attr,
 	&count_attr_write_zeroes.attr.attr,
+	&dev_attr_vectors.attr,
 	NULL
 };
 
@@ -224,9 +339,61 @@ static const struct attribute_group priority_group = {
 	.attrs = priority_attrs,
 };
 
+static ssize_t on_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%d\n", READ_ONCE(hold));
+}
+
+static ssize_t on_store(struct device *dev, struct device_attribute *attr,
+			const char *buf, size_t count)
+{
+	unsigned int mode;
+	int err = kstrtouint(buf, 0, &mode);
+
+	if (err)
+		return err;
+	if (mode > HOLD_WRITES)
+		return -EINVAL;
+	set_hold(mode);
+	return count;
+}
+static DEVICE_ATTR_RW(on);
+
+static ssize_t held_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%u\n", READ_ONCE(held));
+}
+static DEVICE_ATTR_RO(held);
+
+static ssize_t release_store(struct device *dev, struct device_attribute *attr,
+			     const char *buf, size_t count)
+{
+	unsigned int most;
+	int err = kstrtouint(buf, 0, &most);
+
+	if (err)
+		return err;
+	release(most);
+	return count;
+}
+static DEVICE_ATTR_WO(release);
+
+static struct attribute *hold_attrs[] = {
+	&dev_attr_on.attr,
+	&dev_attr_held.attr,
+	&dev_attr_release.attr,
+	NULL
+};
+
+static const struct attribute_group hold_group = {
+	.name = "hold",
+	.attrs = hold_attrs,
+};
+
 static const struct attribute_group *groups[] = {
 	&count_group,
 	&priority_group,
+	&hold_group,
 	NULL
 };
 
@@ -249,6 +416,7 @@ static int __init test_disk_init(void)
 		.discard_granularity		= discard_granularity,
 		.max_secure_erase_sectors	= max_secure_erase_sectors,
 		.max_write_zeroes_sectors	= max_write_zeroes_sectors,
+		.dma_alignment			= dma_alignment,
 	};
 	int err;
 
@@ -286,6 +454,7 @@ out_free:
 
 static void __exit test_disk_exit(void)
 {
+	set_hold(HOLD_NOTHING);
 	del_gendisk(disk);
 	put_disk(disk);
 	vfree(contents);

@@ -7,8 +7,10 @@
  * An open file is one device. It is set up with the ioctls of <linux/vhost.h> as every vhost
  * device is (VHOST_SET_OWNER, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE, and for each queue
  * VHOST_SET_VRING_NUM, _ADDR, _BASE, _KICK, _CALL, _ERR), then VHOST_BLK_SET_BACKEND attaches the
- * disk and starts it. Commands other than VHOST_SET_OWNER and those marked below need the caller
- * to be the owner and fail with EPERM otherwise.
+ * disk and starts it. Commands other than VHOST_SET_OWNER, VHOST_GET_FEATURES,
+ * VHOST_GET_BACKEND_FEATURES, VHOST_SET_FORK_FROM_OWNER, VHOST_GET_FORK_FROM_OWNER and those marked
+ * below need the caller to be the owner and fail with EPERM otherwise. VHOST_SET_OWNER and
+ * VHOST_NEW_WORKER fail with EAGAIN where RLIMIT_NPROC or pids.max forbid one more thread.
  */
 
 #include <linux/types.h>
@@ -23,8 +25,11 @@
  * everything may be set up anew. The number is the one that deployed QEMU patches use.
  *
  * EBUSY: a disk is attached. EBADF: fd is not open for reading. ENOTBLK: fd is not a block device.
- * EFAULT: no memory table, or a ring does not lie in writable memory. EINVAL: no queue is set up.
- * ENOBUFS: index is not 0. ENOMEM: over RLIMIT_MEMLOCK.
+ * EOPNOTSUPP: a zoned device. EIO: the host's page cache of the disk can't be written back. EFAULT:
+ * no memory table, or a ring does not lie in writable memory. EINVAL: no queue is set up. ENOBUFS:
+ * index is not 0. ENOMEM: over RLIMIT_MEMLOCK.
+ *
+ * Detaching forgets the addresses of all rings: set them again before the next attachment.
  */
 #define VHOST_BLK_SET_BACKEND _IOW(VHOST_VIRTIO, 0xFF, struct vhost_vring_file)
 
@@ -46,6 +51,14 @@ struct vhost_blk_stats {
 	__u64 io_errors;
 	/* Chains and entries of a ring that held no well-formed request. */
 	__u64 malformed;
+	/*
+	 * Queues that are stopped until the disk is attached again, now rather than ever: the ring
+	 * makes no sense, or the owner's memory behind a status byte can't be reached. The error
+	 * eventfd is signalled when this grows, and the VMM sets DEVICE_NEEDS_RESET.
+	 */
+	__u64 stopped_queues;
+	/* 0. */
+	__u64 reserved[7];
 };
 
 /* Read the counters. */
@@ -55,8 +68,7 @@ struct vhost_blk_stats {
 #define VHOST_BLK_SERIAL_BYTES 20
 
 /*
- * Set what the guest gets for VIRTIO_BLK_T_GET_ID, at any time. Until then it is
- * "vhost-blk-<major>:<minor>" of the attached disk.
+ * Set what the guest gets for VIRTIO_BLK_T_GET_ID, at any time. Until then it is empty: all zeroes.
  */
 #define VHOST_BLK_SET_SERIAL _IOW(VHOST_VIRTIO, 0xE1, __u8[VHOST_BLK_SERIAL_BYTES])
 
@@ -70,6 +82,8 @@ struct vhost_blk_info {
 	__u32 max_queue_size;
 	/* Most regions of a memory table. */
 	__u32 max_mem_regions;
+	/* 0. */
+	__u32 reserved[12];
 };
 
 /* Read the limits of the module. Needs no owner, as VHOST_GET_FEATURES. */
@@ -84,8 +98,8 @@ struct vhost_blk_info {
  */
 #define VHOST_BLK_SET_WRITEBACK _IOW(VHOST_VIRTIO, 0xE3, __u32)
 
-/* Bytes of struct virtio_blk_config that are told, up to and with the secure erase fields. */
-#define VHOST_BLK_CONFIG_BYTES 72
+/* Room for struct virtio_blk_config and what it may grow by. */
+#define VHOST_BLK_CONFIG_BYTES 96
 
 /* What a device with a certain disk offers to a guest. */
 struct vhost_blk_config {
@@ -94,10 +108,12 @@ struct vhost_blk_config {
 	/* In: queues that the device shall have, and entries of each. */
 	__u32 queues;
 	__u32 queue_size;
-	/* Out: bytes of config that are valid. */
+	/* Out: bytes of config that are valid; the others are 0. */
 	__u32 size;
 	/* Out: the features that fit the disk, of those that concern it. */
 	__u64 features;
+	/* Must be 0. */
+	__u64 reserved;
 	/* Out: struct virtio_blk_config of <linux/virtio_blk.h>, little-endian. */
 	__u8 config[VHOST_BLK_CONFIG_BYTES];
 };
@@ -105,7 +121,8 @@ struct vhost_blk_config {
 /*
  * Read the configuration space that fits a disk. Needs no owner.
  *
- * EBADF, ENOTBLK: as for VHOST_BLK_SET_BACKEND. EINVAL: no such number of queues or entries.
+ * EBADF, ENOTBLK, EOPNOTSUPP: as for VHOST_BLK_SET_BACKEND. EINVAL: no such number of queues or
+ * entries, or reserved is not 0.
  */
 #define VHOST_BLK_GET_CONFIG _IOWR(VHOST_VIRTIO, 0xE4, struct vhost_blk_config)
 
@@ -117,5 +134,18 @@ struct vhost_blk_config {
  * EBADF: fd is not open. EINVAL: fd is no eventfd.
  */
 #define VHOST_BLK_SET_CONFIG_CALL _IOW(VHOST_VIRTIO, 0xE5, int)
+
+/*
+ * Select how guest memory is held. 0, the default: the pages of a request are pinned while it is in
+ * flight. 1: VHOST_SET_MEM_TABLE pins all regions, for writing, charged to RLIMIT_MEMLOCK, until
+ * they are replaced; requests then need neither the owner's page tables nor its address space.
+ * A change forgets the memory table: set it afterwards.
+ *
+ * With 1, VHOST_SET_MEM_TABLE returns when no request uses the old regions any more, and has more
+ * errors: EFAULT: a region can't be pinned for writing. ENOMEM: over RLIMIT_MEMLOCK.
+ *
+ * EBUSY: a disk is attached. EINVAL: any other value.
+ */
+#define VHOST_BLK_SET_MEMORY_PINNED _IOW(VHOST_VIRTIO, 0xE6, __u32)
 
 #endif

@@ -7,7 +7,8 @@ use super::{
     DriverMemory,
     Layout,
     PackedDriver,
-    SplitDriver, //
+    SplitDriver,
+    UsedEntry, //
 };
 use crate::{
     addr::GuestAddr,
@@ -16,15 +17,6 @@ use crate::{
         Format, //
     },
 };
-
-/// A chain that the device gave back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UsedEntry {
-    /// Which chain.
-    pub id: u32,
-    /// Bytes that the device claims to have written.
-    pub len: u32,
-}
 
 /// The driver's side of one queue.
 pub enum Driver<M> {
@@ -45,12 +37,12 @@ macro_rules! either {
 }
 
 impl<M: DriverMemory> Driver<M> {
-    /// An empty queue, as a driver has it that just started.
+    /// Creates an empty queue, as a driver has it that just started.
     pub fn new(memory: M, layout: Layout, event_idx: bool) -> Self {
         Self::starting_at(memory, layout, event_idx, 0)
     }
 
-    /// An empty queue through which so many entries, or descriptors of a packed ring, went
+    /// Creates an empty queue through which so many entries, or descriptors of a packed ring, went
     /// already: the device has to be told the base, [`Self::base`].
     pub fn starting_at(memory: M, layout: Layout, event_idx: bool, position: u16) -> Self {
         match layout.format {
@@ -63,14 +55,15 @@ impl<M: DriverMemory> Driver<M> {
         }
     }
 
-    /// Where the device stands if it gave back all that it took, as VHOST_GET_VRING_BASE tells it.
+    /// Returns where the device stands if it gave back all that it took, as VHOST_GET_VRING_BASE
+    /// tells it.
     pub fn base(&self) -> u32 {
         let layout = self.layout();
         let (avail, used) = (self.used_index(), self.used_index());
         Base { avail, used }.encode(layout.format, layout.size)
     }
 
-    /// Its raw operations, of a split ring.
+    /// Returns the raw operations, of a split ring.
     ///
     /// # Panics
     ///
@@ -82,7 +75,7 @@ impl<M: DriverMemory> Driver<M> {
         }
     }
 
-    /// Its raw operations, of a packed ring.
+    /// Returns the raw operations, of a packed ring.
     ///
     /// # Panics
     ///
@@ -94,37 +87,37 @@ impl<M: DriverMemory> Driver<M> {
         }
     }
 
-    /// The memory.
+    /// Returns the memory.
     pub fn memory(&self) -> &M {
         either!(self, driver => driver.memory())
     }
 
-    /// Where the ring lies.
+    /// Returns where the ring lies.
     pub fn layout(&self) -> &Layout {
         either!(self, driver => driver.layout())
     }
 
-    /// How many descriptors are free.
+    /// Returns how many descriptors are free.
     pub fn free(&self) -> usize {
         either!(self, driver => driver.free())
     }
 
-    /// Free-running position of the next chain.
+    /// Returns the free-running position of the next chain.
     pub fn next_avail(&self) -> u16 {
         either!(self, driver => driver.next_avail())
     }
 
-    /// Free-running position behind all used entries that were taken.
+    /// Returns the free-running position behind all used entries that were taken.
     pub fn next_used(&self) -> u16 {
         either!(self, driver => driver.next_used())
     }
 
-    /// Free-running position behind all used entries that the device wrote.
+    /// Returns the free-running position behind all used entries that the device wrote.
     pub fn used_index(&self) -> u16 {
         either!(self, driver => driver.used_index())
     }
 
-    /// Puts a chain of these buffers in, to be seen after [`Self::publish`]. Gives the id with
+    /// Puts a chain of these buffers in, to be seen after [`Self::publish`]. Returns the id with
     /// which it will come back, or `None` when too few descriptors are free.
     pub fn add(&mut self, bufs: &[Buf]) -> Option<u16> {
         either!(self, driver => driver.add(bufs))
@@ -150,13 +143,13 @@ impl<M: DriverMemory> Driver<M> {
         either!(self, driver => driver.publish())
     }
 
-    /// Whether the device wants a kick for what was published since the last call. Each call that
-    /// returns `true` must be followed by one.
+    /// Returns whether the device wants a kick for what was published since the last call. Each
+    /// call that returns `true` must be followed by one.
     pub fn needs_kick(&mut self) -> bool {
         either!(self, driver => driver.needs_kick())
     }
 
-    /// [`Self::publish`], then [`Self::needs_kick`].
+    /// Calls [`Self::publish`], then [`Self::needs_kick`].
     pub fn publish_needs_kick(&mut self) -> bool {
         self.publish();
         self.needs_kick()
@@ -188,7 +181,7 @@ impl<M: DriverMemory> Driver<M> {
         either!(self, driver => driver.disable_interrupt())
     }
 
-    /// Whether the device asks for a kick at the next chain that is added.
+    /// Returns whether the device asks for a kick at the next chain that is added.
     pub fn device_waits(&self) -> bool {
         either!(self, driver => driver.device_waits())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a ring lies, and the buffers that a driver puts into it.
+//! The place of a ring, and the buffers that a driver puts into it.
 
 use super::DriverMemory;
 use crate::{
@@ -27,7 +27,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The parts one behind the other from `area` on, each aligned as virtio asks.
+    /// Returns the parts one behind the other from `area` on, each aligned as virtio asks.
     pub fn new(format: Format, size: QueueSize, area: GuestAddr) -> Self {
         let parts = format.parts(size);
         let behind = |start: GuestAddr, bytes: usize| GuestAddr(start.0 + bytes as u64);
@@ -63,7 +63,7 @@ impl Layout {
         Self::new(Format::Packed, size, area)
     }
 
-    /// The first address behind the last part.
+    /// Returns the first address behind the last part.
     pub fn end(&self) -> GuestAddr {
         let device = self.format.parts(self.size).device;
         GuestAddr(self.used.0 + device.bytes as u64)
@@ -77,52 +77,52 @@ impl Layout {
         memory.fill(self.used, parts.device.bytes, 0);
     }
 
-    /// Where a descriptor stands, also one behind the table.
+    /// Returns where a descriptor stands, also one behind the table.
     pub fn descriptor(&self, index: u16) -> GuestAddr {
         GuestAddr(self.desc.0 + u64::from(index) * Descriptor::BYTES as u64)
     }
 
-    /// Where the flags of a descriptor of a packed ring stand.
+    /// Returns where the flags of a descriptor of a packed ring stand.
     pub fn packed_flags(&self, index: u16) -> GuestAddr {
         GuestAddr(self.descriptor(index).0 + 14)
     }
 
-    /// Where the flags of the available ring stand.
+    /// Returns where the flags of the available ring stand.
     pub fn avail_flags(&self) -> GuestAddr {
         self.avail
     }
 
-    /// Where the index of the available ring stands.
+    /// Returns where the index of the available ring stands.
     pub fn avail_index(&self) -> GuestAddr {
         GuestAddr(self.avail.0 + 2)
     }
 
-    /// Where the entry of the available ring for a free-running index stands.
+    /// Returns where the entry of the available ring for a free-running index stands.
     pub fn avail_entry(&self, index: u16) -> GuestAddr {
         GuestAddr(self.avail.0 + 4 + self.slot(index) * 2)
     }
 
-    /// Where the driver says at which used index it wants an interrupt.
+    /// Returns where the driver says at which used index it wants an interrupt.
     pub fn used_event(&self) -> GuestAddr {
         GuestAddr(self.avail.0 + 4 + u64::from(self.size.get()) * 2)
     }
 
-    /// Where the flags of the used ring stand.
+    /// Returns where the flags of the used ring stand.
     pub fn used_flags(&self) -> GuestAddr {
         self.used
     }
 
-    /// Where the index of the used ring stands.
+    /// Returns where the index of the used ring stands.
     pub fn used_index(&self) -> GuestAddr {
         GuestAddr(self.used.0 + 2)
     }
 
-    /// Where the entry of the used ring for a free-running index stands.
+    /// Returns where the entry of the used ring for a free-running index stands.
     pub fn used_entry(&self, index: u16) -> GuestAddr {
         GuestAddr(self.used.0 + 4 + self.slot(index) * 8)
     }
 
-    /// Where the device says at which available index it wants a kick.
+    /// Returns where the device says at which available index it wants a kick.
     pub fn avail_event(&self) -> GuestAddr {
         GuestAddr(self.used.0 + 4 + u64::from(self.size.get()) * 8)
     }
@@ -143,12 +143,12 @@ pub struct Buf {
     pub addr: GuestAddr,
     /// Length in bytes.
     pub len: u32,
-    /// Whether the device writes to it, and only that.
+    /// True if the device writes to it, and only that.
     pub writable: bool,
 }
 
 impl Buf {
-    /// A buffer that the device reads.
+    /// Returns a buffer that the device reads.
     pub fn readable(addr: GuestAddr, len: u32) -> Self {
         Self {
             addr,
@@ -157,7 +157,7 @@ impl Buf {
         }
     }
 
-    /// A buffer that the device writes.
+    /// Returns a buffer that the device writes.
     pub fn writable(addr: GuestAddr, len: u32) -> Self {
         Self {
             addr,
@@ -166,7 +166,7 @@ impl Buf {
         }
     }
 
-    /// The descriptor for it, with a successor or without.
+    /// Returns the descriptor for it, with a successor or without.
     pub fn descriptor(&self, next: Option<u16>) -> Descriptor {
         let write = if self.writable {
             Descriptor::F_WRITE

@@ -35,14 +35,14 @@ pub trait DriverMemory {
     /// Orders every earlier access of this thread before every later one.
     fn full_barrier(&self);
 
-    /// `len` bytes from `from` on.
+    /// Returns `len` bytes from `from` on.
     fn read_vec(&self, from: GuestAddr, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.read(from, &mut bytes);
         bytes
     }
 
-    /// The byte at `from`.
+    /// Returns the byte at `from`.
     fn read_u8(&self, from: GuestAddr) -> u8 {
         let mut byte = [0];
         self.read(from, &mut byte);

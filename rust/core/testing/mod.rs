@@ -4,11 +4,11 @@
 //!
 //! It is generic over how guest memory is reached ([`DriverMemory`]): [`Ram`] is a guest in a
 //! byte vector, on which a whole device can run within one thread; the harness implements it over
-//! pages that it shares with the kernel module.
+//! pages that it shares with the device.
 //!
 //! [`Driver`] keeps the rules of virtio and checks that the device keeps its own, whatever the
-//! format of the ring. [`SplitDriver`] and [`PackedDriver`], of which it is one, have raw operations
-//! besides that put anything anywhere.
+//! format of the ring. [`SplitDriver`] and [`PackedDriver`], of which it is one, have raw
+//! operations besides that put anything anywhere.
 //!
 //! Mistakes of the test itself (an address that is no memory, too many descriptors) and of the
 //! device (giving back a chain that it does not have) panic: that is how a test fails.
@@ -22,11 +22,9 @@ mod ram;
 pub mod reference;
 mod request;
 mod split;
+mod used_entry;
 
-pub use driver::{
-    Driver,
-    UsedEntry, //
-};
+pub use driver::Driver;
 pub use input::Input;
 pub use layout::{
     Buf,
@@ -45,3 +43,4 @@ pub use request::{
     STATUS_UNWRITTEN, //
 };
 pub use split::SplitDriver;
+pub use used_entry::UsedEntry;

@@ -3,16 +3,16 @@
 //! The driver's side of a packed ring (virtio 1.2, 2.8), obedient or hostile.
 
 use super::{
-    driver::UsedEntry,
     Buf,
     DriverMemory,
-    Layout, //
+    Layout,
+    UsedEntry, //
 };
 use crate::{
     addr::GuestAddr,
-    lap::off_wrap,
     notify::need_event,
     packed::Descriptor, //
+    wrap::off_wrap,
 };
 use std::{
     collections::HashMap,
@@ -50,13 +50,13 @@ pub struct PackedDriver<M> {
 }
 
 impl<M: DriverMemory> PackedDriver<M> {
-    /// An empty queue, with the wrap counters at 1 on both sides.
+    /// Creates an empty queue, with the wrap counters at 1 on both sides.
     pub fn new(memory: M, layout: Layout, event_idx: bool) -> Self {
         Self::starting_at(memory, layout, event_idx, 0)
     }
 
-    /// An empty queue through which so many descriptors went already, one by one. Clears the whole
-    /// ring.
+    /// Creates an empty queue through which so many descriptors went already, one by one. Clears
+    /// the whole ring.
     pub fn starting_at(memory: M, layout: Layout, event_idx: bool, position: u16) -> Self {
         let size = layout.size.get();
         layout.clear(&memory);
@@ -80,32 +80,32 @@ impl<M: DriverMemory> PackedDriver<M> {
         driver
     }
 
-    /// The memory.
+    /// Returns the memory.
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// Where the ring lies.
+    /// Returns where the ring lies.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// How many descriptors are free.
+    /// Returns how many descriptors are free.
     pub fn free(&self) -> usize {
         self.free.into()
     }
 
-    /// Free-running position of the next descriptor to write.
+    /// Returns the free-running position of the next descriptor to write.
     pub fn next_avail(&self) -> u16 {
         self.next_avail
     }
 
-    /// Free-running position of the next used descriptor to read.
+    /// Returns the free-running position of the next used descriptor to read.
     pub fn next_used(&self) -> u16 {
         self.next_used
     }
 
-    /// Free-running position behind all used descriptors.
+    /// Returns the free-running position behind all used descriptors.
     pub fn used_index(&self) -> u16 {
         let mut at = self.next_used;
         while at != self.next_avail && self.is_used(at) {
@@ -115,7 +115,7 @@ impl<M: DriverMemory> PackedDriver<M> {
         at
     }
 
-    /// Puts a chain of these buffers in, to be seen after [`Self::publish`]. Gives its id, or
+    /// Puts a chain of these buffers in, to be seen after [`Self::publish`]. Returns its id, or
     /// `None` when too few descriptors are free.
     ///
     /// # Panics
@@ -156,14 +156,14 @@ impl<M: DriverMemory> PackedDriver<M> {
     /// Makes visible what was added.
     pub fn publish(&mut self) {
         if let Some((at, flags)) = self.hidden.take() {
-            // Pairs with the acquire in `Avail::pop`.
+            // Pairs with the acquire in `Avail::refresh`.
             self.memory
                 .store_release_u16(self.flags_at(at), flags.to_le());
         }
     }
 
-    /// Whether the device wants a kick for what was published since the last call. Each call that
-    /// returns `true` must be followed by one.
+    /// Returns whether the device wants a kick for what was published since the last call. Each
+    /// call that returns `true` must be followed by one.
     pub fn needs_kick(&mut self) -> bool {
         // Pairs with the barrier in `Avail::enable_notify`.
         self.memory.full_barrier();
@@ -172,12 +172,12 @@ impl<M: DriverMemory> PackedDriver<M> {
         match flags {
             ENABLE => true,
             DESC => {
-                // As Linux has it: places count from the beginning of this lap, those of the one
-                // before are negative.
+                // As Linux has it: places count from where the wrap counter changed last, those
+                // before that are negative.
                 let size = self.layout.size.get();
                 let new = self.next_avail % size;
-                let this_lap = off_wrap(self.layout.size, self.next_avail) & WRAP;
-                let before = if event & WRAP == this_lap { 0 } else { size };
+                let this_wrap = off_wrap(self.layout.size, self.next_avail) & WRAP;
+                let before = if event & WRAP == this_wrap { 0 } else { size };
                 let event = (event & !WRAP).wrapping_sub(before);
                 need_event(event, new, new.wrapping_sub(added))
             }
@@ -226,7 +226,7 @@ impl<M: DriverMemory> PackedDriver<M> {
         self.store(GuestAddr(self.layout.avail.0 + 2), DISABLE);
     }
 
-    /// Whether the device asks for a kick at the next chain that is added.
+    /// Returns whether the device asks for a kick at the next chain that is added.
     pub fn device_waits(&self) -> bool {
         match self.device_event() {
             (_, ENABLE) => true,
@@ -236,7 +236,7 @@ impl<M: DriverMemory> PackedDriver<M> {
     }
 }
 
-/// What a driver should never do, and a look at what the device wrote.
+/// Raw operations that no driver should do, and reads of what the device wrote.
 impl<M: DriverMemory> PackedDriver<M> {
     /// Puts any chain in, to be seen after [`Self::publish`], and marks all of it available. It
     /// ends where the device is told that it ends, and comes back with the id of its last
@@ -290,13 +290,13 @@ impl<M: DriverMemory> PackedDriver<M> {
         self.memory.store_release_u16(at, flags.to_le());
     }
 
-    /// The flags of the descriptor at a free-running position.
+    /// Returns the flags of the descriptor at a free-running position.
     pub fn flags(&self, position: u16) -> u16 {
-        // Pairs with the release in `Used::push`.
+        // Pairs with the release in `Used::add_used`.
         u16::from_le(self.memory.load_acquire_u16(self.flags_at(position)))
     }
 
-    /// The bits of the flags that make a descriptor available at a free-running position.
+    /// Returns the bits of the flags that make a descriptor available at a free-running position.
     pub fn avail_flags(&self, position: u16) -> u16 {
         if off_wrap(self.layout.size, position) & WRAP != 0 {
             Descriptor::F_AVAIL
@@ -305,7 +305,7 @@ impl<M: DriverMemory> PackedDriver<M> {
         }
     }
 
-    /// The bits of the flags of a used descriptor at a free-running position.
+    /// Returns the bits of the flags of a used descriptor at a free-running position.
     pub fn used_flags(&self, position: u16) -> u16 {
         if off_wrap(self.layout.size, position) & WRAP != 0 {
             Descriptor::F_AVAIL | Descriptor::F_USED
@@ -322,7 +322,7 @@ impl<M: DriverMemory> PackedDriver<M> {
         self.memory.store_release_u16(at, flags.to_le());
     }
 
-    /// The device's event suppression structure: `off_wrap` and the flags.
+    /// Returns the device's event suppression structure: `off_wrap` and the flags.
     pub fn device_event(&self) -> (u16, u16) {
         // Pairs with the release in `Avail::enable_notify`.
         let at = GuestAddr(self.layout.used.0 + 2);
@@ -330,7 +330,7 @@ impl<M: DriverMemory> PackedDriver<M> {
         (u16::from_le(self.memory.load_u16(self.layout.used)), flags)
     }
 
-    /// Id and length that the device wrote at a free-running position.
+    /// Returns the id and the length that the device wrote at a free-running position.
     pub fn used_entry(&self, position: u16) -> (u16, u32) {
         let place = self.layout.descriptor(position % self.layout.size.get());
         let id = self.memory.load_u16(GuestAddr(place.0 + 12));
@@ -342,7 +342,7 @@ impl<M: DriverMemory> PackedDriver<M> {
         (u16::from_le(id), len)
     }
 
-    /// Whether the descriptor at a free-running position is used.
+    /// Returns whether the descriptor at a free-running position is used.
     fn is_used(&self, position: u16) -> bool {
         let state = Descriptor::F_AVAIL | Descriptor::F_USED;
         self.flags(position) & state == self.used_flags(position)
@@ -357,7 +357,7 @@ impl<M: DriverMemory> PackedDriver<M> {
     }
 }
 
-/// Its id is said when it is put in.
+/// Returns the descriptor of a buffer. Its id is set when it is put in.
 fn descriptor(buf: &Buf) -> Descriptor {
     let write = if buf.writable { Descriptor::F_WRITE } else { 0 };
     Descriptor {

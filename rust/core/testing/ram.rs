@@ -32,7 +32,7 @@ use std::{
 /// The memory of a guest: blocks of bytes, each at a guest address and at a host address that has
 /// nothing to do with it. What lies between them is a hole.
 ///
-/// Not `Sync`, so that nobody takes it for shared memory: concurrent models bring their own.
+/// Not `Sync`, so that no test takes it for shared memory: concurrent models bring their own.
 pub struct Ram {
     blocks: Vec<Block>,
 }
@@ -44,7 +44,7 @@ struct Block {
 }
 
 impl Block {
-    /// The bytes at `from`, when `from` counts in addresses that begin at `base`.
+    /// Returns the bytes at `from`, when `from` counts in addresses that begin at `base`.
     fn slice(&self, base: u64, from: u64, len: usize) -> Option<&[Cell<u8>]> {
         let start = usize::try_from(from.checked_sub(base)?).ok()?;
         self.bytes.get(start..start.checked_add(len)?)
@@ -52,13 +52,13 @@ impl Block {
 }
 
 impl Ram {
-    /// One block of zeroes at guest address 0. Its host address is another one, so that mixing
-    /// them up does not go unnoticed.
+    /// Creates one block of zeroes at guest address 0. Its host address is another one, so that
+    /// mixing them up does not go unnoticed.
     pub fn new(bytes: usize) -> Self {
         Self::with_blocks(&[(GuestAddr(0), bytes, HostAddr(1 << 40))])
     }
 
-    /// Blocks of zeroes: guest address, number of bytes, host address.
+    /// Creates blocks of zeroes: guest address, number of bytes, host address.
     pub fn with_blocks(blocks: &[(GuestAddr, usize, HostAddr)]) -> Self {
         let block = |&(guest, bytes, host): &(GuestAddr, usize, HostAddr)| Block {
             guest: guest.0,
@@ -70,11 +70,11 @@ impl Ram {
         }
     }
 
-    /// The memory table that describes this memory.
+    /// Returns the memory table that describes this memory.
     ///
     /// # Panics
     ///
-    /// When the blocks overlap, are empty or too many.
+    /// When the blocks overlap or are empty.
     pub fn table(&self) -> MemoryTable<Vec<Region>> {
         let region = |block: &Block| {
             let (guest, host) = (GuestAddr(block.guest), HostAddr(block.host));
@@ -83,7 +83,7 @@ impl Ram {
         MemoryTable::new(self.blocks.iter().map(region).collect()).expect("a memory table")
     }
 
-    /// `len` bytes from `from` on, within one block, as a part of a ring.
+    /// Returns `len` bytes from `from` on, within one block, as a part of a ring.
     ///
     /// # Panics
     ///
@@ -92,7 +92,7 @@ impl Ram {
         RamPart(self.at_guest(from, len))
     }
 
-    /// The parts of the ring at `layout`.
+    /// Returns the parts of the ring at `layout`.
     ///
     /// # Panics
     ///
@@ -106,7 +106,7 @@ impl Ram {
         }
     }
 
-    /// The device's side of the ring at `layout`.
+    /// Returns the device's side of the ring at `layout`.
     ///
     /// # Panics
     ///
@@ -119,7 +119,7 @@ impl Ram {
     ///
     /// # Errors
     ///
-    /// [`Fault`] when there is no such memory.
+    /// [`Fault::Inaccessible`] when there is no such memory.
     pub fn copy_out(&self, to: HostAddr, from: &[u8]) -> Result<(), Fault> {
         copy_to_cells(self.at_host(to, from.len())?, from);
         Ok(())
@@ -136,7 +136,7 @@ impl Ram {
         let mut found = self.blocks.iter();
         found
             .find_map(|block| block.slice(block.host, from.0, len))
-            .ok_or(Fault)
+            .ok_or(Fault::Inaccessible)
     }
 }
 

@@ -3,7 +3,7 @@
 //! The rules of chains and requests, written as plainly as possible: no windows, no shared state,
 //! addresses in 128 bits so that nothing wraps, memory as a list of blocks.
 //!
-//! What the device makes of a ring, however hostile, is compared with what is found here.
+//! Tests compare it with what the device makes of a ring, however hostile.
 
 use super::DriverMemory;
 use crate::{
@@ -18,6 +18,8 @@ use std::vec::Vec;
 
 const ADDRESSES: u128 = 1 << 64;
 const MOST_BYTES: u128 = u32::MAX as u128;
+/// Buffers that a chain may have if some lie in an indirect table, on rings up to this size.
+const LONG_TABLE: usize = 1024;
 
 /// Guest memory.
 pub struct Memory<'a, M> {
@@ -28,7 +30,7 @@ pub struct Memory<'a, M> {
 }
 
 impl<M: DriverMemory> Memory<'_, M> {
-    /// Where the block that holds an address ends, if there is one.
+    /// Returns where the block that holds an address ends, if there is one.
     fn end(&self, addr: u128) -> Option<u128> {
         let mut blocks = self.blocks.iter().map(|(first, len)| {
             let first = u128::from(first.0);
@@ -37,7 +39,7 @@ impl<M: DriverMemory> Memory<'_, M> {
         Some(blocks.find(|block| block.contains(&addr))?.end)
     }
 
-    /// Whether `len` bytes are there.
+    /// Returns whether `len` bytes are there.
     pub fn has(&self, addr: u128, len: u128) -> bool {
         let (mut addr, end) = (addr, addr + len);
         while addr < end {
@@ -49,7 +51,7 @@ impl<M: DriverMemory> Memory<'_, M> {
         true
     }
 
-    /// `len` bytes, if all are there.
+    /// Returns `len` bytes, if all are there.
     pub fn bytes(&self, addr: u128, len: u128) -> Option<Vec<u8>> {
         let (mut addr, end) = (addr, addr + len);
         let mut bytes = Vec::new();
@@ -64,7 +66,7 @@ impl<M: DriverMemory> Memory<'_, M> {
         Some(bytes)
     }
 
-    /// A descriptor of a split ring. In a packed one flags and id are the other way round.
+    /// Returns a descriptor of a split ring. In a packed one flags and id are the other way round.
     fn descriptor(&self, addr: u128) -> Option<Descriptor> {
         let bytes = self.bytes(addr, 16)?;
         let number = |from: usize, to: usize| {
@@ -80,7 +82,7 @@ impl<M: DriverMemory> Memory<'_, M> {
     }
 }
 
-/// What a walk may come to.
+/// The outcomes of a walk.
 #[derive(Debug)]
 pub struct Expected {
     /// The buffers, or why there are none.
@@ -175,6 +177,7 @@ pub fn walk<M: DriverMemory>(
         };
 
         open(&outer, indirect, outer.flags & 1 == 0)?;
+        let longest = size.max(LONG_TABLE);
         let table = u128::from(outer.addr);
         let reachable = u128::from(outer.len).min(16 << 16);
         or_fault = !memory.has(table, reachable);
@@ -182,12 +185,12 @@ pub fn walk<M: DriverMemory>(
         walk.steps -= 1;
         let mut index = 0;
         loop {
-            walk.step(size)?;
+            walk.step(longest)?;
             if index >= outer.len / 16 {
                 return Err(ChainError::NextOutOfRange);
             }
             let desc = memory.descriptor(table + 16 * u128::from(index));
-            let desc = desc.ok_or(ChainError::IndirectFault)?;
+            let desc = desc.ok_or(ChainError::IndirectOutsideTable)?;
             if desc.flags & 4 != 0 {
                 return Err(ChainError::NestedIndirect);
             }
@@ -237,9 +240,9 @@ pub fn walk_packed<M: DriverMemory>(
             or_fault = !memory.has(desc.addr.into(), desc.len.into());
             walk.steps -= 1;
             for index in 0..u128::from(desc.len / 16) {
-                walk.step(size)?;
+                walk.step(size.max(LONG_TABLE))?;
                 let entry = get(u128::from(desc.addr) + 16 * index);
-                walk.take(&entry.ok_or(ChainError::IndirectFault)?)?;
+                walk.take(&entry.ok_or(ChainError::IndirectOutsideTable)?)?;
             }
         }
         Ok(())
@@ -253,15 +256,15 @@ pub fn walk_packed<M: DriverMemory>(
 pub struct Parsed {
     /// Its 16 bytes.
     pub header: Vec<u8>,
-    /// What the driver gives.
+    /// Data that the driver gives.
     pub data_out: Vec<(u64, u32)>,
-    /// What the driver wants to get.
+    /// Room for data that the driver wants to get.
     pub data_in: Vec<(u64, u32)>,
-    /// Where the status goes.
+    /// Address of the status byte.
     pub status: u64,
 }
 
-/// The address of the last byte, if it is writable and there is such an address.
+/// Returns the address of the last byte, if it is writable and there is such an address.
 fn status(bufs: &[Segment]) -> Option<u64> {
     let last = bufs.last().filter(|last| last.writable)?;
     let addr = u128::from(last.addr.0) + u128::from(last.len) - 1;

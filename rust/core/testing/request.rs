@@ -12,7 +12,8 @@ use std::{
     vec::Vec, //
 };
 
-/// What [`BlockRequest::prepare`] puts where the status byte goes: no status of virtio.
+/// What [`BlockRequest::prepare`] writes where the status byte goes, unless a test chooses another
+/// value: no status of virtio.
 pub const STATUS_UNWRITTEN: u8 = 0xEE;
 
 /// VIRTIO_BLK_T_IN.
@@ -47,6 +48,8 @@ pub struct BlockRequest {
     pub status: GuestAddr,
     /// Data, in order, the readable before the writable.
     pub data: Vec<Buf>,
+    /// What the status byte holds before the device writes it.
+    pub preset: u8,
 }
 
 impl BlockRequest {
@@ -59,7 +62,15 @@ impl BlockRequest {
             header,
             status,
             data: Vec::new(),
+            preset: STATUS_UNWRITTEN,
         }
+    }
+
+    /// Presets the status byte with 0, which is `VIRTIO_BLK_S_OK`, as the Linux driver leaves it
+    /// behind: a request that the device gives back without a status looks like a success.
+    pub fn preset_ok(mut self) -> Self {
+        self.preset = 0;
+        self
     }
 
     /// A read, without data yet.
@@ -102,10 +113,10 @@ impl BlockRequest {
         bytes
     }
 
-    /// Writes the header, and [`STATUS_UNWRITTEN`] where the status goes.
+    /// Writes the header, and the preset value of the status byte.
     pub fn prepare<M: DriverMemory>(&self, memory: &M) {
         memory.write(self.header, &self.header_bytes());
-        memory.write(self.status, &[STATUS_UNWRITTEN]);
+        memory.write(self.status, &[self.preset]);
     }
 
     /// The buffers in the usual layout: header, each data buffer, status byte. [`cut`] and

@@ -3,10 +3,10 @@
 //! The driver's side of a split ring (virtio 1.2, 2.7), obedient or hostile.
 
 use super::{
-    driver::UsedEntry,
     Buf,
     DriverMemory,
-    Layout, //
+    Layout,
+    UsedEntry, //
 };
 use crate::{
     addr::GuestAddr,
@@ -27,7 +27,7 @@ pub struct SplitDriver<M> {
     memory: M,
     layout: Layout,
     event_idx: bool,
-    /// Descriptors in nobody's hands.
+    /// Descriptors that no chain uses.
     free: Vec<u16>,
     /// For each head, its chain while the device has it. What the ring says is not believed.
     chains: Vec<Vec<u16>>,
@@ -42,13 +42,13 @@ pub struct SplitDriver<M> {
 }
 
 impl<M: DriverMemory> SplitDriver<M> {
-    /// An empty queue, both of whose indices stand at 0.
+    /// Creates an empty queue, both of whose indices stand at 0.
     pub fn new(memory: M, layout: Layout, event_idx: bool) -> Self {
         Self::starting_at(memory, layout, event_idx, 0)
     }
 
-    /// An empty queue, both of whose indices stand at `index`: the device has to be told this
-    /// base. Clears the whole ring.
+    /// Creates an empty queue, both of whose indices stand at `index`: the device has to be told
+    /// this base. Clears the whole ring.
     pub fn starting_at(memory: M, layout: Layout, event_idx: bool, index: u16) -> Self {
         let size = layout.size;
         layout.clear(&memory);
@@ -71,32 +71,33 @@ impl<M: DriverMemory> SplitDriver<M> {
         driver
     }
 
-    /// The memory.
+    /// Returns the memory.
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// Where the ring lies.
+    /// Returns where the ring lies.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// How many descriptors are free.
+    /// Returns how many descriptors are free.
     pub fn free(&self) -> usize {
         self.free.len()
     }
 
-    /// Free-running index of the next available entry: how many were written, from the start.
+    /// Returns the free-running index of the next available entry: how many were written, from the
+    /// start.
     pub fn next_avail(&self) -> u16 {
         self.next_avail
     }
 
-    /// Free-running index of the next used entry: how many were read, from the start.
+    /// Returns the free-running index of the next used entry: how many were read, from the start.
     pub fn next_used(&self) -> u16 {
         self.next_used
     }
 
-    /// Puts a chain of these buffers in, to be seen after [`Self::publish`]. Gives its head, or
+    /// Puts a chain of these buffers in, to be seen after [`Self::publish`]. Returns its head, or
     /// `None` when too few descriptors are free.
     pub fn add(&mut self, bufs: &[Buf]) -> Option<u16> {
         self.add_chain(bufs, None)
@@ -138,21 +139,21 @@ impl<M: DriverMemory> SplitDriver<M> {
 
     /// Makes visible what was added.
     pub fn publish(&mut self) {
-        // Pairs with the acquire in `Avail::pop`.
+        // Pairs with the acquire in `Avail::refresh`.
         let index = self.next_avail.to_le();
         self.memory
             .store_release_u16(self.layout.avail_index(), index);
     }
 
-    /// Whether the device wants a kick for what was published since the last call. Each call that
-    /// returns `true` must be followed by one.
+    /// Returns whether the device wants a kick for what was published since the last call. Each
+    /// call that returns `true` must be followed by one.
     pub fn needs_kick(&mut self) -> bool {
         // Pairs with the barrier in `Avail::enable_notify`.
         self.memory.full_barrier();
         let (old, new) = (self.kicked, self.next_avail);
         self.kicked = new;
         if self.event_idx {
-            // Whether the entry that the device waits for is among those from `old` up to `new`.
+            // True if the entry that the device waits for is among those from `old` up to `new`.
             let event = self.load(self.layout.avail_event());
             event.wrapping_sub(old) < new.wrapping_sub(old)
         } else {
@@ -160,7 +161,7 @@ impl<M: DriverMemory> SplitDriver<M> {
         }
     }
 
-    /// [`Self::publish`], then [`Self::needs_kick`].
+    /// Calls [`Self::publish`], then [`Self::needs_kick`].
     pub fn publish_needs_kick(&mut self) -> bool {
         self.publish();
         self.needs_kick()
@@ -211,7 +212,7 @@ impl<M: DriverMemory> SplitDriver<M> {
         ready > if self.event_idx { skip } else { 0 }
     }
 
-    /// Whether the device asks for a kick at the next entry.
+    /// Returns whether the device asks for a kick at the next entry.
     pub fn device_waits(&self) -> bool {
         if self.event_idx {
             self.avail_event() == self.next_avail
@@ -232,7 +233,7 @@ impl<M: DriverMemory> SplitDriver<M> {
     }
 }
 
-/// What a driver should never do, and a look at what the device wrote.
+/// Raw operations that no driver should do, and reads of what the device wrote.
 impl<M: DriverMemory> SplitDriver<M> {
     /// Writes any descriptor. It is not taken from the free ones.
     pub fn write_descriptor(&self, index: u16, desc: &Descriptor) {
@@ -293,18 +294,18 @@ impl<M: DriverMemory> SplitDriver<M> {
         self.store(self.layout.used_event(), event);
     }
 
-    /// The flags of the used ring.
+    /// Returns the flags of the used ring.
     pub fn used_flags(&self) -> u16 {
         self.load(self.layout.used_flags())
     }
 
-    /// The device's used index.
+    /// Returns the device's used index.
     pub fn used_index(&self) -> u16 {
-        // Pairs with the release in `Used::push`.
+        // Pairs with the release in `Used::add_used`.
         u16::from_le(self.memory.load_acquire_u16(self.layout.used_index()))
     }
 
-    /// The entry of the used ring that a free-running index refers to.
+    /// Returns the entry of the used ring that a free-running index refers to.
     pub fn used_entry(&self, index: u16) -> UsedEntry {
         let mut bytes = [0; 8];
         self.memory.read(self.layout.used_entry(index), &mut bytes);
@@ -315,7 +316,7 @@ impl<M: DriverMemory> SplitDriver<M> {
         }
     }
 
-    /// The index at which the device wants a kick, with the event index.
+    /// Returns the index at which the device wants a kick, with the event index.
     pub fn avail_event(&self) -> u16 {
         self.load(self.layout.avail_event())
     }

@@ -8,7 +8,10 @@ use vblk_core::{
         Queues,
         CONFIG_WCE, //
     },
-    features::bit,
+    features::{
+        bit,
+        Features, //
+    },
 };
 
 const QUEUES: Queues = Queues {
@@ -24,8 +27,6 @@ const DISK: Limits = Limits {
     alignment_offset: 8192,
     io_min: 16384,
     io_opt: 1 << 20,
-    max_segments: 168,
-    max_segment_size: 65536,
     read_only: false,
     discard_sectors: 1 << 20,
     discard_granularity: 65536,
@@ -46,8 +47,8 @@ fn every_field_is_where_the_standard_has_it() {
     let config = DISK.config(&QUEUES);
     assert_eq!(u32_at(&config, 0), 0x2345_6789, "capacity");
     assert_eq!(u32_at(&config, 4), 1, "capacity");
-    assert_eq!(u32_at(&config, 8), 65536, "size_max");
-    assert_eq!(u32_at(&config, 12), 168, "seg_max");
+    assert_eq!(u32_at(&config, 8), 0, "size_max");
+    assert_eq!(u32_at(&config, 12), 254, "seg_max");
     assert_eq!(u32_at(&config, 16), 0, "geometry");
     assert_eq!(u32_at(&config, 20), 4096, "blk_size");
     assert_eq!(config[24], 2, "physical_block_exp");
@@ -71,7 +72,6 @@ fn every_field_is_where_the_standard_has_it() {
 fn features_follow_the_disk() {
     let features = DISK.features(&QUEUES);
     for number in [
-        bit::BLK_SIZE_MAX,
         bit::BLK_SEG_MAX,
         bit::BLK_SIZE,
         bit::BLK_FLUSH,
@@ -101,7 +101,6 @@ fn features_follow_the_disk() {
     }
 
     let plain = Limits {
-        max_segment_size: u32::MAX,
         discard_sectors: 0,
         secure_erase_sectors: 0,
         write_zeroes_sectors: 0,
@@ -110,7 +109,6 @@ fn features_follow_the_disk() {
     let one = Queues { count: 1, size: 2 };
     let features = plain.features(&one);
     assert!(!features.has(bit::BLK_MQ));
-    assert!(!features.has(bit::BLK_SIZE_MAX));
     assert!(!features.has(bit::BLK_DISCARD));
     assert!(!features.has(bit::BLK_SECURE_ERASE));
     assert!(features.has(bit::BLK_WRITE_ZEROES), "zeroes can be written");
@@ -122,52 +120,25 @@ fn features_follow_the_disk() {
 }
 
 #[test]
-fn a_request_has_the_segments_of_the_disk_and_fits_the_ring() {
-    for (disk, size, seg_max) in [
-        (168, 256, 168),
-        (168, 128, 126),
-        (254, 256, 254),
-        (255, 256, 254),
-        (1, 256, 1),
-        (0, 256, 254),
-        (u32::MAX, 256, 254),
-        (168, 2, 1),
-        (0, 1, 1),
+fn the_ring_alone_limits_the_buffers_of_a_request() {
+    for (size, seg_max) in [
+        (0, 1),
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (4, 2),
+        (256, 254),
+        (32768, 32766),
     ] {
-        let limits = Limits {
-            max_segments: disk,
-            ..DISK
-        };
         let queues = Queues { count: 1, size };
-        let config = limits.config(&queues);
-        assert_eq!(u32_at(&config, 12), seg_max, "{disk} {size}");
-        assert!(limits.features(&queues).has(bit::BLK_SEG_MAX));
+        let config = DISK.config(&queues);
+        assert_eq!(u32_at(&config, 12), seg_max, "{size}");
+        assert_eq!(u32_at(&config, 8), 0, "size_max");
+        let features = DISK.features(&queues);
+        assert!(features.has(bit::BLK_SEG_MAX));
+        assert!(!features.has(bit::BLK_SIZE_MAX));
     }
-}
-
-#[test]
-fn a_segment_is_as_long_as_the_disk_takes_it_but_not_shorter_than_a_page() {
-    for (disk, size_max) in [
-        (65536, Some(65536)),
-        (4096, Some(4096)),
-        (512, Some(4096)),
-        (u32::MAX - 1, Some(u32::MAX - 1)),
-        (u32::MAX, None),
-        (0, None),
-    ] {
-        let limits = Limits {
-            max_segment_size: disk,
-            ..DISK
-        };
-        let features = limits.features(&QUEUES);
-        assert_eq!(
-            features.has(bit::BLK_SIZE_MAX),
-            size_max.is_some(),
-            "{disk}"
-        );
-        let config = limits.config(&QUEUES);
-        assert_eq!(u32_at(&config, 8), size_max.unwrap_or(0), "{disk}");
-    }
+    assert!(!Features::SUPPORTED.has(bit::BLK_SIZE_MAX));
 }
 
 #[test]
@@ -180,8 +151,6 @@ fn no_disk_is_too_odd() {
             alignment_offset: u32::MAX,
             io_min: u32::MAX,
             io_opt: u32::MAX,
-            max_segments: value,
-            max_segment_size: value,
             read_only: false,
             discard_sectors: value,
             discard_granularity: value,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A whole device in memory, made of the parts of this crate as the kernel module is, against a
+//! A whole device in memory, made of the parts of this crate as every back-end is, against a
 //! plain disk: random requests in random layouts, several at a time.
 
 mod common;
@@ -15,7 +15,8 @@ use vblk_core::{
         GuestAddr,
         HostAddr, //
     },
-    chain::Chains,
+    chain::max_segments,
+    disk::Disk,
     memory::CopyIn,
     queue::{
         Popped,
@@ -24,7 +25,6 @@ use vblk_core::{
     range::RangeOps,
     request::{
         Action,
-        Disk,
         Payload,
         Request,
         Status,
@@ -36,6 +36,7 @@ use vblk_core::{
         Format,
         Used, //
     },
+    table::TableMemory,
     testing::{
         cut,
         join,
@@ -65,7 +66,7 @@ const STRIDE: u64 = 0x8000;
 const BLOCK: u64 = STRIDE / 2;
 const REQUESTS: u64 = 8;
 
-/// Guest memory in blocks whose host addresses go backwards.
+/// Returns guest memory in blocks whose host addresses go backwards.
 fn ram() -> Ram {
     let count = 2 * (REQUESTS + 1);
     let block = |i| {
@@ -75,7 +76,7 @@ fn ram() -> Ram {
     Ram::with_blocks(&(0..count).map(block).collect::<Vec<_>>())
 }
 
-/// Where the bytes of a payload are in the host.
+/// Returns where the bytes of a payload are in the host.
 fn host_bytes(device: &Device<'_>, data: &Payload<'_>) -> Option<Vec<HostAddr>> {
     let mut bytes = Vec::new();
     for piece in data.pieces() {
@@ -96,12 +97,16 @@ fn serve(device: &mut Device<'_>, used: &mut Used, disk: &mut [u8], reverse: boo
         .expect("a possible ring")
     {
         let (ram, indirect) = (device.ram, device.indirect);
-        let mut segments = [Default::default(); 256];
+        let mut segments = vec![Default::default(); max_segments(device.ring.size())];
+        let memory = TableMemory {
+            table: &device.table,
+            memory: ram,
+        };
         let chain = device
             .ring
-            .walk(head, indirect, &device.table, ram, &mut segments)
+            .walk(head, indirect, &memory, &mut segments)
             .expect("a chain");
-        let request = Request::parse(&chain, &device.table, ram).expect("a request");
+        let request = Request::parse(&chain, &memory).expect("a request");
         let all = |data: &Payload<'_>| host_bytes(device, data).expect("data in memory");
         let (status, data_bytes) = match request.action(&DISK) {
             Action::Read { sector, data } => {
@@ -138,7 +143,7 @@ fn serve(device: &mut Device<'_>, used: &mut Used, disk: &mut [u8], reverse: boo
         done.reverse();
     }
     for (head, len) in done {
-        used.push(&device.ring, head, len);
+        used.add_used(&device.ring, head, len);
     }
 }
 
@@ -178,8 +183,8 @@ fn plans() -> impl Strategy<Value = Plan> {
 }
 
 impl Plan {
-    /// The request at place `index`: header and data next to each other over a seam, or data and
-    /// status.
+    /// Returns the request at place `index`: header and data next to each other over a seam, or
+    /// data and status.
     fn request(&self, index: u64) -> (BlockRequest, GuestAddr) {
         let base = STRIDE * (index + 1);
         let data = base + BLOCK - 700;
@@ -194,7 +199,7 @@ impl Plan {
         (request, GuestAddr(data))
     }
 
-    /// What a disk does for it: status, bytes that the guest gets, used length.
+    /// Returns what a disk does for it: status, bytes that the guest gets, used length.
     fn expected(&self, disk: &mut [u8]) -> (u8, Vec<u8>, u32) {
         let start = u128::from(self.sector) * 512;
         let end = start + u128::from(self.bytes);

@@ -6,9 +6,9 @@ use vblk_core::notify::need_event;
 
 const TURN: i64 = 1 << 16;
 
-/// Whether an entry was written at the index that was asked for: "If the idx field in the used ring
-/// (which determined where that descriptor index was placed) was equal to used_event, the device
-/// MUST send a notification" (virtio 1.2, 2.7.7.2). No wrapping: the indices count from the
+/// Returns whether an entry was written at the index that was asked for: "If the idx field in the
+/// used ring (which determined where that descriptor index was placed) was equal to used_event, the
+/// device MUST send a notification" (virtio 1.2, 2.7.7.2). No wrapping: the indices count from the
 /// beginning of time, and the event is known only modulo 2^16.
 fn reference(event: u16, old: i64, new: i64) -> bool {
     let first = old + (i64::from(event) - old).rem_euclid(TURN);

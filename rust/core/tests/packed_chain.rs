@@ -14,8 +14,8 @@ use vblk_core::{
     addr::GuestAddr,
     chain::{
         ChainError,
-        Chains,
-        Segment, //
+        Segment,
+        MAX_INDIRECT, //
     },
     memory::SharedMemory,
     packed::Descriptor,
@@ -28,6 +28,7 @@ use vblk_core::{
         Base,
         Ring, //
     },
+    table::TableMemory,
     testing::{
         DriverMemory,
         Layout,
@@ -39,7 +40,7 @@ use vblk_core::{
 
 const SIZE: u16 = 8;
 const MEMORY: usize = 0x10_0000;
-const TABLE: u64 = 0x8000;
+const TABLE: u64 = 0x8_0000;
 const NEXT: u16 = Descriptor::F_NEXT;
 const WRITE: u16 = Descriptor::F_WRITE;
 const INDIRECT: u16 = Descriptor::F_INDIRECT;
@@ -59,8 +60,18 @@ type Walked = Result<(Vec<Segment>, Vec<Segment>), ChainError>;
 /// Walks the one chain of a ring that begins at `start`, with these descriptors also written as an
 /// indirect table at [`TABLE`]. Its head must give back all of it, however it is broken.
 fn walk_from(start: u16, indirect: bool, chain: &[Descriptor], table: &[Descriptor]) -> Walked {
+    walk_sized(SIZE, start, indirect, chain, table)
+}
+
+fn walk_sized(
+    size: u16,
+    start: u16,
+    indirect: bool,
+    chain: &[Descriptor],
+    table: &[Descriptor],
+) -> Walked {
     let ram = Ram::new(MEMORY);
-    let layout = Layout::packed(SIZE.into(), RING);
+    let layout = Layout::packed(size.into(), RING);
     let mut driver = PackedDriver::starting_at(&ram, layout, false, start);
     for (index, desc) in table.iter().enumerate() {
         driver.write_raw_descriptor(GuestAddr(TABLE + 16 * index as u64), desc);
@@ -87,12 +98,12 @@ fn walk(chain: &[Descriptor], table: &[Descriptor]) -> Walked {
     walk_from(0, true, chain, table)
 }
 
-/// A descriptor for an indirect table of `entries` at [`TABLE`].
+/// Returns a descriptor for an indirect table of `entries` at [`TABLE`].
 fn table_of(entries: u32) -> Descriptor {
     desc(TABLE, entries * 16, INDIRECT)
 }
 
-/// `count` descriptors of one byte, all but the last of which go on.
+/// Returns `count` descriptors of one byte, all but the last of which go on.
 fn line(count: u16) -> Vec<Descriptor> {
     let one = |i: u16| {
         let flags = if i + 1 < count { NEXT } else { 0 };
@@ -157,15 +168,24 @@ fn all_of_an_indirect_table_is_taken_in_order_whatever_its_flags() {
 }
 
 #[test]
-fn an_indirect_table_may_be_as_long_as_the_queue_and_no_longer() {
-    let table = line(SIZE + 1);
-    let walked = walk(&[table_of(SIZE.into())], &table);
-    assert_eq!(walked, Ok((line_segments(SIZE), vec![])));
-    let walked = walk(&[table_of(u32::from(SIZE) + 1)], &table);
-    assert_eq!(walked, Err(ChainError::TooLong));
+fn an_indirect_table_has_up_to_1024_entries_or_as_many_as_the_queue_and_no_more() {
+    for (size, most) in [
+        (1, MAX_INDIRECT),
+        (SIZE, MAX_INDIRECT),
+        (1024, MAX_INDIRECT),
+        (2048, 2048),
+        (8192, 8192),
+    ] {
+        let table = line(most + 1);
+        let walk = |entries| walk_sized(size, 0, true, &[table_of(entries)], &table);
+        let walked = walk(most.into());
+        assert_eq!(walked, Ok((line_segments(most), vec![])), "{size}");
+        assert_eq!(walk(u32::from(most) + 1), Err(ChainError::TooLong));
+    }
     // Empty entries are no way around that.
-    let empty = vec![desc(0, 0, 0); 20];
-    assert_eq!(walk(&[table_of(20)], &empty), Err(ChainError::TooLong));
+    let empty = vec![desc(0, 0, 0); 1025];
+    assert_eq!(walk(&[table_of(1025)], &empty), Err(ChainError::TooLong));
+    assert_eq!(walk(&[table_of(1024)], &empty), Ok((vec![], vec![])));
 }
 
 #[test]
@@ -194,7 +214,10 @@ fn an_indirect_table_needs_the_feature_and_whole_entries() {
     }
     for addr in [MEMORY as u64, MEMORY as u64 - 16, u64::MAX - 15, u64::MAX] {
         let outer = desc(addr, 32, INDIRECT);
-        assert_eq!(walk(&[outer], &table), Err(ChainError::IndirectFault));
+        assert_eq!(
+            walk(&[outer], &table),
+            Err(ChainError::IndirectOutsideTable)
+        );
     }
 }
 
@@ -229,32 +252,32 @@ fn descriptors_are_little_endian() {
     }
 }
 
-/// Ring memory whose driver turns NEXT over in every descriptor each time it is looked at.
-struct Flipping<'a> {
+/// Ring memory of a driver that changes NEXT in every descriptor each time it is read.
+struct MutatingGuest<'a> {
     part: RamPart<'a>,
     loads: &'a Cell<usize>,
-    flip: bool,
+    mutates: bool,
 }
 
-impl Flipping<'_> {
-    fn flip(&self, flags_at: usize) {
+impl MutatingGuest<'_> {
+    fn mutate(&self, flags_at: usize) {
         self.loads.set(self.loads.get() + 1);
-        if self.flip {
+        if self.mutates {
             let flags = self.part.load_u16(flags_at);
             self.part.store_u16(flags_at, flags ^ NEXT.to_le());
         }
     }
 }
 
-impl SharedMemory for Flipping<'_> {
+impl SharedMemory for MutatingGuest<'_> {
     fn load_u16(&self, offset: usize) -> u16 {
         let value = self.part.load_u16(offset);
-        self.flip(offset | 14);
+        self.mutate(offset | 14);
         value
     }
     fn load_u64(&self, offset: usize) -> u64 {
         let value = self.part.load_u64(offset);
-        self.flip(offset | 14);
+        self.mutate(offset | 14);
         value
     }
     fn load_acquire_u16(&self, offset: usize) -> u16 {
@@ -282,15 +305,15 @@ fn flags_that_change_while_they_are_read_make_no_difference_to_the_length() {
         driver.publish();
         let loads = Cell::new(0);
         let parts = ram.parts(&layout);
-        let flipping = |part, flip| Flipping {
+        let mutating_guest = |part, mutates| MutatingGuest {
             part,
             loads: &loads,
-            flip,
+            mutates,
         };
         let parts = Parts {
-            desc: flipping(parts.desc, true),
-            driver: flipping(parts.driver, false),
-            device: flipping(parts.device, false),
+            desc: mutating_guest(parts.desc, true),
+            driver: mutating_guest(parts.driver, false),
+            device: mutating_guest(parts.device, false),
         };
         let ring = Ring::new(layout.format, layout.size, parts);
         let mut avail = Avail::new(&ring, Base { avail: 0, used: 0 }, false);
@@ -303,7 +326,11 @@ fn flags_that_change_while_they_are_read_make_no_difference_to_the_length() {
         assert_eq!(avail.position(), count);
         loads.set(0);
         let mut segments = [Segment::default(); SIZE as usize];
-        let chain = ring.walk(head, true, &ram.table(), &ram, &mut segments);
+        let memory = TableMemory {
+            table: &ram.table(),
+            memory: &ram,
+        };
+        let chain = ring.walk(head, true, &memory, &mut segments);
         let chain = chain.expect("a chain");
         assert_eq!(chain.readable(), line_segments(count));
         assert_eq!(loads.get(), 2 * usize::from(count));

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which priorities a driver gets.
+//! Priorities that a driver gets.
 
 use vblk_core::priority::Priority;
 
-/// What `ioprio_check_cap` of Linux says to a process, in its own words.
+/// Returns what `ioprio_check_cap` of Linux says to a process, in its own words.
 fn permitted(value: u16, realtime: bool) -> bool {
     let (class, level) = (value >> 13, value & 7);
     match class {

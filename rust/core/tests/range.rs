@@ -4,6 +4,7 @@
 
 use vblk_core::{
     addr::Sector,
+    disk::Disk,
     features::{
         bit,
         Features, //
@@ -16,7 +17,6 @@ use vblk_core::{
         RANGE_BYTES, //
     },
     request::{
-        Disk,
         Status, //
     },
 };

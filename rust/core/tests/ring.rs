@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two formats behind one face: which was negotiated, and where vhost says that a ring stands.
+//! The two formats behind one face: how one is negotiated, and the positions that vhost tells.
 
 mod common;
 
@@ -13,13 +13,13 @@ use vblk_core::{
     },
     queue::{
         Popped,
-        QueueSize, //
+        QueueSize,
+        RingError, //
     },
     ring::{
         Avail,
         Base,
         Format,
-        Impossible,
         Used, //
     },
     testing::{
@@ -132,7 +132,7 @@ fn chains_go_through_rings_of_both_formats_alike() {
                         Ok(Popped::Empty),
                         "round {round}"
                     );
-                    used.push(&ring, head, round);
+                    used.add_used(&ring, head, round);
                     assert!(used.should_interrupt(&ring));
                     let (id, len) = (id.into(), round);
                     assert_eq!(driver.poll_used(), Some(UsedEntry { id, len }));
@@ -162,10 +162,41 @@ fn more_than_the_ring_holds_is_impossible_in_both_formats() {
         }
         let failed = avail.pop(&ring, || 0).expect_err("an impossible ring");
         assert_eq!(
-            matches!(failed, Impossible::Index(_)),
+            matches!(failed, RingError::AvailIndex { .. }),
             format == Format::Split
         );
         assert_eq!(avail.position(), 0);
+    }
+}
+
+#[test]
+fn chains_that_are_known_are_taken_without_looking_again() {
+    let ram = Ram::new(MEMORY);
+    for format in FORMATS {
+        let layout = Layout::new(format, size(8), RING);
+        let mut driver = Driver::new(&ram, layout, false);
+        let ring = ram.ring(&layout);
+        let mut avail = Avail::new(&ring, Base { avail: 0, used: 0 }, false);
+        assert_eq!(avail.looks_ahead(), format == Format::Packed);
+        assert_eq!(avail.refresh(&ring), Ok(false));
+        // None is known: nothing is taken, though there are two by now.
+        for _ in 0..2 {
+            driver.add(&[Buf::readable(GuestAddr(0), 1)]).expect("room");
+        }
+        driver.publish();
+        assert_eq!(avail.known_left(), 0);
+        assert_eq!(avail.take(&ring, || 0), Ok(Popped::Empty));
+        assert_eq!(avail.position(), 0);
+
+        assert_eq!(avail.refresh(&ring), Ok(true));
+        for taken in 1..=2 {
+            assert!(avail.known_left() > 0);
+            let chain = avail.take(&ring, || 0);
+            assert!(matches!(chain, Ok(Popped::Chain(_))), "{chain:?}");
+            assert_eq!(avail.position(), taken);
+        }
+        assert_eq!(avail.known_left(), 0);
+        assert_eq!(avail.take(&ring, || 0), Ok(Popped::Empty));
     }
 }
 
@@ -187,9 +218,11 @@ fn a_half_of_the_other_format_does_nothing() {
         let mut avail = Avail::new(&away, base, true);
         let mut used = Used::new(&away, base, true);
         assert_eq!(avail.pop(&ring, || 0), Ok(Popped::Empty));
+        assert_eq!(avail.take(&ring, || 0), Ok(Popped::Empty));
+        assert_eq!(avail.refresh(&ring), Ok(false));
         assert_eq!(avail.enable_notify(&ring), Ok(false));
         avail.disable_notify(&ring);
-        used.push(&ring, head, 1);
+        used.add_used(&ring, head, 1);
         assert!(!used.should_interrupt(&ring));
         assert_eq!(driver.poll_used(), None);
     }

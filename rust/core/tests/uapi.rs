@@ -2,14 +2,19 @@
 
 //! Constants and structures against the C headers: a small C program says what they are there.
 //!
-//! A C compiler (`CC`, or `cc`) and the kernel's headers are needed; without them the tests fail.
+//! A C compiler (`CC`, or `cc`) and Linux's source are needed; without them the tests fail. The
+//! system's own headers may be older and lack some of the names. The source is that in
+//! `VBLK_KERNEL_SOURCE`, or else the one that `make setup` puts into the cache.
 
 use std::{
     collections::HashMap,
     env,
     fs,
     mem::offset_of,
-    path::Path,
+    path::{
+        Path,
+        PathBuf, //
+    },
     process::Command, //
 };
 use vblk_core::{
@@ -48,7 +53,48 @@ const HEADERS: [&str; 7] = [
     "stddef.h",
 ];
 
-/// The values of these C expressions, all integers.
+/// Returns the headers in Linux's source, as they are before `make headers_install`.
+fn kernel_headers() -> PathBuf {
+    let has_headers = |source: &Path| source.join("include/uapi/linux/vhost.h").is_file();
+    let source = if let Some(source) = env::var_os("VBLK_KERNEL_SOURCE") {
+        let source = PathBuf::from(source);
+        assert!(
+            has_headers(&source),
+            "VBLK_KERNEL_SOURCE={}: no source of a kernel",
+            source.display()
+        );
+        source
+    } else {
+        let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+        let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || PathBuf::from(set("HOME").expect("HOME is set")).join(".cache");
+        let cache = cache.unwrap_or_else(home).join("vhost-blk-rs/src");
+        let unpacked = fs::read_dir(&cache).into_iter().flatten();
+        // The series that is tested first has the smallest number, see scripts/lib.sh.
+        let source = unpacked
+            .map(|entry| entry.expect("an entry of the cache").path())
+            .filter(|path| path.join(".vhost-blk-rs-version").is_file() && has_headers(path))
+            .min();
+        source.unwrap_or_else(|| {
+            panic!(
+                "no kernel source under {}: run 'make setup', or set VBLK_KERNEL_SOURCE",
+                cache.display()
+            )
+        })
+    };
+    source.join("include/uapi")
+}
+
+/// Returns a directory with the one header that those of Linux include and `make headers_install`
+/// would have left out.
+fn left_out_headers() -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("include");
+    fs::create_dir_all(dir.join("linux")).expect("a directory");
+    fs::write(dir.join("linux/compiler.h"), "").expect("an empty header");
+    dir
+}
+
+/// Returns the values of these C expressions, all integers.
 fn c_values(test: &str, expressions: &[String]) -> HashMap<String, u64> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (dir.join(format!("{test}.c")), dir.join(test));
@@ -66,8 +112,13 @@ fn c_values(test: &str, expressions: &[String]) -> HashMap<String, u64> {
 
     let cc = env::var("CC").unwrap_or_else(|_| "cc".into());
     let compiled = Command::new(&cc)
-        .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-I"])
+        .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror"])
+        .args(["-D__EXPORTED_HEADERS__", "-I"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include/uapi"))
+        .arg("-I")
+        .arg(kernel_headers())
+        .arg("-I")
+        .arg(left_out_headers())
         .arg("-o")
         .args([&program, &source])
         .status()
@@ -122,6 +173,12 @@ fn command_numbers_are_those_of_the_headers() {
         VHOST_SET_VRING_ERR,
         VHOST_SET_BACKEND_FEATURES,
         VHOST_GET_BACKEND_FEATURES,
+        VHOST_NEW_WORKER,
+        VHOST_FREE_WORKER,
+        VHOST_ATTACH_VRING_WORKER,
+        VHOST_GET_VRING_WORKER,
+        VHOST_SET_FORK_FROM_OWNER,
+        VHOST_GET_FORK_FROM_OWNER,
         VHOST_BLK_SET_BACKEND,
         VHOST_BLK_GET_STATS,
         VHOST_BLK_SET_SERIAL,
@@ -129,6 +186,7 @@ fn command_numbers_are_those_of_the_headers() {
         VHOST_BLK_SET_WRITEBACK,
         VHOST_BLK_GET_CONFIG,
         VHOST_BLK_SET_CONFIG_CALL,
+        VHOST_BLK_SET_MEMORY_PINNED,
     ];
     compare("commands", &commands);
 }
@@ -191,11 +249,15 @@ fn structures_are_those_of_the_headers() {
             interrupts,
             io_errors,
             malformed,
+            stopped_queues,
+            reserved,
         ),
         structure!(
             Info,
-            "struct vhost_blk_info": version, max_queues, max_queue_size, max_mem_regions,
+            "struct vhost_blk_info": version, max_queues, max_queue_size, max_mem_regions, reserved,
         ),
+        structure!(WorkerState, "struct vhost_worker_state": worker_id),
+        structure!(VringWorker, "struct vhost_vring_worker": index, worker_id),
     ];
     compare("structures", &expected.concat());
 
@@ -204,7 +266,7 @@ fn structures_are_those_of_the_headers() {
     let config = [
         is(
             "sizeof(struct vhost_blk_config)",
-            ConfigHeader::BYTES + CONFIG_BYTES,
+            ConfigHeader::BYTES + CONFIG_ROOM,
         ),
         is(
             "offsetof(struct vhost_blk_config, config)",
@@ -215,7 +277,7 @@ fn structures_are_those_of_the_headers() {
             "offsetof(struct vhost_blk_config, features)",
             offset_of!(ConfigHeader, features),
         ),
-        is("VHOST_BLK_CONFIG_BYTES", CONFIG_BYTES),
+        is("VHOST_BLK_CONFIG_BYTES", CONFIG_ROOM),
         is(
             "offsetof(struct virtio_blk_config, secure_erase_sector_alignment) + 4",
             CONFIG_BYTES,
@@ -249,6 +311,8 @@ fn numbers_of_vhost_and_virtio_are_those_of_the_headers() {
             u64::from(FD_UNBIND as u32),
         ),
         is("VHOST_VRING_F_LOG", VRING_F_LOG.into()),
+        is("VHOST_FORK_OWNER_KTHREAD", FORK_OWNER_KTHREAD.into()),
+        is("VHOST_FORK_OWNER_TASK", FORK_OWNER_TASK.into()),
         is("VHOST_BLK_SERIAL_BYTES", ID_BYTES as u64),
         is("VIRTIO_BLK_ID_BYTES", ID_BYTES as u64),
         is("sizeof(struct virtio_blk_outhdr)", HEADER_BYTES as u64),

@@ -2,41 +2,32 @@
 
 //! Requests in random layouts within an area of guest memory.
 
-use crate::{
-    rng::Rng,
-    vm::Queue, //
-};
+use crate::{rng::Rng, vm::Queue};
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        cut,
-        join,
-        BlockRequest,
-        Buf,
-        DriverMemory, //
-    },
+    testing::{cut, join, BlockRequest, Buf, DriverMemory},
 };
 
 /// A part of guest memory that one request has for itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Area {
-    /// Where it begins.
+    /// The first address.
     pub start: GuestAddr,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
 }
 
-/// What kind of I/O a random request does.
+/// Kind of I/O of a random request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Read,
     Write,
 }
 
-/// What a request does.
+/// I/O of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Io {
-    /// Which way.
+    /// Direction.
     pub kind: Kind,
     /// First sector.
     pub sector: u64,
@@ -51,7 +42,7 @@ pub struct Placed {
     pub request: BlockRequest,
     /// The buffers to put into the ring for it.
     pub bufs: Vec<Buf>,
-    /// Where an indirect table can go.
+    /// Room for an indirect table.
     pub table: GuestAddr,
 }
 
@@ -75,8 +66,7 @@ impl Area {
     /// length and alignment, with or without gaps, header and status alone, cut up, or in one
     /// buffer with data.
     ///
-    /// With `align` above 1, parts of the data that do not continue the one before begin at
-    /// multiples of it.
+    /// With `align` above 1, all parts of the data begin at multiples of it and are cut there only.
     pub fn place(&self, rng: &mut Rng, what: &Io, segments: usize, align: u64) -> Placed {
         let Io { kind, sector, len } = *what;
         let space = u64::from(len) + Self::overhead(segments, align);
@@ -100,7 +90,7 @@ impl Area {
         for (addr, len) in parts {
             request = request.data(addr, len);
         }
-        let bufs = recut(rng, &request.buffers(), len, segments);
+        let bufs = recut(rng, &request, len, segments, align);
         let table = self.start;
         Placed {
             request,
@@ -122,7 +112,8 @@ fn max_parts(align: u64) -> usize {
     }
 }
 
-/// Often none, so that parts are neighbours; otherwise of any alignment.
+/// Returns the space between two parts: often none, so that they are neighbours; otherwise of any
+/// alignment.
 fn gap(rng: &mut Rng) -> u64 {
     match rng.bits() % 4 {
         0 | 1 => 0,
@@ -145,13 +136,12 @@ fn parts(rng: &mut Rng, len: u32, count: usize, unit: u32) -> impl Iterator<Item
     })
 }
 
-/// Joins neighbours or not, then cuts at random places, up to `segments` buffers.
-fn recut(rng: &mut Rng, bufs: &[Buf], len: u32, segments: usize) -> Vec<Buf> {
-    let bufs = if rng.one_in(2) {
-        join(bufs)
-    } else {
-        bufs.to_vec()
-    };
+/// Joins neighbours or not, then cuts at random places, up to `segments` buffers. Data is cut at
+/// multiples of `align`.
+fn recut(rng: &mut Rng, request: &BlockRequest, len: u32, segments: usize, align: u64) -> Vec<Buf> {
+    const HEADER: u64 = 16;
+    let bufs = request.buffers();
+    let bufs = if rng.one_in(2) { join(&bufs) } else { bufs };
     let spare = segments.saturating_sub(bufs.len());
     let count = match rng.bits() % 3 {
         0 => 0,
@@ -159,7 +149,11 @@ fn recut(rng: &mut Rng, bufs: &[Buf], len: u32, segments: usize) -> Vec<Buf> {
         _ => rng.index(0..spare + 1),
     };
     let total = u64::from(len) + 17;
-    let mut positions: Vec<u64> = (0..count).map(|_| rng.within(1..total)).collect();
+    let position = |_| match rng.within(1..total) {
+        in_header @ ..=HEADER => in_header,
+        in_data => HEADER + (in_data - HEADER) / align * align,
+    };
+    let mut positions: Vec<u64> = (0..count).map(position).collect();
     positions.sort_unstable();
     positions.dedup();
     cut(&bufs, &positions)
@@ -234,6 +228,12 @@ mod tests {
             let parts = &placed.request.data;
             assert_eq!(parts.iter().map(|part| part.len).sum::<u32>(), len);
             assert!(parts.iter().all(|part| part.addr.0 % align == 0));
+            let mut at = 0;
+            for buf in &placed.bufs {
+                let in_data = at > 16 && at < u64::from(len) + 16;
+                assert!(!in_data || (at - 16) % align == 0, "cut within a block");
+                at += u64::from(buf.len);
+            }
             assert!(
                 placed.bufs.len() <= segments,
                 "{} > {segments}",

@@ -4,37 +4,30 @@
 //! user. They run as `vblk-harness child ROLE …` and have a single thread.
 
 use crate::{
-    context::Outcome,
-    tests, //
+    context::{Outcome, Pinning},
+    vm,
 };
 use std::{
-    io::{
-        BufRead,
-        BufReader,
-        Write, //
-    },
-    process::{
-        Child,
-        Command,
-        ExitCode,
-        Stdio, //
-    },
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, ExitCode, Stdio},
 };
 
-/// What a child can be told to do.
+/// Tells a child that guest memory is pinned ahead.
+const PINNED: &str = "VBLK_MEMORY_PINNED";
+
+/// A task that a child can be given.
 pub struct Role {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub name: &'static str,
     /// Does it, with the other arguments.
     pub run: fn(&[&str]) -> Outcome,
 }
 
-/// The child's `main`.
-pub fn main(role: &str, arguments: &[&str]) -> ExitCode {
-    let Some(role) = tests::roles().find(|known| known.name == role) else {
-        eprintln!("vblk-harness: no child role is called {role}");
-        return ExitCode::from(2);
-    };
+/// Plays a role, as the child's `main`.
+pub fn main(role: &Role, arguments: &[&str]) -> ExitCode {
+    if std::env::var_os(PINNED).is_some() {
+        vm::use_memory(Pinning::Ahead);
+    }
     match (role.run)(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -48,6 +41,10 @@ pub fn main(role: &str, arguments: &[&str]) -> ExitCode {
 pub fn command(role: &Role, arguments: &[&str]) -> Result<Command, std::io::Error> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("child").arg(role.name).args(arguments);
+    match vm::pinning() {
+        Pinning::PerRequest => command.env_remove(PINNED),
+        Pinning::Ahead => command.env(PINNED, "1"),
+    };
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     Ok(command)
 }

@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a test is, and what it gets.
+//! Tests, and the context that each of them gets.
 
 use crate::rng::Rng;
-use std::{
-    error::Error,
-    fmt,
-    path::Path,
-    time::Duration, //
-};
+use std::{error::Error, fmt, path::Path, time::Duration};
 use vblk_core::ring::Format;
 
 /// Result of a test. Expectations panic; what merely must work uses `?`.
 pub type Outcome = Result<(), Box<dyn Error>>;
 
+/// Bound of every wait for the device or a disk: far more than either ever needs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
 /// The error of a test that this kernel can't perform: neither passed nor failed.
 #[derive(Debug)]
-pub struct NotApplicable(&'static str);
+pub struct NotApplicable(pub &'static str);
 
 impl fmt::Display for NotApplicable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,35 +34,51 @@ pub struct Test {
     pub run: fn(&Context) -> Outcome,
 }
 
-/// A test on rings of one format.
+/// The time at which the device pins guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinning {
+    /// The pages of a request while it is in flight.
+    PerRequest,
+    /// The whole memory, at the time the table is set.
+    Ahead,
+}
+
+/// A test on rings of one format, with guest memory that is pinned in one way.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// What it does.
+    /// The test.
     pub test: &'static Test,
-    /// Which rings it has unless it says otherwise.
+    /// Format of its rings unless it says otherwise.
     pub format: Format,
+    /// Pinning of its memory unless it says otherwise.
+    pub pinning: Pinning,
 }
 
 impl Case {
-    /// The test's name; `.packed` is behind it for packed rings.
+    /// Returns the test's name, with `.packed` behind it for packed rings and `.pinned` for memory
+    /// that is pinned ahead.
     pub fn name(&self) -> String {
         let rings = match self.format {
             Format::Split => "",
             Format::Packed => ".packed",
         };
-        format!("{}{rings}", self.test.name)
+        let memory = match self.pinning {
+            Pinning::PerRequest => "",
+            Pinning::Ahead => ".pinned",
+        };
+        format!("{}{rings}{memory}", self.test.name)
     }
 }
 
-/// What tests share.
+/// State that tests share.
 pub struct Context {
-    /// Where random numbers begin.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// Whether this is the debug kernel.
+    /// Set on the debug kernel.
     debug: bool,
-    /// How many times slower than the release kernel this one is.
+    /// Factor by which this kernel is slower than the release kernel.
     pub slowness: u64,
-    /// Whether counts are those that prove most, however long that takes.
+    /// Set when counts are those that prove most, however long that takes.
     pub long: bool,
 }
 
@@ -74,12 +88,12 @@ const SEED: u64 = 0x7662_6c6b;
 /// KASAN and lockdep cost that much.
 const DEBUG_SLOWNESS: u64 = 8;
 
-/// So many times longer tests may take with VBLK_LONG=1, and so many times more often
+/// Factor by which tests may take longer with VBLK_LONG=1, and by which more often
 /// [`Context::rounds`] repeats.
 const LONG: u64 = 20;
 
 impl Context {
-    /// From the environment.
+    /// Reads the environment.
     pub fn new() -> Self {
         let seed = std::env::var("VBLK_SEED").ok();
         let debug = Path::new("/proc/lockdep_stats").exists();
@@ -96,17 +110,17 @@ impl Context {
         Rng::new(self.seed)
     }
 
-    /// How often to repeat what takes `count` times on the release kernel to show something.
+    /// Returns the number of repetitions for a test that needs `count` on the release kernel.
     pub fn times(&self, count: u64) -> u64 {
         (count / self.slowness).max(1)
     }
 
-    /// As [`Self::times`] has `long` with VBLK_LONG=1, and `count` without.
+    /// Returns [`Self::times`] of `long` with VBLK_LONG=1, and of `count` without.
     pub fn times_or(&self, count: u64, long: u64) -> u64 {
         self.times(if self.long { long } else { count })
     }
 
-    /// How often to repeat what shows more the longer it runs: `count` times, and more often
+    /// Returns the number of rounds of a test that shows more the longer it runs: `count`, and more
     /// with VBLK_LONG=1, whatever the kernel.
     pub fn rounds(&self, count: u64) -> u64 {
         if self.long {
@@ -125,6 +139,18 @@ impl Context {
         match self.debug {
             true => Ok(()),
             false => Err(NotApplicable("only the debug kernel can do this")),
+        }
+    }
+
+    /// Ends a test that needs what only some kernels have: a file that exists there.
+    ///
+    /// # Errors
+    ///
+    /// [`NotApplicable`] where the file does not exist.
+    pub fn needs(&self, file: &str, reason: &'static str) -> Result<(), NotApplicable> {
+        match Path::new(file).exists() {
+            true => Ok(()),
+            false => Err(NotApplicable(reason)),
         }
     }
 

@@ -4,37 +4,20 @@
 //! in wrong orders too.
 
 use crate::sys::{
-    ioctl::{
-        self,
-        Plain, //
-    },
+    ioctl::{self, Plain},
     poll::EventFd,
-    Errno, //
+    Errno,
 };
 use std::{
-    fs::{
-        File,
-        OpenOptions, //
-    },
-    os::fd::{
-        AsFd,
-        AsRawFd,
-        BorrowedFd, //
-    },
+    fs::{File, OpenOptions},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 use vblk_core::{
     config::CONFIG_BYTES,
     request::ID_BYTES,
     uapi::{
-        self,
-        ConfigHeader,
-        Info,
-        MemoryHeader,
-        MemoryRegion,
-        Stats,
-        VringAddr,
-        VringFile,
-        VringState, //
+        self, ConfigHeader, Info, MemoryHeader, MemoryRegion, Stats, VringAddr, VringFile,
+        VringState, VringWorker, WorkerState, CONFIG_ROOM,
     },
 };
 
@@ -183,6 +166,52 @@ impl Device {
         )
     }
 
+    /// VHOST_BLK_SET_MEMORY_PINNED.
+    pub fn set_memory_pinned(&self, ahead: u32) -> Result<(), Errno> {
+        self.set(uapi::VHOST_BLK_SET_MEMORY_PINNED, &ahead.to_ne_bytes())
+    }
+
+    /// VHOST_SET_FORK_FROM_OWNER.
+    pub fn set_fork_from_owner(&self, kind: u8) -> Result<(), Errno> {
+        self.set(uapi::VHOST_SET_FORK_FROM_OWNER, &[kind])
+    }
+
+    /// VHOST_GET_FORK_FROM_OWNER.
+    pub fn fork_from_owner(&self) -> Result<u8, Errno> {
+        let mut kind = [0xA5];
+        self.call(uapi::VHOST_GET_FORK_FROM_OWNER, &mut kind)?;
+        Ok(kind[0])
+    }
+
+    /// VHOST_NEW_WORKER.
+    pub fn new_worker(&self) -> Result<u32, Errno> {
+        let mut bytes = WorkerState::default().to_bytes();
+        self.call(uapi::VHOST_NEW_WORKER, &mut bytes)?;
+        Ok(WorkerState::from_bytes(&bytes).worker_id)
+    }
+
+    /// VHOST_FREE_WORKER.
+    pub fn free_worker(&self, worker_id: u32) -> Result<(), Errno> {
+        let state = WorkerState { worker_id };
+        self.set(uapi::VHOST_FREE_WORKER, &state.to_bytes())
+    }
+
+    /// VHOST_ATTACH_VRING_WORKER.
+    pub fn attach_vring_worker(&self, index: u32, worker_id: u32) -> Result<(), Errno> {
+        let pair = VringWorker { index, worker_id };
+        self.set(uapi::VHOST_ATTACH_VRING_WORKER, &pair.to_bytes())
+    }
+
+    /// VHOST_GET_VRING_WORKER.
+    pub fn vring_worker(&self, index: u32) -> Result<u32, Errno> {
+        let worker_id = u32::MAX;
+        let mut bytes = VringWorker { index, worker_id }.to_bytes();
+        self.call(uapi::VHOST_GET_VRING_WORKER, &mut bytes)?;
+        let told = VringWorker::from_bytes(&bytes);
+        assert_eq!(told.index, index, "the index comes back");
+        Ok(told.worker_id)
+    }
+
     /// VHOST_BLK_GET_CONFIG: the features that fit `disk`, and the configuration space.
     pub fn config(
         &self,
@@ -197,9 +226,10 @@ impl Device {
             ..ConfigHeader::default()
         };
         let mut bytes = header.to_bytes().to_vec();
-        bytes.resize(ConfigHeader::BYTES + CONFIG_BYTES, 0xA5);
+        bytes.resize(ConfigHeader::BYTES + CONFIG_ROOM, 0xA5);
         self.call(uapi::VHOST_BLK_GET_CONFIG, &mut bytes)?;
-        let config = bytes.split_off(ConfigHeader::BYTES);
+        let mut config = bytes.split_off(ConfigHeader::BYTES);
+        assert!(config.drain(CONFIG_BYTES..).all(|byte| byte == 0));
         let header = bytes.try_into().expect("the rest");
         let told = ConfigHeader::from_bytes(&header);
         assert_eq!(told.size as usize, config.len());

@@ -8,17 +8,14 @@
 
 use crate::sys::Errno;
 use std::{
-    fs::{
-        self,
-        File, //
-    },
+    fs::{self, File},
     os::unix::fs::FileExt,
-    path::Path, //
+    path::Path,
 };
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// All that can fail does, and nothing of it is told in the log.
+/// Enables all failures, and the log tells of none.
 const SETTINGS: &[(&str, &str)] = &[
     ("failslab/ignore-gfp-wait", "N"),
     ("failslab/verbose", "0"),
@@ -38,19 +35,22 @@ const TOLD: &[(&str, &str)] = &[
     ("fail_page_alloc/verbose_ratelimit_interval_ms", "0"),
 ];
 
+/// More things that can fail than any tested step has: where a sweep has gone astray.
+pub const MOST: u32 = 5000;
+
 /// The counter of one thread.
 pub struct FailNth {
     file: File,
 }
 
 impl FailNth {
-    /// That of the caller. Between [`Self::arm`] and [`Self::disarm`] it should do nothing but what
-    /// is tested.
+    /// Opens that of the caller. Between [`Self::arm`] and [`Self::disarm`] it should do nothing
+    /// but what is tested.
     pub fn of_this_thread() -> Result<Self, Errno> {
         Self::open("/proc/thread-self/fail-nth".as_ref())
     }
 
-    /// That of another thread, also one of the kernel.
+    /// Opens that of another thread, also one of the kernel.
     pub fn of(pid: u32) -> Result<Self, Errno> {
         Self::open(format!("/proc/{pid}/fail-nth").as_ref())
     }
@@ -61,24 +61,24 @@ impl FailNth {
         Ok(Self { file })
     }
 
-    /// As what [`Self::open`] gives, and the log tells where each failure was.
+    /// Does the same as [`Self::open`], and the log tells where each failure was.
     pub fn told(self) -> Result<Self, Errno> {
         set(TOLD)?;
         Ok(self)
     }
 
-    /// From now on the `nth` thing that can fail does.
+    /// Makes the `nth` thing that can fail do so from now on.
     pub fn arm(&self, nth: u32) -> Result<(), Errno> {
         Ok(self.file.write_all_at(nth.to_string().as_bytes(), 0)?)
     }
 
-    /// Nothing fails any more. Whether something did.
+    /// Ends the failures. Returns whether there was one.
     pub fn disarm(&self) -> Result<bool, Errno> {
         Ok(self.left()? == Some(0))
     }
 
-    /// As [`Self::disarm`], and gives how much more would have had to go well for a failure; that is
-    /// not known where asking for it was what failed.
+    /// Does the same as [`Self::disarm`] and returns how much more would have had to go well for a
+    /// failure; that is not known where asking for it was what failed.
     pub fn left(&self) -> Result<Option<u32>, Errno> {
         let mut text = [0; 16];
         let count = self.file.read_at(&mut text, 0).map_err(Errno::from);
@@ -101,4 +101,39 @@ fn set(settings: &[(&str, &str)]) -> Result<(), Errno> {
         fs::write(Path::new(DEBUGFS).join(name), value)?;
     }
     Ok(())
+}
+
+/// Fails all allocations of eight pages in a row and more in one thread, until this is dropped.
+pub struct LargePagesFail(());
+
+impl LargePagesFail {
+    /// In the calling thread.
+    pub fn for_this_thread() -> Result<Self, Errno> {
+        let failing = Self(());
+        set(&[
+            ("fail_page_alloc/ignore-gfp-wait", "N"),
+            ("fail_page_alloc/ignore-gfp-highmem", "N"),
+            ("fail_page_alloc/min-order", "3"),
+            ("fail_page_alloc/verbose", "0"),
+            ("fail_page_alloc/task-filter", "Y"),
+            ("fail_page_alloc/times", "-1"),
+            ("fail_page_alloc/interval", "1"),
+            ("fail_page_alloc/probability", "100"),
+        ])?;
+        fs::write("/proc/thread-self/make-it-fail", "1")?;
+        Ok(failing)
+    }
+}
+
+impl Drop for LargePagesFail {
+    fn drop(&mut self) {
+        // A later test would fail, which is told then.
+        drop(fs::write("/proc/thread-self/make-it-fail", "0"));
+        let _ = set(&[
+            ("fail_page_alloc/probability", "0"),
+            ("fail_page_alloc/times", "1"),
+            ("fail_page_alloc/task-filter", "N"),
+            ("fail_page_alloc/min-order", "0"),
+        ]);
+    }
 }

@@ -3,44 +3,25 @@
 //! Requests without end from a thread of its own, while a test does something else to the device.
 
 use crate::{
-    memory::{
-        GuestMemory,
-        MIDDLE, //
-    },
-    vm::{
-        Answer,
-        Queue,
-        Vm,
-        OK, //
-    },
+    memory::{GuestMemory, MIDDLE},
+    vm::{Answer, Queue, Vm, OK},
 };
 use std::{
     sync::{
-        atomic::{
-            AtomicBool,
-            AtomicU64,
-            Ordering::Relaxed, //
-        },
-        Arc, //
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc,
     },
-    thread::{
-        self,
-        JoinHandle, //
-    },
-    time::Duration, //
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory,
-        UsedEntry, //
-    },
+    testing::{BlockRequest, DriverMemory, UsedEntry},
 };
 
-/// What a [`Load`] consists of. Each request has a slot, which it has to itself.
+/// Requests of a [`Load`]. Each has a slot, which it has to itself.
 pub trait Traffic: Send + 'static {
-    /// How many slots there are: requests that are under way at once.
+    /// Number of slots: requests that are under way at once.
     const DEPTH: u64;
 
     /// The next request of a slot.
@@ -72,12 +53,12 @@ impl Traffic for Reads {
 /// Places for the headers and the data of 32 requests.
 pub struct Slots {
     free: GuestAddr,
-    /// Where they lie.
+    /// Guest memory.
     pub memory: Arc<GuestMemory>,
 }
 
 impl Slots {
-    /// How many there are.
+    /// Number of slots.
     pub const COUNT: u64 = 32;
 
     /// The memory of `vm` behind its rings.
@@ -133,7 +114,7 @@ impl<T: Traffic> Load<T> {
         Self { stop, done, thread }
     }
 
-    /// How many were answered until now.
+    /// Returns the number of answers until now.
     pub fn done(&self) -> u64 {
         self.done.load(Relaxed)
     }
@@ -142,7 +123,7 @@ impl<T: Traffic> Load<T> {
     ///
     /// # Panics
     ///
-    /// When the thread has ended: it panicked, and how is told by [`Self::finish`].
+    /// If the thread has ended: it panicked, and [`Self::finish`] tells how.
     pub fn await_progress(&self) {
         let goal = self.done() + 2 * T::DEPTH;
         while self.done() < goal {
@@ -156,16 +137,16 @@ impl<T: Traffic> Load<T> {
     ///
     /// # Panics
     ///
-    /// When a request failed or was not answered.
+    /// If a request failed or was not answered.
     pub fn finish(self) -> Queue {
         self.finish_with_traffic().0
     }
 
-    /// As [`Self::finish`], and gives the traffic back too.
+    /// Does the same as [`Self::finish`], and gives the traffic back too.
     ///
     /// # Panics
     ///
-    /// As [`Self::finish`].
+    /// For the reasons of [`Self::finish`].
     pub fn finish_with_traffic(mut self) -> (Queue, T) {
         self.stop.store(true, Relaxed);
         let thread = self.thread.take().expect("finished once");

@@ -17,11 +17,13 @@
 
 mod area;
 mod bench;
+mod cgroup;
 mod child;
 mod context;
 mod device;
 mod disk;
 mod fail_nth;
+mod fixtures;
 mod kmod;
 mod load;
 mod memory;
@@ -45,10 +47,17 @@ fn main() -> ExitCode {
         }
         ["run", names @ ..] => run(names),
         ["bench"] => measure(""),
+        ["bench-scaling"] => report(bench::scaling::main()),
         ["bench", pattern] => measure(pattern),
-        ["child", role, arguments @ ..] => child::main(role, arguments),
+        ["child", role, arguments @ ..] => match tests::roles().find(|known| known.name == *role) {
+            Some(role) => child::main(role, arguments),
+            None => {
+                eprintln!("vblk-harness: no child role is called {role}");
+                ExitCode::from(2)
+            }
+        },
         _ => {
-            eprintln!("usage: vblk-harness list | run [NAME…] | bench [PATTERN]");
+            eprintln!("usage: vblk-harness list | run [NAME…] | bench [PATTERN] | bench-scaling");
             ExitCode::from(2)
         }
     }
@@ -75,7 +84,11 @@ fn run(names: &[&str]) -> ExitCode {
 }
 
 fn measure(pattern: &str) -> ExitCode {
-    match bench::main(pattern) {
+    report(bench::main(pattern))
+}
+
+fn report(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vblk-harness: {error}");

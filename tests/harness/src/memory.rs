@@ -2,30 +2,17 @@
 
 //! The memory of the guest that the harness plays: regions at known guest addresses.
 
-use crate::sys::{
-    map::Mapping,
-    system,
-    Errno, //
-};
+use crate::sys::{map::Mapping, system, Errno};
 use std::{
     os::fd::AsFd,
     sync::atomic::{
         fence,
-        Ordering::{
-            Acquire,
-            Relaxed,
-            Release,
-            SeqCst, //
-        },
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
     },
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::DriverMemory,
-    uapi::MemoryRegion, //
-};
+use vblk_core::{addr::GuestAddr, testing::DriverMemory, uapi::MemoryRegion};
 
-/// How a region is made.
+/// Kinds of regions.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// Anonymous and private, as a simple VMM has it.
@@ -37,11 +24,11 @@ pub enum Kind {
 /// A region to make.
 #[derive(Clone, Copy, Debug)]
 pub struct RegionSpec {
-    /// Where it begins for the guest.
+    /// Its first guest address.
     pub guest: u64,
-    /// Its length in bytes, a multiple of the page size.
+    /// Length in bytes, a multiple of the page size.
     pub bytes: usize,
-    /// How it is made.
+    /// Kind of memory.
     pub kind: Kind,
 }
 
@@ -66,19 +53,19 @@ pub const HIGH: RegionSpec = RegionSpec {
     kind: Kind::Private,
 };
 
-/// What most tests use.
+/// The regions of most tests.
 pub const REGIONS: [RegionSpec; 3] = [HIGH, LOW, MIDDLE];
 
 struct Region {
     guest: u64,
-    /// With a guard on either side, which is no guest memory.
+    /// The mapping, with a guard on either side, which is no guest memory.
     map: Mapping,
 }
 
 /// Bytes of a guard.
 const GUARD: usize = 4096;
 
-/// What guards are filled with: nothing that a device writes by itself.
+/// Content of guards: nothing that a device writes by itself.
 const CANARY: u8 = 0xC5;
 
 impl Region {
@@ -109,7 +96,7 @@ impl Region {
     }
 }
 
-/// All regions of a guest.
+/// The regions of a guest.
 pub struct GuestMemory {
     regions: Vec<Region>,
 }
@@ -145,7 +132,7 @@ impl GuestMemory {
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// If there is none.
     fn find(&self, addr: GuestAddr) -> (&Mapping, usize) {
         let found = self.regions.iter().find_map(|region| {
             let offset = addr.0.checked_sub(region.guest)?;
@@ -167,7 +154,7 @@ impl GuestMemory {
         }
     }
 
-    /// Where a guest address lies in the harness.
+    /// Returns the place of a guest address in the harness.
     pub fn host(&self, addr: GuestAddr) -> u64 {
         let (map, offset) = self.find(addr);
         map.addr() + offset as u64

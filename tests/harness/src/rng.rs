@@ -9,7 +9,7 @@ use std::ops::Range;
 pub struct Rng(u64);
 
 impl Rng {
-    /// From a seed; any will do.
+    /// Starts from a seed; any will do.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -27,7 +27,7 @@ impl Rng {
         range.start + self.bits() % (range.end - range.start)
     }
 
-    /// As [`Self::within`], for sizes.
+    /// Returns a number like [`Self::within`], for sizes.
     pub fn index(&mut self, range: Range<usize>) -> usize {
         self.within(range.start as u64..range.end as u64) as usize
     }
@@ -44,7 +44,7 @@ impl Rng {
         }
     }
 
-    /// That many random bytes.
+    /// Returns that many random bytes.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.fill(&mut bytes);

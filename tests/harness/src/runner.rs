@@ -2,45 +2,25 @@
 
 //! Runs tests one by one, each under a time limit and before the oracle.
 
-use crate::vm::use_rings;
+use crate::vm::{use_memory, use_rings};
 use crate::{
-    context::{
-        Case,
-        Context,
-        NotApplicable, //
-    },
-    oracle::{
-        facts,
-        Oracle,
-        WORKER, //
-    },
+    context::{Case, Context, NotApplicable},
+    disk,
+    oracle::{facts, Oracle, WORKER},
 };
 use std::{
-    backtrace::{
-        Backtrace,
-        BacktraceStatus, //
-    },
+    backtrace::{Backtrace, BacktraceStatus},
     cell::RefCell,
     fs,
     io::Write,
-    panic::{
-        self,
-        AssertUnwindSafe, //
-    },
-    sync::mpsc::{
-        self,
-        RecvTimeoutError,
-        Sender, //
-    },
+    panic::{self, AssertUnwindSafe},
+    sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::{Duration, Instant},
 };
 
 thread_local! {
-    /// Where and why this thread panicked last.
+    /// Place and reason of the last panic of this thread.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -65,6 +45,7 @@ fn run_one(case: &Case, context: &Context, oracle: &mut Oracle) -> bool {
     let start = Instant::now();
     let (name, test) = (case.name(), case.test);
     use_rings(case.format);
+    use_memory(case.pinning);
     let watchdog = Watchdog::start(name.clone(), context.limit(test));
     let mut skipped = None;
     let mut complaints = match panic::catch_unwind(AssertUnwindSafe(|| (test.run)(context))) {
@@ -105,7 +86,7 @@ fn report(name: &str, time: Duration, complaints: &[String]) {
 /// One write, so that a line of the kernel on the same console does not get into the middle.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
-    // Whoever reads this is gone if it fails; the exit status still tells.
+    // The reader of this is gone if it fails; the exit status still tells.
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
@@ -142,7 +123,7 @@ impl Watchdog {
     }
 }
 
-/// What is wrong can't be known or mended from here, so nothing more is run: this kernel needs a
+/// Ends the run: the fault can't be known or mended from here, and this kernel needs a
 /// new start.
 fn give_up(name: &str, limit: Duration) {
     let mut complaints = vec![format!("{name} timed out after {} s", limit.as_secs())];
@@ -152,6 +133,8 @@ fn give_up(name: &str, limit: Duration) {
     }
     complaints.extend(log_tail());
     report(name, limit, &complaints);
+    // Otherwise this process could not end: closing a device waits for its disk.
+    disk::complete_held_bios();
     std::process::exit(1);
 }
 

@@ -3,58 +3,30 @@
 //! Both sides of a device, set up: what a VMM does with ioctls and what a guest does with rings.
 
 use crate::{
+    context::Pinning,
+    context::PATIENCE,
     device::Device,
-    disk::{
-        Disk,
-        Mode, //
-    },
-    memory::{
-        GuestMemory,
-        RegionSpec,
-        REGIONS, //
-    },
-    sys::{
-        poll::EventFd,
-        Errno, //
-    },
+    disk::{Disk, Mode},
+    memory::{GuestMemory, RegionSpec, REGIONS},
+    sys::{poll::EventFd, Errno},
 };
 use std::{
+    fs::File,
     sync::{
-        atomic::{
-            AtomicBool,
-            Ordering::Relaxed, //
-        },
-        Arc, //
+        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc,
     },
-    time::Duration,
 };
 use vblk_core::{
     addr::GuestAddr,
-    features::{
-        bit,
-        Features, //
-    },
+    features::{bit, Features},
     queue::QueueSize,
-    ring::{
-        Base,
-        Format, //
-    },
-    testing::{
-        BlockRequest,
-        Buf,
-        Driver,
-        DriverMemory,
-        Layout,
-        UsedEntry, //
-    },
-    uapi::VringAddr, //
+    ring::{Base, Format},
+    testing::{BlockRequest, Buf, Driver, DriverMemory, Layout, UsedEntry},
+    uapi::VringAddr,
 };
 
-/// How long anything may take that the device has to do: far more than it ever needs, and the
-/// bound of every wait.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Where the rings begin in guest memory. Not 0, so that a zeroed address is never right.
+/// Start of the rings in guest memory. Not 0, so that a zeroed address is never right.
 const RINGS: u64 = 0x1_0000;
 const PAGE: u64 = 4096;
 
@@ -63,7 +35,7 @@ pub const OK: u8 = 0;
 pub const IOERR: u8 = 1;
 pub const UNSUPP: u8 = 2;
 
-/// Whether rings are packed unless a test says otherwise. One test runs at a time.
+/// Set when rings are packed unless a test says otherwise. One test runs at a time.
 static PACKED: AtomicBool = AtomicBool::new(false);
 
 /// Chooses the rings of [`Setup::default`].
@@ -71,7 +43,23 @@ pub fn use_rings(format: Format) {
     PACKED.store(format == Format::Packed, Relaxed);
 }
 
-/// What to set up.
+/// Set when guest memory is pinned ahead unless a test says otherwise. One test runs at a time.
+static PINNED_AHEAD: AtomicBool = AtomicBool::new(false);
+
+/// Chooses when the memory of [`Vm::on`] is pinned.
+pub fn use_memory(pinning: Pinning) {
+    PINNED_AHEAD.store(pinning == Pinning::Ahead, Relaxed);
+}
+
+/// Returns what [`use_memory`] chose.
+pub fn pinning() -> Pinning {
+    match PINNED_AHEAD.load(Relaxed) {
+        true => Pinning::Ahead,
+        false => Pinning::PerRequest,
+    }
+}
+
+/// Describes a device and its queues.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Number of queues.
@@ -80,7 +68,7 @@ pub struct Setup {
     pub size: u32,
     /// Features to negotiate.
     pub features: u64,
-    /// Where both indices of each ring begin, or both positions of a packed one.
+    /// Start of both indices of each ring, or of both positions of a packed one.
     pub base: u16,
     /// The guest's memory.
     pub regions: Vec<RegionSpec>,
@@ -108,7 +96,7 @@ impl Setup {
         Self { size, ..default }
     }
 
-    /// Without one of the features.
+    /// Takes one of the features away.
     pub fn without(mut self, feature: u32) -> Self {
         self.features &= !(1 << feature);
         self
@@ -134,38 +122,90 @@ pub struct Vm {
     pub memory: Arc<GuestMemory>,
     /// The first address behind the rings.
     free: u64,
+    /// First addresses of the rings of all queues, also of those that were taken out of `queues`.
+    rings: Vec<VringAddr>,
 }
 
 impl Vm {
-    /// Everything but the disk.
+    /// Sets up everything but the disk.
     pub fn new(setup: &Setup) -> Result<Self, Errno> {
         Self::on(Device::open()?, setup)
     }
 
-    /// As [`Self::new`], on a device that was opened before.
+    /// Does the same as [`Self::new`] on a device that was opened before.
     pub fn on(device: Device, setup: &Setup) -> Result<Self, Errno> {
         let memory = Arc::new(GuestMemory::new(&setup.regions)?);
         device.set_owner()?;
         device.set_features(setup.features)?;
+        // Not called otherwise: the default is tested as it is.
+        if pinning() == Pinning::Ahead {
+            device.set_memory_pinned(1)?;
+        }
         device.set_mem_table(&memory.table())?;
         let mut vm = Self {
             device,
             queues: Vec::new(),
             memory,
             free: RINGS,
+            rings: Vec::new(),
         };
         for index in 0..setup.queues {
             let queue = vm.set_up_queue(index, setup)?;
+            vm.rings.push(queue.addr());
             vm.queues.push(queue);
         }
         Ok(vm)
     }
 
-    /// Everything, with a disk.
+    /// Sets up everything and attaches a disk.
     pub fn with_disk(setup: &Setup, disk: &Disk) -> Result<Self, Errno> {
         let vm = Self::new(setup)?;
         vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
         Ok(vm)
+    }
+
+    /// Sets the addresses of all rings again, which a detachment forgets, and attaches the disk.
+    /// Rings of queues that a test has taken out of `queues` are where they were first.
+    pub fn attach(&self, disk: &File) -> Result<(), Errno> {
+        for first in &self.rings {
+            let queue = self.queues.iter().find(|queue| queue.index == first.index);
+            let addr = queue.map_or(*first, Queue::addr);
+            self.device.set_vring_addr(&addr)?;
+        }
+        self.device.attach(disk)
+    }
+
+    /// Waits until the first queue has stopped: its error eventfd tells, and nothing is given back.
+    ///
+    /// # Panics
+    ///
+    /// If it is not stopped, or another one is.
+    pub fn await_stop(&mut self, what: &str) -> Result<(), Errno> {
+        let told = self.queues[0].err.wait(PATIENCE)?;
+        // In this order: the statistics can be read when the worker is done with what it told.
+        let stats = self.device.stats()?;
+        assert_eq!((told, stats.stopped_queues), (1, 1), "{what}: not stopped");
+        let used = self.queues[0].driver.poll_used();
+        assert_eq!(used, None, "{what}: given back");
+        Ok(())
+    }
+
+    /// Does what a VMM does when its guest resets the device and starts the driver again: detaches,
+    /// empties the ring of the first queue, and attaches.
+    pub fn reset_queue(&mut self, disk: &Disk) -> Result<(), Errno> {
+        self.device.detach()?;
+        self.empty_ring()?;
+        self.attach(&disk.open(Mode::ReadWrite)?)
+    }
+
+    /// Sets up the ring of the first queue as a driver does that starts. No disk is attached.
+    pub fn empty_ring(&mut self) -> Result<(), Errno> {
+        let (memory, queue) = (self.memory.clone(), &mut self.queues[0]);
+        let layout = *queue.driver.layout();
+        queue.driver = Driver::new(memory, layout, queue.event_idx);
+        queue.tell_geometry(&self.device, queue.driver.base())?;
+        queue.call.take()?;
+        Ok(())
     }
 
     fn set_up_queue(&mut self, index: u32, setup: &Setup) -> Result<Queue, Errno> {
@@ -179,6 +219,7 @@ impl Vm {
             kick: EventFd::new()?,
             call: EventFd::new()?,
             err: EventFd::new()?,
+            event_idx: setup.event_idx(),
         };
         queue.tell_geometry(&self.device, queue.driver.base())?;
         queue.tell_files(&self.device)?;
@@ -198,7 +239,7 @@ impl Vm {
 
 /// One queue, as its driver has it.
 pub struct Queue {
-    /// Its number.
+    /// The queue's number.
     pub index: u32,
     /// The ring.
     pub driver: Driver<Arc<GuestMemory>>,
@@ -206,11 +247,13 @@ pub struct Queue {
     pub kick: EventFd,
     /// The interrupt.
     pub call: EventFd,
-    /// Signalled by the device for malformed requests.
+    /// Signalled by the device for malformed requests, and when the queue stops.
     pub err: EventFd,
+    /// Set when the event index was negotiated.
+    event_idx: bool,
 }
 
-/// How a request was answered.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The status byte.
@@ -241,7 +284,7 @@ impl Queue {
         device.set_vring_err(self.index, Some(&self.err))
     }
 
-    /// Where the ring lies, in the harness.
+    /// Returns the addresses of the ring's parts in the harness.
     pub fn addr(&self) -> VringAddr {
         let (layout, memory) = (self.driver.layout(), self.driver.memory());
         VringAddr {
@@ -266,7 +309,7 @@ impl Queue {
         self.kick.signal().expect("kick");
     }
 
-    /// What the available half of the base is when the device took all that was published.
+    /// Returns the available half of the base when the device took all that was published.
     pub fn taken_base(&self) -> u16 {
         let layout = self.driver.layout();
         let avail = self.driver.next_avail();
@@ -277,7 +320,7 @@ impl Queue {
     ///
     /// # Panics
     ///
-    /// When the ring has no room for it.
+    /// If the ring has no room for it.
     pub fn submit(&mut self, bufs: &[Buf]) -> u16 {
         let head = self.driver.add(bufs).expect("room in the ring");
         self.notify();
@@ -289,7 +332,7 @@ impl Queue {
     ///
     /// # Panics
     ///
-    /// When no interrupt comes in time.
+    /// If no interrupt comes in time.
     pub fn next_used(&mut self) -> UsedEntry {
         loop {
             if let Some(entry) = self.driver.poll_used() {
@@ -312,7 +355,7 @@ impl Queue {
         self.request_as(request, &request.buffers())
     }
 
-    /// As [`Self::request`], with these buffers for it.
+    /// Does the same as [`Self::request`], with these buffers for it.
     pub fn request_as(&mut self, request: &BlockRequest, bufs: &[Buf]) -> Answer {
         request.prepare(self.driver.memory());
         let head = self.submit(bufs);

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the fuzzer of the launcher's disks does with its input: a guest that accesses registers as
+//! The fuzzer of the launcher's disks. It turns its input into a guest that accesses registers as
 //! it likes, puts anything into its memory, and kicks. Behind the registers is the io_uring
 //! back-end with a file, in its own thread, as in `vblk run`; only KVM is not there.
 //!
 //! An input is [`Control`] and then [`Step`]s as plain bytes, so that [`seeds`] can be made by the
 //! model of a driver. What was found becomes a unit test with a name.
 
+mod layout;
 mod machine;
 pub mod seeds;
 mod step;
 mod watch;
 
-pub use step::{
-    Control,
-    Step, //
-};
+pub use step::{Control, Step};
 use vblk::backend::Stats;
 
 use machine::Machine;

@@ -3,65 +3,31 @@
 //! A disk with a guest's memory, and what a guest does to both.
 
 use crate::{
-    seeds::layout,
-    step::{
-        Control,
-        Step, //
-    },
-    watch::{
-        put,
-        Watch, //
-    },
+    layout::{layout, MEMORY, QUEUE_SIZE},
+    step::{Control, Step},
+    watch::{put, Watch},
 };
 use std::{
     fs,
-    sync::{
-        Arc,
-        Mutex, //
-    },
-    time::{
-        Duration,
-        Instant, //
-    },
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 use tempfile::NamedTempFile;
 use vblk::{
-    backend::{
-        Error,
-        Features,
-        Format,
-        Kind,
-        Stats, //
-    },
+    backend::{Error, Features, Format, Kind, Stats},
     devices::{
         bus::Device,
         virtio::{
-            block::{
-                BlockDevice,
-                Virtqueues, //
-            },
-            mmio::QUEUE_NOTIFY, //
+            block::{BlockDevice, Virtqueues},
+            mmio::QUEUE_NOTIFY,
         },
     },
-    disk::{
-        Disk,
-        Options, //
-    },
-    memory::{
-        self,
-        Memory, //
-    },
+    disk::{Disk, Options},
+    memory::{self, Memory},
     seccomp::Filters,
 };
-use vm_memory::{
-    Bytes,
-    GuestAddress, //
-};
+use vm_memory::{Bytes, GuestAddress};
 
-/// Bytes of guest memory.
-pub const MEMORY: usize = 256 << 10;
-/// Entries of each queue.
-pub const QUEUE_SIZE: u16 = 16;
 const QUEUES: u16 = 2;
 /// Bytes of the disk, and what is on it.
 const DISK: usize = 64 << 10;
@@ -76,7 +42,7 @@ pub struct Machine {
     memory: Memory,
     device: BlockDevice,
     watch: Watch,
-    /// What the back-end could not do.
+    /// Failures of the back-end.
     failures: Arc<Mutex<Vec<String>>>,
 }
 

@@ -2,12 +2,7 @@
 
 //! `vblk-device-fuzz-seeds DIR`: writes the inputs to begin with to `DIR/device/NAME`.
 
-use std::{
-    env,
-    fs,
-    io,
-    path::Path, //
-};
+use std::{env, fs, io, path::Path};
 
 fn main() -> io::Result<()> {
     let directory = env::args().nth(1).ok_or(io::ErrorKind::InvalidInput)?;

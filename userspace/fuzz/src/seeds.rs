@@ -3,36 +3,19 @@
 //! Inputs to begin with: a driver that begins and makes a request, in either format.
 
 use crate::{
-    machine::{
-        MEMORY,
-        QUEUE_SIZE, //
-    },
-    step::{
-        Control,
-        Step, //
-    },
+    layout::{layout, MEMORY},
+    step::{Control, Step},
 };
-use vblk::backend::{
-    Features,
-    Format, //
-};
+use vblk::backend::{Features, Format};
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
-    queue::QueueSize,
-    testing::{
-        BlockRequest,
-        Buf,
-        Driver,
-        DriverMemory,
-        Layout,
-        Ram, //
-    },
+    testing::{BlockRequest, Buf, Driver, DriverMemory, Ram},
 };
 
 /// An input.
 pub struct Seed {
-    /// What is in it.
+    /// A name for its content.
     pub name: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -41,12 +24,6 @@ pub struct Seed {
 const HEADER: GuestAddr = GuestAddr(0x8000);
 const STATUS: GuestAddr = GuestAddr(0x8010);
 const DATA: GuestAddr = GuestAddr(0x9000);
-
-/// Where the first queue is.
-pub(crate) fn layout(format: Format) -> Layout {
-    let size = QueueSize::new(QUEUE_SIZE.into()).expect("a queue size");
-    Layout::new(format, size, GuestAddr(0x1000))
-}
 
 fn requests() -> Vec<(&'static str, BlockRequest)> {
     let of = |kind| BlockRequest::new(kind, 0, HEADER, STATUS);
@@ -124,7 +101,7 @@ fn steps(format: Format, read_only: bool, request: &BlockRequest) -> Vec<Step> {
     steps
 }
 
-/// What puts this into memory that is zero.
+/// Returns the steps that put this into memory that is zero.
 fn fills(memory: &[u8]) -> Vec<Step> {
     const PIECE: usize = 32;
     let pieces = (0u32..).step_by(PIECE).zip(memory.chunks(PIECE));

@@ -3,14 +3,11 @@
 //! The format of an input.
 
 use vblk_core::{
-    features::{
-        bit,
-        Features, //
-    },
-    testing::Input, //
+    features::{bit, Features},
+    testing::Input,
 };
 
-/// What the disk is to be.
+/// Properties of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
     /// Packed rings are offered.
@@ -34,14 +31,14 @@ impl Control {
     }
 }
 
-/// What a guest does next.
+/// A step of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Writes 32 bits to a register.
     Register {
         /// A quarter of its offset.
         number: u8,
-        /// What.
+        /// The value.
         value: u32,
     },
     /// Writes anywhere, in any width.

@@ -6,12 +6,7 @@
 use proptest::prelude::*;
 use vblk::backend::Features;
 use vblk_core::features::bit;
-use vblk_device_fuzz::{
-    fuzz,
-    seeds,
-    Control,
-    Step, //
-};
+use vblk_device_fuzz::{fuzz, seeds, Control, Step};
 
 fn register() -> impl Strategy<Value = Step> {
     let value = prop_oneof![

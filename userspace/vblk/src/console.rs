@@ -1,41 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Standard input as the guest's keyboard, while waiting for its end.
+//! The main thread while a guest runs: passes standard input to the guest, and waits for its end.
+//!
+//! This thread never takes a lock that another holds over something that can block, so that a
+//! signal or Ctrl-A x always ends the guest.
 
-mod watch;
+mod input;
 
 use crate::{
     devices::bus::lock,
     sys::{
         poll,
-        signals::Signals,
-        terminal::RawMode, //
+        signals::{self, Signals},
+        terminal::Terminal,
     },
     vm::Machine,
 };
+use input::Input;
 use std::{
-    fs::File,
-    io::{
-        self,
-        Read, //
-    },
-    os::fd::{
-        AsFd,
-        AsRawFd, //
-    },
+    io,
+    os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
 };
-use watch::{
-    Health,
-    Watch, //
-};
+use vmm_sys_util::eventfd::EventFd;
 
-/// Ctrl-A, the first of two keys that are for the launcher.
-const PREFIX: u8 = 1;
-/// The second one.
-const QUIT: u8 = b'x';
-
-/// Files to wait for that come before those of the disks.
-const WATCHED_AT: usize = 3;
+/// How often to look for what nothing signals: CPUs that will never wake up, and a shell that has
+/// brought the launcher to the foreground.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Why waiting ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +41,17 @@ pub enum Stopped {
     BackendDied,
 }
 
+/// How [`Console::wait`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The event was signalled.
+    Done,
+    /// The time is over.
+    TimeOut,
+    /// A signal came that ends the process.
+    Signal(i32),
+}
+
 /// Standard input, and the signals that end the process.
 pub struct Console {
     signals: Signals,
@@ -60,52 +62,75 @@ impl Console {
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// Returns the kernel's error.
     pub fn new() -> io::Result<Self> {
-        let ending = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
-        // In the background, a change of the terminal's mode would stop the process.
+        let wanted = [
+            libc::SIGINT,
+            libc::SIGTERM,
+            libc::SIGHUP,
+            libc::SIGQUIT,
+            libc::SIGTSTP,
+            libc::SIGCONT,
+        ];
+        // In the background, touching the terminal would stop the process.
         let ignored = [libc::SIGTTOU, libc::SIGTTIN, libc::SIGPIPE];
         Ok(Self {
-            signals: Signals::block(&ending, &ignored)?,
+            signals: Signals::block(&wanted, &ignored)?,
         })
     }
 
-    /// Passes keys to the guest until it ends, or somebody ends it.
+    /// Passes keys to the guest until it ends, or the user ends it. `died` are signalled by
+    /// back-ends that die.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
-    pub fn run(&self, machine: &Machine) -> io::Result<Stopped> {
+    /// Returns the kernel's error.
+    pub fn run(&self, machine: &mut Machine, died: &[EventFd]) -> io::Result<Stopped> {
         let stdin = io::stdin();
         // Closed standard input is no terminal, and has nothing to read.
-        let raw = RawMode::enter(stdin.as_fd()).unwrap_or(None);
-        let mut input = Input {
-            // Without the buffer of the standard library, in which keys would wait unseen.
-            file: stdin.as_fd().try_clone_to_owned()?.into(),
-            open: true,
-            escape: raw.as_ref().map(|_| Escape::default()),
-        };
-        let mut watch = Watch::new(machine.disks())?;
+        let mut terminal = Terminal::open(stdin.as_fd()).unwrap_or(None);
+        let mut input = Input::new(stdin.as_fd(), terminal.is_some())?;
         let mut files = vec![
             machine.ending().event().as_raw_fd(),
             self.signals.as_fd().as_raw_fd(),
             machine.drained().as_raw_fd(),
         ];
-        files.extend(watch.files());
+        let died_at = files.len();
+        files.extend(died.iter().map(AsRawFd::as_raw_fd));
         let input_at = files.len();
+        let mut has_terminal = false;
+        let mut tick = Instant::now() + TICK;
         loop {
+            let had_terminal = std::mem::replace(
+                &mut has_terminal,
+                terminal.as_ref().is_some_and(Terminal::is_ours),
+            );
+            if let Some(terminal) = terminal.as_mut().filter(|_| has_terminal && !had_terminal) {
+                // One that went away is found when it is read.
+                let _ = terminal.enter_raw_mode();
+            }
             files.truncate(input_at);
-            if input.wanted(machine) {
+            if input.is_wanted(machine, has_terminal) {
                 files.push(stdin.as_raw_fd());
             }
-            let ready = poll::readable(&files)?;
+            let left = tick.saturating_duration_since(Instant::now());
+            let ready = poll::readable(&files, Some(left))?;
             if machine.ending().get().is_some() {
                 return Ok(Stopped::Ended);
             }
-            if let Some(signal) = self.signals.next() {
-                return Ok(Stopped::Signal(signal));
+            match self.signals.next() {
+                Some(libc::SIGTSTP) => {
+                    if let Some(terminal) = &mut terminal {
+                        terminal.leave_raw_mode();
+                    }
+                    signals::stop_self();
+                }
+                // Others have used the terminal meanwhile.
+                Some(libc::SIGCONT) => has_terminal = false,
+                Some(signal) => return Ok(Stopped::Signal(signal)),
+                None => {}
             }
-            if watch.look(&ready[WATCHED_AT..]) == Health::Died {
+            if ready[died_at..input_at].contains(&true) {
                 return Ok(Stopped::BackendDied);
             }
             if machine.drained().read().is_ok() {
@@ -114,82 +139,35 @@ impl Console {
             if ready.get(input_at) == Some(&true) && input.pass(machine) {
                 return Ok(Stopped::Quit);
             }
-        }
-    }
-}
-
-/// Standard input on its way to the guest.
-struct Input {
-    file: File,
-    open: bool,
-    /// Looks for the keys that quit, on a terminal only: a file may have any bytes.
-    escape: Option<Escape>,
-}
-
-impl Input {
-    /// Whether to read on. A file waits until the guest takes more; from a terminal, keys are read
-    /// and lost, so that one can always quit.
-    fn wanted(&self, machine: &Machine) -> bool {
-        self.open && (self.escape.is_some() || !lock(machine.serial()).is_full())
-    }
-
-    /// Reads something and passes it on; whether to quit.
-    fn pass(&mut self, machine: &Machine) -> bool {
-        let mut buffer = [0; 256];
-        let bytes = match self.file.read(&mut buffer) {
-            Ok(count @ 1..) => &buffer[..count],
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => &[],
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => &[],
-            // Its end, or a terminal that went away: the guest runs on without.
-            _ => {
-                self.open = false;
-                return false;
+            if Instant::now() >= tick {
+                machine.check_halted();
+                tick = Instant::now() + TICK;
             }
-        };
-        let Some(escape) = &mut self.escape else {
-            lock(machine.serial()).input(bytes);
-            return false;
-        };
-        let mut keys = Vec::with_capacity(bytes.len() + 1);
-        let quit = bytes.iter().any(|&byte| escape.take(byte, &mut keys));
-        lock(machine.serial()).input(&keys);
-        quit
-    }
-}
-
-/// Finds Ctrl-A x among the keys. Ctrl-A twice is Ctrl-A for the guest.
-#[derive(Default)]
-struct Escape {
-    prefix: bool,
-}
-
-impl Escape {
-    /// Takes a key; what is for the guest goes to `keys`. Whether to quit.
-    fn take(&mut self, byte: u8, keys: &mut Vec<u8>) -> bool {
-        match (std::mem::take(&mut self.prefix), byte) {
-            (false, PREFIX) => self.prefix = true,
-            (true, QUIT) => return true,
-            (true, PREFIX) | (false, _) => keys.push(byte),
-            (true, other) => keys.extend([PREFIX, other]),
         }
-        false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn typed(keys: &[u8]) -> (bool, Vec<u8>) {
-        let (mut escape, mut out) = (Escape::default(), Vec::new());
-        let quit = keys.iter().any(|&key| escape.take(key, &mut out));
-        (quit, out)
     }
 
-    #[test]
-    fn only_the_prefix_and_x_quit() {
-        assert_eq!(typed(b"ab\x01xc"), (true, b"ab".to_vec()));
-        assert_eq!(typed(b"x\x01\x01x"), (false, b"x\x01x".to_vec()));
-        assert_eq!(typed(b"\x01y"), (false, b"\x01y".to_vec()));
+    /// Waits until `event` is signalled, for as long as `limit` allows and no signal ends it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error.
+    pub fn wait(&self, event: &EventFd, limit: Option<Duration>) -> io::Result<Waited> {
+        let end = limit.map(|limit| Instant::now() + limit);
+        let files = [event.as_raw_fd(), self.signals.as_fd().as_raw_fd()];
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let ready = poll::readable(&files, left)?;
+            match self.signals.next() {
+                Some(libc::SIGTSTP) => signals::stop_self(),
+                Some(libc::SIGCONT) | None => {}
+                Some(signal) => return Ok(Waited::Signal(signal)),
+            }
+            if ready[0] && event.read().is_ok() {
+                return Ok(Waited::Done);
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Waited::TimeOut);
+            }
+        }
     }
 }

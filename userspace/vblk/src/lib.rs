@@ -8,12 +8,15 @@
 //! `unsafe` has one address, the private module `sys`. Everything else is ordinary Rust.
 
 #![deny(unsafe_code)]
+// Their macros panic when the output takes nothing.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod backend;
 pub mod cli;
 pub mod devices;
 pub mod disk;
 pub mod memory;
+pub mod output;
 pub mod seccomp;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -21,5 +24,6 @@ pub mod vm;
 
 mod console;
 mod errno;
+mod monitor;
 #[allow(unsafe_code)]
 mod sys;

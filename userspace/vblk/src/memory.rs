@@ -3,11 +3,7 @@
 //! Guest memory: anonymous pages of this process, which both back-ends reach.
 
 use std::sync::Arc;
-use vm_memory::{
-    mmap::FromRangesError,
-    GuestAddress,
-    GuestMemoryMmap, //
-};
+use vm_memory::{mmap::FromRangesError, GuestAddress, GuestMemoryMmap};
 
 /// Guest memory, shared between the vCPUs, the devices and the back-ends.
 pub type Memory = Arc<GuestMemoryMmap>;

@@ -8,24 +8,13 @@
 //! through its io_uring is limited by the ring, not by this.
 
 use seccompiler::{
-    BpfProgram,
-    SeccompAction,
-    SeccompCmpArgLen,
-    SeccompCmpOp,
-    SeccompCondition,
-    SeccompFilter,
-    SeccompRule,
-    TargetArch, //
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
 };
-use std::{
-    collections::BTreeMap,
-    fmt,
-    str::FromStr,
-    sync::Arc, //
-};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use vblk_core::uapi;
 
-/// What happens to a thread that makes a system call that is not on its list.
+/// The fate of a thread that makes a system call that is not on its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The process is killed by SIGSYS.
@@ -71,10 +60,20 @@ pub enum Thread {
     Vcpu,
     /// Serves a disk with an io_uring.
     Disk,
+    /// Looks after the disks, and stops them.
+    Monitor,
+    /// Writes to standard output or to standard error.
+    Output,
 }
 
 impl Thread {
-    const ALL: [Self; 3] = [Self::Main, Self::Vcpu, Self::Disk];
+    const ALL: [Self; 5] = [
+        Self::Main,
+        Self::Vcpu,
+        Self::Disk,
+        Self::Monitor,
+        Self::Output,
+    ];
 }
 
 /// A list could not be made or put into force.
@@ -139,6 +138,11 @@ fn program(
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![argument(2, NOT_EXECUTABLE, 0)?]);
     }
+    let commands = FCNTLS
+        .iter()
+        .map(|command| argument(1, SeccompCmpOp::Eq, *command as u64))
+        .collect::<Result<Vec<_>, _>>()?;
+    rules.insert(libc::SYS_fcntl, commands);
     let ioctls = ioctls(thread)
         .iter()
         .map(|number| argument(1, SeccompCmpOp::Eq, (*number).into()))
@@ -161,7 +165,7 @@ fn argument(
     SeccompRule::new(vec![condition])
 }
 
-/// What the standard library and the allocator need anywhere, also to end by a panic.
+/// System calls that the standard library and the allocator need anywhere, also to end by a panic.
 const COMMON: &[i64] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -188,26 +192,29 @@ const COMMON: &[i64] = &[
     libc::SYS_writev,
 ];
 
+/// Commands of fcntl: to duplicate a descriptor, and to ask whether one is open, which the
+/// standard library asks before it closes one in builds with debug assertions.
+const FCNTLS: [libc::c_int; 2] = [libc::F_DUPFD_CLOEXEC, libc::F_GETFD];
+
 /// Beyond what is common; no thread may start another.
 fn calls(thread: Thread) -> &'static [i64] {
     match thread {
         Thread::Main => &[
             libc::SYS_poll,
+            // Whether the terminal is this process's.
+            libc::SYS_getpgrp,
+            libc::SYS_getpgid,
+        ],
+        Thread::Monitor => &[
+            libc::SYS_poll,
             // The length of a disk that is a file.
             libc::SYS_fstat,
             libc::SYS_statx,
-            // Descriptors that are duplicated before waiting begins.
-            libc::SYS_fcntl,
-            libc::SYS_timerfd_create,
-            libc::SYS_timerfd_settime,
         ],
+        // A file that others made non-blocking.
+        Thread::Output => &[libc::SYS_poll],
         // Devices act in the thread of the CPU that touches them.
-        Thread::Vcpu => &[
-            libc::SYS_eventfd2,
-            libc::SYS_fcntl,
-            libc::SYS_fstat,
-            libc::SYS_statx,
-        ],
+        Thread::Vcpu => &[libc::SYS_eventfd2, libc::SYS_fstat, libc::SYS_statx],
         Thread::Disk => &[
             libc::SYS_io_uring_enter,
             libc::SYS_io_uring_register,
@@ -221,16 +228,21 @@ const TCGETS2: u32 = 0x802c_542a;
 const TCSETS2: u32 = 0x402c_542b;
 const KVM_RUN: u32 = 0xae80;
 const KVM_GET_REGS: u32 = 0x8090_ae81;
+const KVM_GET_MP_STATE: u32 = 0x8004_ae98;
+const KVM_TRANSLATE: u32 = 0xc018_ae85;
 const BLKGETSIZE64: u32 = 0x8008_1272;
 
 fn ioctls(thread: Thread) -> &'static [u32] {
     match thread {
         Thread::Main => &[
-            BLKGETSIZE64,
             libc::TCGETS as u32,
             libc::TCSETS as u32,
             TCGETS2,
             TCSETS2,
+            libc::TIOCGPGRP as u32,
+        ],
+        Thread::Monitor => &[
+            BLKGETSIZE64,
             uapi::VHOST_BLK_GET_CONFIG,
             uapi::VHOST_BLK_GET_STATS,
             uapi::VHOST_BLK_SET_BACKEND,
@@ -240,14 +252,19 @@ fn ioctls(thread: Thread) -> &'static [u32] {
             // First, as it is by far the most frequent.
             KVM_RUN,
             KVM_GET_REGS,
+            KVM_GET_MP_STATE,
+            KVM_TRANSLATE,
             BLKGETSIZE64,
             uapi::VHOST_BLK_GET_CONFIG,
             uapi::VHOST_BLK_GET_STATS,
             uapi::VHOST_BLK_SET_BACKEND,
+            uapi::VHOST_ATTACH_VRING_WORKER,
             uapi::VHOST_BLK_SET_CONFIG_CALL,
+            uapi::VHOST_BLK_SET_MEMORY_PINNED,
             uapi::VHOST_BLK_SET_SERIAL,
             uapi::VHOST_BLK_SET_WRITEBACK,
             uapi::VHOST_GET_VRING_BASE,
+            uapi::VHOST_NEW_WORKER,
             uapi::VHOST_RESET_OWNER,
             uapi::VHOST_SET_FEATURES,
             uapi::VHOST_SET_MEM_TABLE,
@@ -259,7 +276,7 @@ fn ioctls(thread: Thread) -> &'static [u32] {
             uapi::VHOST_SET_VRING_KICK,
             uapi::VHOST_SET_VRING_NUM,
         ],
-        Thread::Disk => &[],
+        Thread::Disk | Thread::Output => &[],
     }
 }
 

@@ -3,18 +3,9 @@
 //! Guest memory for the model of a driver, in tests and fuzzers.
 
 use crate::memory::Memory;
-use std::sync::atomic::{
-    fence,
-    Ordering, //
-};
-use vblk_core::{
-    addr::GuestAddr,
-    testing::DriverMemory, //
-};
-use vm_memory::{
-    Bytes,
-    GuestAddress, //
-};
+use std::sync::atomic::{fence, Ordering};
+use vblk_core::{addr::GuestAddr, testing::DriverMemory};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Guest memory as a driver reaches it. Addresses come from the test: one that is no memory is its
 /// mistake, and panics.

@@ -4,15 +4,15 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{
-        Command,
-        Output,
-        Stdio, //
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
     },
+    path::Path,
+    process::{Command, Output, Stdio},
 };
 use tempfile::TempDir;
+use vblk::disk::{Disk, Options};
 
 /// A directory with files that are nearly right.
 struct Place {
@@ -78,6 +78,9 @@ fn every_wrong_option_is_named() {
         ("boot", "boot: unknown command"),
         ("run", "--kernel: missing"),
         ("run --kernel", "--kernel: needs a value"),
+        ("info --xml", "--xml: unknown option"),
+        ("completions", "<SHELL>: missing"),
+        ("completions csh", "csh: unknown; known are bash, elvish, fish, powershell, zsh"),
         ("run --kernel @kernel --fast", "--fast: unknown option"),
         ("run --kernel @kernel extra", "extra: unknown option"),
         ("run --kernel @kernel --cpus 1 --cpus 2", "--cpus: given more than once"),
@@ -235,7 +238,15 @@ fn without_the_module_the_way_out_is_named() {
 #[test]
 fn help_and_version_succeed() {
     let place = Place::new();
-    for words in ["--help", "run --help", "info --help", "--version"] {
+    for words in [
+        "--help",
+        "run --help",
+        "info --help",
+        "--version",
+        "completions bash",
+        "completions zsh",
+        "completions fish",
+    ] {
         let output = place.vblk(words);
         assert_eq!(output.status.code(), Some(0), "{words}");
         assert!(
@@ -243,4 +254,168 @@ fn help_and_version_succeed() {
             "{words}"
         );
     }
+}
+
+/// Whatever becomes of its output, the program does not panic: status 101 would be that.
+#[test]
+fn output_that_goes_nowhere_is_no_reason_to_panic() {
+    let place = Place::new();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let kernel = place.path("text");
+    for (words, status) in [
+        (vec!["run", "--kernel", &kernel], 2),
+        (vec!["run"], 2),
+        (vec![], 2),
+        (vec!["--help"], 1),
+        (vec!["run", "--help"], 1),
+        (vec!["--version"], 1),
+        (vec!["info"], 1),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_vblk"))
+            .args(&words)
+            .stdin(Stdio::null())
+            .stdout(full())
+            .stderr(full())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(status), "{words:?}");
+    }
+    // What the user asked for and does not get is told.
+    let output = Command::new(env!("CARGO_BIN_EXE_vblk"))
+        .arg("--version")
+        .stdout(full())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "vblk: standard output: No space left on device\n");
+}
+
+/// As `vblk --help | head -1`.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    for words in [&["--help"][..], &["run", "--help"]] {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_vblk"))
+            .args(words)
+            .stdout(OwnedFd::from(writer))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{words:?}");
+        assert!(output.stderr.is_empty(), "{words:?}");
+    }
+}
+
+/// Runs it in a shell, with limits set there.
+fn limited(limits: &str, words: &str) -> (Option<i32>, String) {
+    let script = format!("{limits} && exec \"$0\" {words}");
+    let output = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_vblk")])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_limit_on_files_is_named_with_the_need() {
+    let place = Place::new();
+    let kernel = place.path("kernel");
+    let disk = format!("--disk path={},backend=io-uring", place.path("disk"));
+    for (limits, words) in [
+        ("ulimit -n 24", format!("run --kernel {kernel} {disk}")),
+        (
+            "ulimit -n 4000",
+            format!(
+                "run --kernel {kernel} {}",
+                format!("{disk},queues=256 ").repeat(5)
+            ),
+        ),
+    ] {
+        let (status, said) = limited(limits, &words);
+        assert_eq!(status, Some(2), "{said}");
+        let start = "vblk: --disk: these disks and queues need ";
+        assert!(
+            said.starts_with(start) && said.lines().count() == 1,
+            "{said}"
+        );
+        let limit = limits.rsplit(' ').next().unwrap();
+        let end = format!("the limit is {limit} (RLIMIT_NOFILE, ulimit -n)\n");
+        assert!(said.ends_with(&end), "{said}");
+    }
+    // Only the soft limit is too low: it is raised, and something else is found.
+    let (status, said) = limited(
+        "ulimit -S -n 24",
+        &format!("run --kernel {kernel} --disk path={}", place.path("none")),
+    );
+    assert_eq!(status, Some(2));
+    assert!(
+        said.ends_with("none: No such file or directory\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn files_have_small_blocks_unless_asked_otherwise() {
+    let place = Place::new();
+    for (name, bytes) in [("seed", 374_784), ("dos", 1 << 20)] {
+        fs::write(place.path(name), vec![0; bytes]).unwrap();
+    }
+    // On any file system: one that demands more is read through its cache.
+    let options = Options {
+        block_size: Some(512),
+        ..Options::default()
+    };
+    let disk = Disk::open(Path::new(&place.path("seed")), &options).unwrap();
+    assert_eq!((disk.block_size(), disk.sectors()), (512, 732));
+    drop(disk);
+    let options = Options {
+        block_size: Some(4096),
+        ..Options::default()
+    };
+    let disk = Disk::open(Path::new(&place.path("dos")), &options).unwrap();
+    assert_eq!(disk.block_size(), 4096);
+    drop(disk);
+    place.refused(
+        "run --kernel @kernel --disk path=@seed,backend=io-uring,block-size=4096",
+        "--disk path=@seed: 374784 bytes are not a whole number of 4096-byte blocks; add \
+         block-size=512",
+    );
+    // A file in memory.
+    let shm = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    shm.as_file().set_len(374_784).unwrap();
+    let disk = Disk::open(shm.path(), &Options::default()).unwrap();
+    assert_eq!(disk.block_size(), 512);
+}
+
+#[test]
+fn two_images_without_serial_numbers_differ() {
+    let place = Place::new();
+    fs::write(place.path("other"), vec![0; 1 << 20]).unwrap();
+    let id = |name| {
+        let disk = Disk::open(Path::new(&place.path(name)), &Options::default()).unwrap();
+        *disk.id()
+    };
+    assert_ne!(id("disk"), id("other"));
+    assert_eq!(id("disk"), id("disk"));
+}
+
+#[test]
+fn readers_share_a_file_and_a_writer_does_not() {
+    let place = Place::new();
+    let path = place.path("disk");
+    let read_only = Options {
+        read_only: true,
+        ..Options::default()
+    };
+    let open = |options: &Options| Disk::open(Path::new(&path), options);
+    let first = open(&read_only).unwrap();
+    let second = open(&read_only).unwrap();
+    let refused = open(&Options::default()).unwrap_err().to_string();
+    assert!(refused.starts_with("in use"), "{refused}");
+    drop((first, second));
+    let _writer = open(&Options::default()).unwrap();
+    let refused = open(&read_only).unwrap_err().to_string();
+    assert!(refused.starts_with("in use"), "{refused}");
 }

@@ -5,51 +5,25 @@
 mod common;
 
 use common::*;
-use std::sync::{
-    Arc,
-    Mutex, //
-};
+use std::sync::{Arc, Mutex};
 use vblk::{
-    backend::{
-        Backend,
-        Error,
-        Features,
-        Kind,
-        Offer,
-        Position,
-        QueueConfig,
-        Queues,
-        Stats, //
-    },
+    backend::{Backend, Error, Features, Kind, OfferSource, Position, QueueConfig, Stats},
     devices::{
         bus::Device,
         virtio::{
-            block::{
-                BlockDevice,
-                Virtqueues, //
-            },
-            mmio::QUEUE_NOTIFY, //
+            block::{BlockDevice, Virtqueues},
+            mmio::QUEUE_NOTIFY,
         },
     },
-    disk::{
-        Disk,
-        Options, //
-    },
-    memory::{
-        self,
-        Memory, //
-    },
+    disk::{Disk, Options},
+    memory::{self, Memory},
     seccomp::Filters,
 };
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
     ring::Format,
-    testing::{
-        Driver,
-        DriverMemory,
-        Layout, //
-    },
+    testing::{Buf, Driver, DriverMemory, Layout},
 };
 use vm_memory::GuestAddress;
 
@@ -171,6 +145,8 @@ fn a_driver_reads_through_registers_and_a_ring() {
         wait_for("an interrupt", || machine.device.call().read().is_ok());
         assert_eq!(machine.get(0x60), 1);
         machine.put(0x64, 1);
+        // As a driver does that acknowledges until there is nothing left.
+        assert_eq!(machine.get(0x60), 0, "{round}");
         assert_eq!(driver.poll_used().unwrap().len, 4097);
         let expected = &pattern(3, 1 << 20)[1024..][..4096];
         assert_eq!(guest.read_vec(GuestAddr(DATA), 4096), expected);
@@ -180,6 +156,82 @@ fn a_driver_reads_through_registers_and_a_ring() {
     let stats = machine.device.backend().stats().unwrap();
     assert_eq!(stats.requests, 4);
     assert_eq!(*machine.failures.lock().unwrap(), [""; 0]);
+}
+
+/// What is used between a look and its acknowledgement must not be lost: the driver that looked has
+/// not seen it.
+#[test]
+fn an_acknowledgement_is_for_what_was_there_at_the_look() {
+    for layout in [Layout::with_size, Layout::packed].map(|new| new(128, GuestAddr(0x10_0000))) {
+        let mut machine = Machine::new(&Options::default());
+        let guest = Guest(machine.memory.clone());
+        let mut driver = Driver::new(guest.clone(), layout, false);
+        machine.begin(&layout);
+        let mut serve = |machine: &mut Machine| {
+            let request = read(2, DATA, 512);
+            request.prepare(&guest);
+            driver.add(&request.buffers()).unwrap();
+            driver.publish();
+            machine.put(QUEUE_NOTIFY, 1);
+            wait_for("an answer", || driver.poll_used().is_some());
+        };
+        assert_eq!(machine.get(0x60), 0);
+        serve(&mut machine);
+        assert_eq!(machine.get(0x60), 1);
+        serve(&mut machine);
+        machine.put(0x64, 1);
+        assert_eq!(machine.get(0x60), 1, "{:?}", layout.format);
+        machine.put(0x64, 1);
+        assert_eq!(machine.get(0x60), 0, "{:?}", layout.format);
+        // One that never looks until a whole ring was used.
+        for _ in 0..256 {
+            serve(&mut machine);
+        }
+        assert_eq!(machine.get(0x60), 1, "{:?}", layout.format);
+    }
+}
+
+/// Virtio 1.2, 2.1.2: a device that can't go on sets DEVICE_NEEDS_RESET and tells the driver.
+#[test]
+fn a_queue_that_stops_for_good_asks_for_a_reset() {
+    let mut machine = Machine::new(&Options::default());
+    let guest = Guest(machine.memory.clone());
+    let layout = Layout::with_size(128, GuestAddr(0x10_0000));
+    for _ in 0..2 {
+        machine.begin(&layout);
+        assert_eq!(machine.get(STATUS), 15);
+        // An available index that is further on than the ring is long.
+        guest.store_u16(GuestAddr(layout.avail.0 + 2), 129);
+        machine.put(QUEUE_NOTIFY, 1);
+        wait_for("an error", || machine.device.err().read().is_ok());
+        let _ = machine.device.call().read();
+        machine.device.check_queues();
+        assert_eq!(machine.get(STATUS), 15 | 64);
+        assert_eq!(machine.get(0x60) & 2, 2);
+        assert!(machine.device.call().read().is_ok());
+        // The driver does better the next time.
+        guest.store_u16(GuestAddr(layout.avail.0 + 2), 0);
+        machine.begin(&layout);
+        machine.device.check_queues();
+        assert_eq!(machine.get(STATUS), 15);
+    }
+    assert_eq!(*machine.failures.lock().unwrap(), [""; 0]);
+}
+
+/// Its mistake is one request's, and the queue lives.
+#[test]
+fn a_malformed_request_asks_for_no_reset() {
+    let mut machine = Machine::new(&Options::default());
+    let guest = Guest(machine.memory.clone());
+    let layout = Layout::with_size(128, GuestAddr(0x10_0000));
+    machine.begin(&layout);
+    let mut driver = Driver::new(guest.clone(), layout, false);
+    driver.add(&[Buf::readable(GuestAddr(DATA), 1)]).unwrap();
+    driver.publish();
+    machine.put(QUEUE_NOTIFY, 1);
+    wait_for("an error", || machine.device.err().read().is_ok());
+    machine.device.check_queues();
+    assert_eq!(machine.get(STATUS), 15);
 }
 
 #[test]
@@ -266,8 +318,8 @@ impl Backend for Witness {
         self.inner.features()
     }
 
-    fn offer(&self, queues: Queues) -> Result<Offer, Error> {
-        self.inner.offer(queues)
+    fn offer_source(&self) -> Arc<dyn OfferSource> {
+        self.inner.offer_source()
     }
 
     fn disk(&self) -> &Disk {
@@ -352,7 +404,7 @@ fn a_driver_is_told_of_a_disk_that_changes_its_length() {
     for (sectors, generation) in [(4096, 1), (6144, 2), (2048, 3)] {
         file.as_file().set_len(sectors * 512).unwrap();
         machine.device.refresh();
-        assert_eq!(machine.get(0x60), 3);
+        assert_eq!(machine.get(0x60), 2);
         assert_eq!(machine.get(0xfc), generation);
         assert_eq!(u64::from(capacity(&mut machine)), sectors);
         machine.put(0x64, 2);
@@ -361,6 +413,8 @@ fn a_driver_is_told_of_a_disk_that_changes_its_length() {
         // Once is enough.
         machine.device.refresh();
         assert_eq!(machine.get(0x60), 1);
+        machine.put(0x64, 1);
+        assert_eq!(machine.get(0x60), 0);
         assert!(machine.device.call().read().is_err());
     }
     assert!(machine.failures.lock().unwrap().is_empty());

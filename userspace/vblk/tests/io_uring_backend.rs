@@ -10,12 +10,7 @@ use vblk_core::{
     addr::GuestAddr,
     features::bit,
     split::Descriptor,
-    testing::{
-        cut,
-        BlockRequest,
-        Buf,
-        DriverMemory, //
-    },
+    testing::{cut, BlockRequest, Buf, DriverMemory},
 };
 
 const OK: u8 = 0;

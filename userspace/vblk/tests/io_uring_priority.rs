@@ -7,11 +7,7 @@
 mod common;
 
 use common::*;
-use std::{
-    env,
-    fs,
-    process::Command, //
-};
+use std::{env, fs, process::Command};
 
 const OK: u8 = 0;
 

@@ -6,10 +6,7 @@ mod common;
 
 use common::*;
 use vblk::{
-    backend::{
-        Error,
-        Kind, //
-    },
+    backend::{Error, Kind},
     disk::Options,
     seccomp::Filters,
 };
@@ -17,10 +14,7 @@ use vblk_core::{
     addr::GuestAddr,
     features::bit,
     split::Descriptor,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 const OK: u8 = 0;
@@ -217,10 +211,7 @@ fn rings_outside_memory_are_the_drivers_mistake() {
 
 #[test]
 fn a_back_end_that_dies_says_so() {
-    use std::os::fd::{
-        FromRawFd,
-        IntoRawFd, //
-    };
+    use std::os::fd::{FromRawFd, IntoRawFd};
     let mut rig = Rig::new(Setup::default());
     rig.stop();
     // An interrupt that can't be raised.

@@ -10,10 +10,7 @@ use vblk::disk::Options;
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 const OK: u8 = 0;

@@ -10,31 +10,23 @@ mod common;
 use common::*;
 use std::{
     env,
-    fs::{
-        self,
-        File, //
-    },
+    fs::{self, File},
     os::unix::process::ExitStatusExt,
-    process::{
-        Command,
-        ExitStatus, //
-    },
-    thread, //
+    process::{Command, ExitStatus},
+    thread,
 };
 use vblk::{
     backend::Kind,
     disk::Options,
-    seccomp::{
-        Filters,
-        Mode,
-        Thread, //
-    },
+    seccomp::{Filters, Mode, Thread},
 };
 
-const THREADS: [(&str, Thread); 3] = [
+const THREADS: [(&str, Thread); 5] = [
     ("main", Thread::Main),
     ("cpu", Thread::Vcpu),
     ("disk", Thread::Disk),
+    ("monitor", Thread::Monitor),
+    ("output", Thread::Output),
 ];
 
 /// What a thread may not do, whatever it is for.
@@ -72,6 +64,10 @@ fn in_a_process_of_its_own() {
         .find(|(name, _)| *name == thread)
         .unwrap();
     let filters = Filters::new(of("VBLK_MODE").parse().unwrap()).unwrap();
+    if call == "serve" {
+        serve_a_disk();
+        std::process::exit(0);
+    }
     filters.apply(thread).unwrap();
     if let Some((_, forbidden)) = FORBIDDEN.into_iter().find(|(name, _)| *name == call) {
         forbidden();
@@ -116,6 +112,27 @@ fn a_forbidden_call_passes_where_it_is_only_logged() {
         for (call, _) in FORBIDDEN {
             assert_eq!(run(mode, "cpu", call).code(), Some(0), "{mode} {call}");
         }
+    }
+}
+
+/// A disk that a confined thread serves, from its start to its end. In a build with debug assertions
+/// the standard library makes calls that it does not make otherwise.
+#[test]
+fn a_disk_is_served_and_stopped_by_a_confined_thread() {
+    let served = run("on", "main", "serve");
+    assert_eq!(served.code(), Some(0), "{served}");
+}
+
+fn serve_a_disk() {
+    let (_file, disk) = file_disk(&pattern(1, 1 << 20), &Options::default());
+    let filters = Filters::new(Mode::On).unwrap();
+    let backend = Kind::IoUring.open(disk, &filters).unwrap();
+    let mut rig = Rig::with_backend(Setup::default(), backend);
+    for _ in 0..2 {
+        assert_eq!(rig.request(&read(0, DATA, 4096)), (0, 4097));
+        assert_eq!(rig.request(&write(0, DATA + 1, 512)), (0, 1));
+        let base = rig.stop().base;
+        rig.start(base);
     }
 }
 

@@ -24,13 +24,13 @@ use vblk_core::{
     queue::{
         Head,
         Popped,
-        QueueSize, //
+        QueueSize,
+        RingError, //
     },
     ring::{
         Avail,
         Base,
         Format,
-        Impossible,
         Ring, //
     },
     testing::{
@@ -62,25 +62,25 @@ const BLOCKS: [Blocks; 3] = [
     ],
 ];
 
-/// What an input begins with. The rest is guest memory from address 0 on.
+/// The beginning of an input. The rest is guest memory from address 0 on.
 #[derive(Clone, Copy, Debug)]
 pub struct Control {
     /// The format of the ring.
     pub format: Format,
     /// Binary logarithm of its size, up to 4.
     pub order: u8,
-    /// Whether indirect descriptors were negotiated.
+    /// True if indirect descriptors were negotiated.
     pub indirect: bool,
-    /// Which blocks of memory there are, up to 2.
+    /// Number of the arrangement of memory in blocks, up to 2.
     pub blocks: u8,
-    /// Where the device stands.
+    /// Position of the device.
     pub start: u16,
-    /// Which disk there is.
+    /// Number of the disk.
     pub disk: u8,
 }
 
 impl Control {
-    /// Its bytes.
+    /// Returns the bytes.
     pub fn to_bytes(self) -> [u8; 4] {
         let bits = u8::from(self.format == Format::Packed)
             | u8::from(self.indirect) << 1
@@ -105,7 +105,7 @@ impl Control {
         })
     }
 
-    /// Where the ring lies.
+    /// Returns where the ring lies.
     pub fn layout(self) -> Layout {
         let size = QueueSize::new(1 << self.order).expect("a size");
         Layout::new(self.format, size, GuestAddr(0x100))
@@ -154,8 +154,8 @@ pub fn fuzz(data: &[u8]) -> Vec<Outcome> {
                 continue;
             }
             (Ok(Popped::Empty), Found::Empty) => break,
-            (Err(Impossible::Index(_)), Found::Impossible)
-            | (Err(Impossible::Overrun(_)), Found::Impossible) => break,
+            (Err(RingError::AvailIndex { .. }), Found::Impossible)
+            | (Err(RingError::ChainOverrun { .. }), Found::Impossible) => break,
             (popped, expected) => panic!("{popped:?} instead of {expected:?}"),
         };
         let walked = walk(&memory, &layout, head, size, control.indirect);
@@ -188,7 +188,7 @@ fn walk(
     }
 }
 
-/// What the next thing in a ring is.
+/// The next entry of a ring.
 #[derive(Debug)]
 enum Found {
     Chain { place: u16, count: u16 },
@@ -197,7 +197,7 @@ enum Found {
     Impossible,
 }
 
-/// All that the device must find, if it gives nothing back.
+/// Returns all that the device must find, if it gives nothing back.
 fn heads(memory: &Memory<'_>, layout: &Layout, start: u16) -> Vec<Found> {
     match layout.format {
         Format::Split => split_heads(memory.ram, layout, start),
@@ -225,7 +225,7 @@ fn split_heads(ram: &Ram, layout: &Layout, start: u16) -> Vec<Found> {
 }
 
 fn packed_heads(ram: &Ram, layout: &Layout, start: u16) -> Vec<Found> {
-    // Some time after the beginning, at the same place and in the same lap.
+    // Some time after the beginning, at the same place and with the same wrap counter.
     let time = u64::from(start) + (1 << 32);
     let mut reference = Reference {
         size: layout.size.get().into(),

@@ -24,13 +24,13 @@ use vblk_core::{
 pub struct Seed {
     /// The fuzzer.
     pub target: &'static str,
-    /// What is in it.
+    /// Name that says what is in it.
     pub name: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
 }
 
-/// All of them.
+/// Returns all seeds.
 pub fn all() -> Vec<Seed> {
     let mut seeds = chains();
     let mut add = |target, name: &str, bytes: Vec<u8>| {
@@ -67,7 +67,7 @@ pub fn all() -> Vec<Seed> {
     seeds
 }
 
-/// Where the parts of a request lie.
+/// Addresses of the parts of a request.
 const HEADER: GuestAddr = GuestAddr(0x800);
 const DATA: GuestAddr = GuestAddr(0xA00);
 const STATUS: GuestAddr = GuestAddr(0xF00);
@@ -101,7 +101,7 @@ fn requests() -> Vec<(&'static str, BlockRequest)> {
     ]
 }
 
-/// Each request in each format, as plain descriptors, cut into small ones, and as a table.
+/// Returns each request in each format, as plain descriptors, cut into small ones, and as a table.
 fn chains() -> Vec<Seed> {
     let mut seeds = Vec::new();
     for (name, request) in requests() {

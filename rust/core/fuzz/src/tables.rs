@@ -7,7 +7,7 @@ use crate::{
     Input, //
 };
 
-/// Some more than a table may have.
+/// Some more than vhost takes.
 const MOST_REGIONS: u8 = 70;
 const MOST_LOOKUPS: usize = 200;
 

@@ -23,7 +23,10 @@ use crate::{
     },
 };
 use vblk_core::{
-    chain::ChainError,
+    chain::{
+        ChainError,
+        MAX_INDIRECT, //
+    },
     queue::Popped,
     split::{
         Descriptor,
@@ -145,13 +148,18 @@ fn empty_buffers_are_left_out_and_do_not_count_for_the_order() {
 
 #[test]
 fn empty_buffers_count_for_the_length_of_the_chain() {
-    let mut chain = line(SIZE + 1);
+    let mut chain = line(MAX_INDIRECT + 1);
     chain.iter_mut().for_each(|desc| desc.len = 0);
-    let outer = table_of(u32::from(SIZE) + 1);
+    let outer = table_of(u32::from(MAX_INDIRECT) + 1);
     assert_eq!(walk(&[outer], &chain), Err(ChainError::TooLong));
-    chain[SIZE as usize - 1].flags = 0;
+    chain[MAX_INDIRECT as usize - 1].flags = 0;
     assert_eq!(walk(&[outer], &chain), ordered(&[], &[]));
-    assert_eq!(walk(&chain[..SIZE as usize], &[]), ordered(&[], &[]));
+    // In the ring itself the bound is its size.
+    chain[SIZE as usize - 1].next = 0;
+    let ring = &mut chain[..SIZE as usize];
+    assert_eq!(walk(ring, &[]), Err(ChainError::TooLong));
+    ring[SIZE as usize - 1].flags = 0;
+    assert_eq!(walk(ring, &[]), ordered(&[], &[]));
 }
 
 #[test]

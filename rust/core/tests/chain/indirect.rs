@@ -20,6 +20,7 @@ use crate::{
         walk,
         walk_in,
         walk_sized,
+        Walked,
         MEMORY,
         SIZE,
         TABLE, //
@@ -30,7 +31,18 @@ use vblk_core::{
         GuestAddr,
         HostAddr, //
     },
-    chain::ChainError,
+    chain::{
+        max_segments,
+        ChainError,
+        Segment,
+        MAX_INDIRECT, //
+    },
+    queue::QueueSize,
+    table::{
+        MemoryTable,
+        Region,
+        TableMemory, //
+    },
     testing::{
         Buf,
         Layout,
@@ -40,45 +52,96 @@ use vblk_core::{
 };
 
 #[test]
-fn a_chain_as_long_as_the_queue_is_fine_and_one_longer_is_not() {
+fn a_chain_in_the_ring_is_as_long_as_the_queue() {
     for size in [1, 2, 8, 256] {
+        let mut ring = line(size);
         assert_eq!(
-            walk_sized(size, &line(size), &[]),
+            walk_sized(size, &ring, &[]),
             ordered(&line_segments(size), &[]),
         );
-        assert_eq!(
-            walk_sized(size, &[table_of(size.into())], &line(size)),
-            ordered(&line_segments(size), &[]),
-        );
-        let longer = line(size + 1);
-        assert_eq!(
-            walk_sized(size, &[table_of(longer.len() as u32)], &longer),
-            Err(ChainError::TooLong),
-        );
+        // Its last descriptor leads back: one more than there are.
+        ring[usize::from(size) - 1].flags = NEXT;
+        ring[usize::from(size) - 1].next = 0;
+        assert_eq!(walk_sized(size, &ring, &[]), Err(ChainError::TooLong));
     }
 }
 
-#[test]
-fn the_ring_part_and_the_table_together_are_as_long_as_the_queue() {
-    let mut ring = line(4);
-    ring[3] = table_of(6);
-    assert_eq!(walk(&ring, &line(5)).map(|w| w.readable.len()), Ok(8));
-    assert_eq!(walk(&ring, &line(6)), Err(ChainError::TooLong));
+/// Walks the chain of an indirect table of `count` buffers, which lies behind any ring.
+fn walk_table(size: u16, count: u16) -> Result<Walked, ChainError> {
+    let at = 0x8_0000;
+    let outer = desc(at, u32::from(count) * 16, INDIRECT, 0);
+    walk_in(&Ram::new(MEMORY), size, at, &[outer], &line(count))
 }
 
 #[test]
-fn a_table_may_have_more_entries_than_the_queue_if_the_chain_has_not() {
-    let mut entries = vec![desc(0, 0, 0, 0); 300];
-    entries[0] = desc(0x1000, 16, NEXT, 299);
-    entries[299] = desc(0x2000, 1, NEXT | WRITE, 100);
+fn a_table_has_up_to_1024_buffers_or_as_many_as_the_queue_and_no_more() {
+    assert_eq!(MAX_INDIRECT, 1024);
+    for (size, most) in [
+        (1, 1024),
+        (8, 1024),
+        (512, 1024),
+        (1024, 1024),
+        (2048, 2048),
+        (8192, 8192),
+    ] {
+        let queue_size = QueueSize::new(size.into()).expect("a size");
+        assert_eq!(max_segments(queue_size), usize::from(most));
+        let whole = ordered(&line_segments(most), &[]);
+        assert_eq!(walk_table(size, most), whole, "{size}");
+        assert_eq!(walk_table(size, most + 1), Err(ChainError::TooLong));
+    }
+    // Any number up to there, over the ends of what is read at once.
+    for count in 1..40 {
+        let all = ordered(&line_segments(count), &[]);
+        assert_eq!(walk_table(8, count), all);
+    }
+    let largest = QueueSize::new(32768).expect("a size");
+    assert_eq!(max_segments(largest), 32768);
+}
+
+#[test]
+fn the_ring_part_and_the_table_together_are_as_long_as_a_table() {
+    let mut ring = line(4);
+    ring[3] = table_of(1022);
+    let most = usize::from(MAX_INDIRECT);
+    let walked = walk(&ring, &line(1021)).map(|w| w.readable.len());
+    assert_eq!(walked, Ok(most));
+    assert_eq!(walk(&ring, &line(1022)), Err(ChainError::TooLong));
+}
+
+#[test]
+fn a_table_may_have_more_entries_than_a_chain_may_have_buffers() {
+    let mut entries = vec![desc(0, 0, 0, 0); 1300];
+    entries[0] = desc(0x1000, 16, NEXT, 1299);
+    entries[1299] = desc(0x2000, 1, NEXT | WRITE, 100);
     entries[100] = desc(0x3000, 1, WRITE, 0);
     assert_eq!(
-        walk(&[table_of(300)], &entries),
+        walk(&[table_of(1300)], &entries),
         ordered(
             &[seg(0x1000, 16, false)],
             &[seg(0x2000, 1, true), seg(0x3000, 1, true)],
         ),
     );
+}
+
+#[test]
+fn segments_without_room_for_a_chain_are_an_error() {
+    let ram = Ram::new(MEMORY);
+    let layout = Layout::with_size(SIZE.into(), RING);
+    let mut driver = SplitDriver::new(&ram, layout, false);
+    let bufs = [Buf::readable(GuestAddr(0x9000), 16); 4];
+    driver.add_indirect(&bufs, GuestAddr(TABLE));
+    driver.publish();
+    let mut device = Device::new(&ram, &layout);
+    let head = device.pop();
+    let memory = TableMemory {
+        table: &device.table,
+        memory: &ram,
+    };
+    let mut segments = [Segment::default(); 4];
+    let walked = device.ring.walk(head, true, &memory, &mut segments[..3]);
+    assert_eq!(walked.err(), Some(ChainError::TooLong));
+    assert!(device.ring.walk(head, true, &memory, &mut segments).is_ok());
 }
 
 #[test]
@@ -174,7 +237,7 @@ fn a_table_need_not_be_aligned() {
 
 #[test]
 fn a_table_outside_the_memory_table_is_an_error() {
-    let fault = Err(ChainError::IndirectFault);
+    let fault = Err(ChainError::IndirectOutsideTable);
     for addr in [
         MEMORY as u64 - 15,
         MEMORY as u64,
@@ -225,6 +288,33 @@ fn a_table_with_a_hole_in_it_is_an_error() {
     let outer = desc(0x7FF0, 48, INDIRECT, 0);
     assert_eq!(
         walk_in(&ram, SIZE, 0x7FF0, &[outer], &[desc(0, 1, NEXT, 1)]),
-        Err(ChainError::IndirectFault),
+        Err(ChainError::IndirectOutsideTable),
     );
+}
+
+#[test]
+fn a_table_that_the_host_can_not_read_is_not_the_mistake_of_the_guest() {
+    let ram = Ram::new(MEMORY);
+    let layout = Layout::with_size(SIZE.into(), RING);
+    let mut driver = SplitDriver::new(&ram, layout, false);
+    let mut device = Device::new(&ram, &layout);
+    // The memory table promises more than there is.
+    let region = Region::new(GuestAddr(0), 2 * MEMORY as u64, HostAddr(1 << 40));
+    device.table = MemoryTable::new(vec![region.expect("a region")]).expect("a table");
+    driver.write_descriptor(0, &desc(MEMORY as u64, 16, INDIRECT, 0));
+    let error = device.walk_posted(&mut driver, 0).expect_err("no memory");
+    assert_eq!(error, ChainError::IndirectInaccessible);
+    assert!(error.is_host_failure());
+    for mistake in [
+        ChainError::TooLong,
+        ChainError::NextOutOfRange,
+        ChainError::IndirectNotNegotiated,
+        ChainError::IndirectWithNext,
+        ChainError::NestedIndirect,
+        ChainError::IndirectSize,
+        ChainError::IndirectOutsideTable,
+        ChainError::TooManyBytes,
+    ] {
+        assert!(!mistake.is_host_failure());
+    }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A chain in a guest, and what became of it.
+//! A chain in a guest, and its outcome.
 
 use crate::common::{
     desc,
@@ -29,7 +29,7 @@ pub const SIZE: u16 = 8;
 pub const MEMORY: usize = 0x10_0000;
 pub const TABLE: u64 = 0x8000;
 
-/// What became of one chain.
+/// Outcome of a chain.
 #[derive(Debug, PartialEq)]
 pub struct Walked {
     pub readable: Vec<Segment>,
@@ -95,12 +95,12 @@ pub fn ordered(readable: &[Segment], writable: &[Segment]) -> Result<Walked, Cha
     })
 }
 
-/// A descriptor for an indirect table of `entries` at [`TABLE`].
+/// Returns a descriptor for an indirect table of `entries` at [`TABLE`].
 pub fn table_of(entries: u32) -> Descriptor {
     desc(TABLE, entries * Descriptor::BYTES as u32, INDIRECT, 0)
 }
 
-/// `count` descriptors of one byte, chained in order.
+/// Returns `count` descriptors of one byte, chained in order.
 pub fn line(count: u16) -> Vec<Descriptor> {
     let one = |i: u16| {
         let flags = if i + 1 < count { NEXT } else { 0 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What several tests need: a guest with one ring, and chains walked in it.
+//! Shared by several tests: a guest with one ring, and chains walked in it.
 
 // Each test crate uses its own part of this.
 #![allow(dead_code)]
@@ -8,9 +8,9 @@
 use vblk_core::{
     addr::GuestAddr,
     chain::{
+        max_segments,
         Chain,
         ChainError,
-        Chains,
         Segment, //
     },
     queue::{
@@ -25,7 +25,8 @@ use vblk_core::{
     split::Descriptor,
     table::{
         MemoryTable,
-        Region, //
+        Region,
+        TableMemory, //
     },
     testing::{
         Layout,
@@ -35,7 +36,7 @@ use vblk_core::{
     },
 };
 
-/// Where tests put the ring. The first bytes of memory stay free of it.
+/// Address of the ring in tests. The first bytes of memory stay free of it.
 pub const RING: GuestAddr = GuestAddr(0x1000);
 
 /// The device's half of a guest with one ring.
@@ -49,7 +50,7 @@ pub struct Device<'a> {
 }
 
 impl<'a> Device<'a> {
-    /// A device that begins with the first entry.
+    /// Creates a device that begins with the first entry.
     pub fn new(ram: &'a Ram, layout: &Layout) -> Self {
         let ring = ram.ring(layout);
         let base = Base { avail: 0, used: 0 };
@@ -59,7 +60,7 @@ impl<'a> Device<'a> {
             ring,
             table: ram.table(),
             indirect: true,
-            segments: vec![Segment::default(); usize::from(layout.size.get())],
+            segments: vec![Segment::default(); max_segments(layout.size)],
         }
     }
 
@@ -72,13 +73,12 @@ impl<'a> Device<'a> {
     }
 
     pub fn walk(&mut self, head: Head) -> Result<Chain<'_>, ChainError> {
-        self.ring.walk(
-            head,
-            self.indirect,
-            &self.table,
-            self.ram,
-            &mut self.segments,
-        )
+        let memory = TableMemory {
+            table: &self.table,
+            memory: self.ram,
+        };
+        self.ring
+            .walk(head, self.indirect, &memory, &mut self.segments)
     }
 
     /// Makes `head` available by the driver's raw operations, and walks the chain.
@@ -94,7 +94,7 @@ impl<'a> Device<'a> {
     }
 }
 
-/// A descriptor of a plain buffer.
+/// Returns a descriptor of a plain buffer.
 pub fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
     Descriptor {
         addr,
@@ -108,7 +108,7 @@ pub const NEXT: u16 = Descriptor::F_NEXT;
 pub const WRITE: u16 = Descriptor::F_WRITE;
 pub const INDIRECT: u16 = Descriptor::F_INDIRECT;
 
-/// A segment, shortly.
+/// Returns a segment.
 pub fn seg(addr: u64, len: u32, writable: bool) -> Segment {
     Segment {
         addr: GuestAddr(addr),

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Models of what several threads do to each other. Loom goes through every interleaving and every
-//! value that an atomic load may give. A lost wake-up is a deadlock, which loom reports, as it does
-//! unordered accesses to plain memory and what is never dropped.
+//! Models of threads that meet in the code of this crate. Loom goes through every interleaving
+//! and every value that an atomic load may give. A lost wake-up is a deadlock, which loom reports,
+//! as it does what is never dropped.
 //!
 //! Run with: `RUSTFLAGS="--cfg loom" cargo test -p vblk_core --features testing --test loom
-//! --release`
+//! --profile loom`
 
 #![cfg(loom)]
 
-mod detach;
+mod completions;
+mod memory;
+mod ready;
 mod ring;
+mod task;
+mod worker;
 
 fn model(check: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();

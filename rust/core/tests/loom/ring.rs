@@ -1,30 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The two places where a side of the ring goes to sleep while the other makes progress: kick
-//! against sleep, completion against interrupt suppression. The device's side is the real [`Avail`]
+//! against sleep, completion against interrupt suppression. The device's side is the real [`drain`]
 //! and [`Used`], the driver's is the model in `vblk_core::testing`.
 
-use crate::model;
-use loom::{
-    sync::{
-        atomic::{
-            fence,
-            AtomicU16,
-            AtomicU32,
-            Ordering, //
-        },
-        Condvar,
-        Mutex, //
+use crate::{
+    memory::{
+        Memory,
+        View, //
     },
-    thread,
+    model,
+    task::Event, //
+};
+use loom::{
+    sync::Mutex,
+    thread, //
 };
 use std::sync::Arc;
 use vblk_core::{
     addr::GuestAddr,
-    memory::SharedMemory,
+    drain::{
+        drain,
+        HandleChain,
+        Handled,
+        Next, //
+    },
     queue::{
         Head,
-        Parts,
         Popped,
         QueueSize, //
     },
@@ -38,7 +40,6 @@ use vblk_core::{
     testing::{
         Buf,
         Driver,
-        DriverMemory,
         Layout, //
     },
 };
@@ -47,185 +48,7 @@ const SIZE: u32 = 4;
 /// Entries that go through the ring while both sides run.
 const ENTRIES: u16 = 3;
 
-/// One part of a ring. What the device tells of a chain is in words, but for ids of packed rings;
-/// all else are half-words.
-struct Part {
-    halves: Vec<AtomicU16>,
-    words: Vec<AtomicU32>,
-}
-
-impl Part {
-    fn new(bytes: usize) -> Self {
-        Self {
-            halves: (0..bytes / 2).map(|_| AtomicU16::new(0)).collect(),
-            words: (0..bytes / 4).map(|_| AtomicU32::new(0)).collect(),
-        }
-    }
-}
-
-/// The parts of a ring. Nobody looks at buffers here.
-struct Memory {
-    layout: Layout,
-    desc: Part,
-    avail: Part,
-    used: Part,
-}
-
-impl Memory {
-    fn new(layout: Layout) -> Arc<Self> {
-        let parts = layout.format.parts(layout.size);
-        // Only a packed ring has more than buffers there.
-        let desc = match layout.format {
-            Format::Split => 0,
-            Format::Packed => parts.desc.bytes,
-        };
-        Arc::new(Self {
-            layout,
-            desc: Part::new(desc),
-            avail: Part::new(parts.driver.bytes),
-            used: Part::new(parts.device.bytes),
-        })
-    }
-
-    fn ring(self: &Arc<Self>) -> Ring<View> {
-        let view = |part: fn(&Memory) -> &Part| View(self.clone(), part);
-        let parts = Parts {
-            desc: view(|memory| &memory.desc),
-            driver: view(|memory| &memory.avail),
-            device: view(|memory| &memory.used),
-        };
-        Ring::new(self.layout.format, self.layout.size, parts)
-    }
-
-    /// The part that an address is in, and how far.
-    fn find(&self, at: GuestAddr) -> (&Part, usize) {
-        let (part, start) = if at >= self.layout.used {
-            (&self.used, self.layout.used)
-        } else if at >= self.layout.avail {
-            (&self.avail, self.layout.avail)
-        } else {
-            (&self.desc, self.layout.desc)
-        };
-        (part, (at.0 - start.0) as usize)
-    }
-
-    fn half(&self, at: GuestAddr) -> &AtomicU16 {
-        let (part, offset) = self.find(at);
-        &part.halves[offset / 2]
-    }
-}
-
-impl DriverMemory for Memory {
-    fn read(&self, from: GuestAddr, to: &mut [u8]) {
-        let (part, offset) = self.find(from);
-        for (index, bytes) in to.chunks_mut(4).enumerate() {
-            let word = part.words[offset / 4 + index].load(Ordering::Relaxed);
-            bytes.copy_from_slice(&word.to_ne_bytes());
-        }
-    }
-
-    /// Writes half-words, but no descriptors.
-    fn write(&self, to: GuestAddr, bytes: &[u8]) {
-        if to < self.layout.avail {
-            return;
-        }
-        let (part, offset) = self.find(to);
-        for (index, bytes) in bytes.chunks(2).enumerate() {
-            let half = u16::from_ne_bytes(bytes.try_into().expect("whole half-words"));
-            part.halves[offset / 2 + index].store(half, Ordering::Relaxed);
-        }
-    }
-
-    fn load_u16(&self, at: GuestAddr) -> u16 {
-        self.half(at).load(Ordering::Relaxed)
-    }
-
-    fn load_acquire_u16(&self, at: GuestAddr) -> u16 {
-        self.half(at).load(Ordering::Acquire)
-    }
-
-    fn store_u16(&self, at: GuestAddr, value: u16) {
-        self.half(at).store(value, Ordering::Relaxed);
-    }
-
-    fn store_release_u16(&self, at: GuestAddr, value: u16) {
-        self.half(at).store(value, Ordering::Release);
-    }
-
-    fn full_barrier(&self) {
-        fence(Ordering::SeqCst);
-    }
-}
-
-/// The device's view of a part.
-struct View(Arc<Memory>, fn(&Memory) -> &Part);
-
-impl View {
-    fn half(&self, offset: usize) -> &AtomicU16 {
-        &self.1(&self.0).halves[offset / 2]
-    }
-}
-
-impl SharedMemory for View {
-    fn load_u16(&self, offset: usize) -> u16 {
-        self.half(offset).load(Ordering::Relaxed)
-    }
-
-    fn load_u64(&self, _: usize) -> u64 {
-        unreachable!("no buffer is looked at")
-    }
-
-    fn load_acquire_u16(&self, offset: usize) -> u16 {
-        self.half(offset).load(Ordering::Acquire)
-    }
-
-    fn store_u16(&self, offset: usize, value: u16) {
-        self.half(offset).store(value, Ordering::Relaxed);
-    }
-
-    fn store_u32(&self, offset: usize, value: u32) {
-        let words = &self.1(&self.0).words;
-        words[offset / 4].store(value, Ordering::Relaxed);
-    }
-
-    fn store_release_u16(&self, offset: usize, value: u16) {
-        self.half(offset).store(value, Ordering::Release);
-    }
-
-    fn full_barrier(&self) {
-        fence(Ordering::SeqCst);
-    }
-}
-
-/// An eventfd.
-struct Event {
-    count: Mutex<u32>,
-    changed: Condvar,
-}
-
-impl Event {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            count: Mutex::new(0),
-            changed: Condvar::new(),
-        })
-    }
-
-    fn signal(&self) {
-        *self.count.lock().expect("not poisoned") += 1;
-        self.changed.notify_one();
-    }
-
-    fn wait(&self) {
-        let mut count = self.count.lock().expect("not poisoned");
-        while *count == 0 {
-            count = self.changed.wait(count).expect("not poisoned");
-        }
-        *count = 0;
-    }
-}
-
-/// What a model runs with.
+/// Parameters of a model.
 #[derive(Clone, Copy)]
 struct Setup {
     format: Format,
@@ -261,7 +84,44 @@ fn ids(format: Format) -> [u16; ENTRIES as usize] {
     }
 }
 
-/// The driver adds entries while the worker drains the ring and goes to sleep.
+/// Takes chains, and gives none back.
+struct Taker {
+    setup: Setup,
+    taken: usize,
+}
+
+impl HandleChain<View> for Taker {
+    fn is_ready(&mut self) -> bool {
+        true
+    }
+
+    fn handle(&mut self, _: &Ring<View>, head: Head, _: bool) -> Handled {
+        // All of it is there: not an entry from before.
+        let id = ids(self.setup.format)[self.taken];
+        assert_eq!((head.id(), head.count()), (id, 1));
+        self.taken += 1;
+        Handled::Taken(0)
+    }
+
+    fn skip_entry(&mut self) {
+        panic!("an entry from before");
+    }
+
+    fn in_batch<R>(&mut self, _: u16, submit: impl FnOnce(&mut Self) -> R) -> R {
+        submit(self)
+    }
+
+    fn refresh(&mut self) {}
+
+    fn used_position(&self) -> u16 {
+        self.setup.start
+    }
+
+    fn signal_used(&mut self) {}
+}
+
+/// The driver adds entries, and kicks only when asked, while the worker drains the ring and goes to
+/// sleep.
 fn kick_against_sleep(setup: Setup) {
     model(move || {
         let (memory, mut driver, base) = setup.queue();
@@ -271,21 +131,12 @@ fn kick_against_sleep(setup: Setup) {
             let (ring, kick) = (memory.ring(), kick.clone());
             thread::spawn(move || {
                 let mut avail = Avail::new(&ring, base, setup.event_idx);
-                let mut taken = 0;
-                loop {
-                    avail.disable_notify(&ring);
-                    // Nothing is given back.
-                    let pop = |avail: &mut Avail| avail.pop(&ring, || base.used);
-                    while let Popped::Chain(head) = pop(&mut avail).expect("a possible ring") {
-                        // All of it is there: not an entry from before.
-                        assert_eq!((head.id(), head.count()), (ids(setup.format)[taken], 1));
-                        taken += 1;
-                    }
-                    if taken == usize::from(ENTRIES) {
-                        break;
-                    }
-                    if !avail.enable_notify(&ring).expect("a possible ring") {
-                        kick.wait();
+                let mut taker = Taker { setup, taken: 0 };
+                while taker.taken < usize::from(ENTRIES) {
+                    match drain(&ring, &mut avail, &mut taker).expect("a possible ring") {
+                        Next::Kick if taker.taken < usize::from(ENTRIES) => kick.wait(),
+                        Next::Kick | Next::Soon => (),
+                        other => panic!("{other:?} without a reason"),
                     }
                 }
             })
@@ -315,7 +166,7 @@ fn completion_against_suppression(setup: Setup) {
             let interrupt = interrupt.clone();
             thread::spawn(move || {
                 for (head, len) in heads.into_iter().zip(5..) {
-                    used.push(&ring, head, len);
+                    used.add_used(&ring, head, len);
                     if used.should_interrupt(&ring) {
                         interrupt.signal();
                     }
@@ -342,6 +193,53 @@ fn completion_against_suppression(setup: Setup) {
     });
 }
 
+/// Two threads give chains back under one lock, each with its own decision, while the driver looks
+/// for them and goes to sleep.
+fn completions_against_suppression(setup: Setup) {
+    const THREADS: usize = 2;
+    model(move || {
+        let (memory, mut driver, base) = setup.queue();
+        let ring = memory.ring();
+        let mut used = Used::new(&ring, base, setup.event_idx);
+        let heads = heads(&mut driver, &ring, base);
+        used.should_interrupt(&ring);
+        let used = Arc::new(Mutex::new((used, ring)));
+        let interrupt = Event::new();
+
+        let completers = heads.into_iter().take(THREADS).map(|head| {
+            let (used, interrupt) = (used.clone(), interrupt.clone());
+            thread::spawn(move || {
+                let must_signal = {
+                    let (used, ring) = &mut *used.lock().expect("not poisoned");
+                    used.add_used(ring, head, 5);
+                    used.should_interrupt(ring)
+                };
+                if must_signal {
+                    interrupt.signal();
+                }
+            })
+        });
+        let completers: Vec<_> = completers.collect();
+        let mut given = 0;
+        loop {
+            driver.disable_interrupt();
+            while let Some(entry) = driver.poll_used() {
+                assert_eq!(entry.len, 5);
+                given += 1;
+            }
+            if given == THREADS {
+                break;
+            }
+            if !driver.enable_interrupt() {
+                interrupt.wait();
+            }
+        }
+        for completer in completers {
+            completer.join().expect("a completion ends");
+        }
+    });
+}
+
 /// Chains in the hands of the device.
 fn heads(driver: &mut Driver<Arc<Memory>>, ring: &Ring<View>, base: Base) -> Vec<Head> {
     let mut avail = Avail::new(ring, base, false);
@@ -356,7 +254,7 @@ fn heads(driver: &mut Driver<Arc<Memory>>, ring: &Ring<View>, base: Base) -> Vec
     (0..ENTRIES).map(take).collect()
 }
 
-/// Both models with one setup.
+/// The models with one setup.
 macro_rules! models {
     ($($name:ident: $format:ident, $event_idx:literal, $start:expr;)*) => { $(
         mod $name {
@@ -376,6 +274,11 @@ macro_rules! models {
             #[test]
             fn no_interrupt_is_lost() {
                 completion_against_suppression(SETUP);
+            }
+
+            #[test]
+            fn no_interrupt_of_two_threads_is_lost() {
+                completions_against_suppression(SETUP);
             }
         }
     )* };

@@ -9,11 +9,11 @@ use crate::{
 };
 use vblk_core::{
     addr::GuestAddr,
-    packed::{
-        Descriptor,
-        Overrun, //
+    packed::Descriptor,
+    queue::{
+        Popped,
+        RingError, //
     },
-    queue::Popped,
     testing::{
         Buf,
         DriverMemory,
@@ -57,7 +57,7 @@ fn a_head_that_looks_available_in_a_full_ring_is_an_overrun() {
         let next = start.wrapping_add(8);
         let flags = queue.driver.avail_flags(next);
         queue.driver.write_flags(next, flags);
-        let overrun = Overrun { next, free: 0 };
+        let overrun = RingError::ChainOverrun { next, free: 0 };
         assert!(queue.enable_notify());
         assert_eq!(queue.pop(), Err(overrun));
         // It is not believed the second time either, but may be mended.
@@ -82,7 +82,7 @@ fn a_chain_into_descriptors_of_the_device_is_an_overrun() {
         let next = start.wrapping_add(5);
         // Three are left; the fourth would be the first of those of the device.
         queue.post(9, &[NEXT, NEXT, NEXT]);
-        let overrun = Overrun { next, free: 3 };
+        let overrun = RingError::ChainOverrun { next, free: 3 };
         assert_eq!(queue.pop(), Err(overrun));
         assert_eq!(queue.pop(), Err(overrun));
         // Given back, they are the driver's again: now it may be a chain of five.
@@ -100,7 +100,7 @@ fn a_chain_around_the_ring_is_an_overrun() {
         for start in [0, 5, 65535] {
             let mut queue = Queue::new(&ram, size, false, start);
             queue.post(1, &vec![NEXT; size as usize]);
-            let overrun = Overrun {
+            let overrun = RingError::ChainOverrun {
                 next: start,
                 free: size as u16,
             };
@@ -116,7 +116,7 @@ fn a_chain_around_the_ring_is_an_overrun() {
 }
 
 #[test]
-fn every_pair_of_bits_is_judged_by_the_lap() {
+fn every_pair_of_bits_is_judged_by_the_wrap_counter() {
     let ram = Ram::new(MEMORY);
     for start in [0, 8, 16, 65528] {
         let even = start / 8 % 2 == 0;
@@ -132,7 +132,7 @@ fn every_pair_of_bits_is_judged_by_the_lap() {
 }
 
 #[test]
-fn the_other_half_is_asked_once_in_a_lap() {
+fn the_other_half_is_asked_once_around_the_ring() {
     let ram = Ram::new(MEMORY);
     let mut queue = Queue::new(&ram, 8, false, 0);
     let asked = std::cell::Cell::new(0);

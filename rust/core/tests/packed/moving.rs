@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking and giving back, over many laps.
+//! Chains that are taken and given back, many times around the ring.
 
 use crate::{
     common::RING,
@@ -9,10 +9,6 @@ use crate::{
 };
 use vblk_core::{
     addr::GuestAddr,
-    lap::{
-        off_wrap,
-        position, //
-    },
     packed::{
         parts,
         Avail,
@@ -29,6 +25,10 @@ use vblk_core::{
         Layout,
         Ram,
         UsedEntry, //
+    },
+    wrap::{
+        off_wrap,
+        position, //
     },
 };
 
@@ -70,7 +70,7 @@ fn positions_are_places_with_a_wrap_counter_that_begins_with_one() {
 }
 
 #[test]
-fn an_empty_ring_has_nothing_whatever_the_lap() {
+fn an_empty_ring_has_nothing_whatever_the_wrap_counter() {
     let ram = Ram::new(MEMORY);
     for size in [1, 2, 8, 32768] {
         for start in [0, 1, 7, 8, 15, 32767, 32768, 65535] {
@@ -102,13 +102,13 @@ fn chains_are_taken_in_order_once_they_are_published() {
 }
 
 #[test]
-fn the_flags_are_those_of_the_lap() {
+fn the_flags_are_those_of_the_wrap_counter() {
     // Driver and device write what virtio 1.2, 2.8.1 says, seen from outside of both.
     let ram = Ram::new(MEMORY);
     let layout = Layout::packed(4, RING);
     let mut queue = Queue::new(&ram, 4, false, 0);
-    for lap in 0..5 {
-        let (avail, used) = if lap % 2 == 0 {
+    for round in 0..5 {
+        let (avail, used) = if round % 2 == 0 {
             (0x80, 0x8080)
         } else {
             (0x8000, 0)
@@ -130,7 +130,7 @@ fn chains_come_back_in_any_order_with_id_and_length() {
     let ram = Ram::new(MEMORY);
     for start in [0, 1, 5, 7, 65534] {
         let mut queue = Queue::new(&ram, 8, false, start);
-        for lap in 0..5 {
+        for round in 0..5 {
             let ids = [2, 1, 4, 1].map(|count| queue.submit_long(count));
             assert!(queue
                 .driver
@@ -144,7 +144,7 @@ fn chains_come_back_in_any_order_with_id_and_length() {
                 assert_eq!(queue.driver.poll_used(), Some(UsedEntry { id, len }));
                 assert_eq!(queue.driver.poll_used(), None);
             }
-            assert_eq!(queue.driver.free(), 8, "lap {lap}");
+            assert_eq!(queue.driver.free(), 8, "round {round}");
         }
     }
 }
@@ -223,14 +223,14 @@ fn run_by_the_rules(size: u32, event_idx: bool, rounds: u32) {
 }
 
 #[test]
-fn nothing_is_lost_over_many_laps_with_flags() {
+fn nothing_is_lost_many_times_around_with_flags() {
     run_by_the_rules(1, false, 70_000);
     run_by_the_rules(8, false, 40_000);
     run_by_the_rules(256, false, 2_000);
 }
 
 #[test]
-fn nothing_is_lost_over_many_laps_with_event_index() {
+fn nothing_is_lost_many_times_around_with_event_index() {
     run_by_the_rules(1, true, 70_000);
     run_by_the_rules(2, true, 70_000);
     run_by_the_rules(8, true, 40_000);
@@ -242,10 +242,10 @@ fn the_largest_queue_works_over_the_wrap_of_positions() {
     let ram = Ram::new(MEMORY);
     for start in [0, 32768, 40_000] {
         let mut queue = Queue::new(&ram, 32768, true, start);
-        for lap in 0..3 {
+        for round in 0..3 {
             let ids: Vec<_> = (0..32768 / 4).map(|_| queue.submit_long(4)).collect();
             let taken: Vec<_> = ids.iter().map(|_| queue.take()).collect();
-            assert_eq!(queue.pop(), Ok(Popped::Empty), "lap {lap}");
+            assert_eq!(queue.pop(), Ok(Popped::Empty), "round {round}");
             for (id, taken) in ids.iter().zip(taken) {
                 queue.give(taken, 9);
                 let id = u32::from(*id);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kicks and interrupts: who asks for which, at every place of the ring.
+//! Kicks and interrupts, at every place of the ring.
 
 use crate::{
     common::RING,
@@ -9,13 +9,13 @@ use crate::{
 };
 use vblk_core::{
     addr::GuestAddr,
-    lap::off_wrap,
     queue::Popped,
     testing::{
         DriverMemory,
         Layout,
         Ram, //
     },
+    wrap::off_wrap,
 };
 
 const ENABLE: u16 = 0;
@@ -48,7 +48,7 @@ fn kicks_are_suppressed_while_the_queue_is_served() {
 }
 
 #[test]
-fn a_drain_without_end_hears_of_one_kick_in_two_laps_at_most() {
+fn a_drain_without_end_is_kicked_at_most_once_in_twice_around() {
     let ram = Ram::new(MEMORY);
     for (event_idx, most) in [(false, 0), (true, 10)] {
         let mut queue = Queue::new(&ram, 8, event_idx, 5);
@@ -94,7 +94,7 @@ fn enabling_finds_what_came_in_between() {
 
 #[test]
 fn enabling_takes_back_what_was_left_in_the_ring() {
-    // Whoever served the ring before stopped in the middle, perhaps with other features.
+    // The device that served the ring before stopped in the middle, perhaps with other features.
     let ram = Ram::new(MEMORY);
     let layout = Layout::packed(8, RING);
     for (event_idx, flags) in [(false, ENABLE), (true, DESC)] {
@@ -244,7 +244,7 @@ fn a_driver_that_enabled_interrupts_sees_what_came_in_between() {
 }
 
 #[test]
-fn no_interrupt_is_lost_when_nobody_decided_for_many_laps() {
+fn no_interrupt_is_lost_after_many_times_around_without_a_decision() {
     let ram = Ram::new(MEMORY);
     for pushes in [16, 17, 65535, 65536, 65537, 65535 + 65536] {
         let mut queue = Queue::new(&ram, 8, true, 0);

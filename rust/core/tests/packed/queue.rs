@@ -8,14 +8,14 @@ use vblk_core::{
     packed::{
         Avail,
         Descriptor,
-        Overrun,
         PackedRing,
         Used, //
     },
     queue::{
         Head,
         Popped,
-        QueueSize, //
+        QueueSize,
+        RingError, //
     },
     testing::{
         Buf,
@@ -76,7 +76,7 @@ impl<'a> Queue<'a> {
         self.driver.publish();
     }
 
-    pub fn pop(&mut self) -> Result<Popped, Overrun> {
+    pub fn pop(&mut self) -> Result<Popped, RingError> {
         self.avail.pop(&self.ring, || self.used.position())
     }
 
@@ -88,10 +88,10 @@ impl<'a> Queue<'a> {
     }
 
     pub fn give(&mut self, head: Head, len: u32) {
-        self.used.push(&self.ring, head, len);
+        self.used.add_used(&self.ring, head, len);
     }
 
-    /// One chain all the way there and back, nobody being told.
+    /// Sends one chain all the way there and back, without a notification.
     pub fn turn_long(&mut self, count: usize) {
         let id = self.submit_long(count);
         let head = self.take();

@@ -61,7 +61,7 @@ const BLOCKS: [(GuestAddr, usize, HostAddr); 4] = [
     ),
 ];
 
-/// Where indirect tables are: over a seam, into a hole, at the beginning of a block, up to the
+/// Addresses of indirect tables: over a seam, into a hole, at the beginning of a block, up to the
 /// last address and unaligned.
 const TABLES: [u64; 5] = [0x2FC8, 0x4F80, 0x8000, u64::MAX - 0x7F, 0x2801];
 
@@ -102,7 +102,7 @@ struct World {
     /// Binary logarithm of the size of the queue.
     order: u32,
     descs: Vec<Descriptor>,
-    /// Whether entries without a next of their own lead to the one behind them, so that there are
+    /// True if entries without a next of their own lead to the one behind them, so that there are
     /// long chains too.
     in_line: bool,
     indirect: bool,
@@ -231,7 +231,7 @@ fn every_outcome_is_met_often() {
         ChainError::IndirectWithNext,
         ChainError::NestedIndirect,
         ChainError::IndirectSize,
-        ChainError::IndirectFault,
+        ChainError::IndirectOutsideTable,
         ChainError::TooManyBytes,
     ];
     let chains = [

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What holds for every ring, table and request, however hostile: no panic, a bound on what is
+//! Properties of every ring, table and request, however hostile: no panic, a bound on what is
 //! read, and agreement with a reference that is written plainly.
 
 #[path = "../common/mod.rs"]
@@ -23,7 +23,7 @@ fn cases(cases: u32) -> ProptestConfig {
     }
 }
 
-/// Lengths of buffers: short ones, whole tables and blocks, and those near the largest.
+/// Returns lengths of buffers: short ones, whole tables and blocks, and those near the largest.
 fn lengths() -> impl Strategy<Value = u32> {
     prop_oneof![
         6 => 0..40u32,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Both halves of a packed ring under a driver without rules, against a reference that counts
-//! descriptors from the beginning of time and laps with a division.
+//! descriptors from the beginning of time and finds the wrap counter by a division.
 
 use crate::{
     cases,
@@ -18,7 +18,6 @@ use proptest::{
     prelude::*, //
 };
 use vblk_core::{
-    lap::off_wrap,
     packed::{
         Avail,
         Descriptor,
@@ -31,6 +30,7 @@ use vblk_core::{
         PackedDriver,
         Ram, //
     },
+    wrap::off_wrap,
 };
 
 const NEXT: u16 = Descriptor::F_NEXT;
@@ -59,11 +59,11 @@ proptest! {
     #[test]
     fn a_driver_without_rules_gets_what_the_reference_finds(
         order in 0..5u32,
-        laps in 0..5u16,
+        rounds in 0..5u16,
         event_idx in any::<bool>(),
         steps in vec(steps(), 0..120),
     ) {
-        judge(order, laps, event_idx, &steps);
+        judge(order, rounds, event_idx, &steps);
     }
 
     /// Interrupts with event index, for chains of several descriptors.
@@ -95,7 +95,7 @@ proptest! {
                 let Ok(Popped::Chain(head)) = avail.pop(&ring, || used.position()) else {
                     panic!("there is a chain");
                 };
-                used.push(&ring, head, 0);
+                used.add_used(&ring, head, 0);
                 driver.poll_used();
                 moved += count;
             }

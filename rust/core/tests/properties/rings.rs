@@ -80,7 +80,7 @@ proptest! {
         for (pushes, ahead) in batches {
             let event = at + ahead - 2;
             driver.write_used_event(event as u16);
-            (0..pushes).for_each(|_| used.push(&ring, head, 0));
+            (0..pushes).for_each(|_| used.add_used(&ring, head, 0));
             let passed = (at..at + i64::from(pushes)).any(|entry| entry as u16 == event as u16);
             let decided = used.should_interrupt(&ring);
             if pushes < 1 << 16 {

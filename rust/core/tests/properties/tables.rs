@@ -12,7 +12,7 @@ use proptest::{
     prelude::*, //
 };
 
-/// Regions with ends near each other and near both ends of the address space.
+/// Returns regions with ends near each other and near both ends of the address space.
 fn regions() -> impl Strategy<Value = (u64, u64, u64)> {
     let guest = prop_oneof![
         4 => (0..40u64).prop_map(|n| n * 8),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a request asks for.
+//! The work that a request asks for.
 
 use crate::guest::{
     Guest,
@@ -14,12 +14,12 @@ use crate::guest::{
 };
 use vblk_core::{
     addr::Sector,
+    disk::Disk,
     range::{
         RangeOp,
         RangeOps, //
     },
     request::{
-        Disk,
         Status, //
     },
     testing::{
@@ -138,7 +138,7 @@ fn with_ranges(kind: u32, bytes: u32) -> BlockRequest {
 }
 
 #[test]
-fn requests_about_ranges_are_only_for_who_negotiated_them() {
+fn requests_about_ranges_must_be_negotiated() {
     let ram = Ram::new(MEMORY);
     let mut guest = Guest::new(&ram);
     let unsupported = What::Answer(Status::Unsupported);

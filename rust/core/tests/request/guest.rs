@@ -11,19 +11,20 @@ use vblk_core::{
         GuestAddr,
         Sector, //
     },
+    disk::Disk,
     range::{
         RangeOp,
         RangeOps, //
     },
     request::{
         Action,
-        Disk,
-        NotARequest,
+        MalformedRequest,
         Payload,
         Request,
         RequestType,
         Status, //
     },
+    table::TableMemory,
     testing::{
         BlockRequest,
         Buf,
@@ -76,12 +77,12 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// What `judge` makes of the chain of these buffers.
+    /// Returns what `judge` makes of the chain of these buffers.
     pub fn with<T>(
         &mut self,
         bufs: &[Buf],
         indirect: bool,
-        judge: impl FnOnce(Result<Request<'_>, NotARequest>) -> T,
+        judge: impl FnOnce(Result<Request<'_>, MalformedRequest>) -> T,
     ) -> T {
         let table = indirect.then_some((TABLE, bufs));
         let direct = if indirect { &[] } else { bufs };
@@ -90,15 +91,19 @@ impl<'a> Guest<'a> {
         self.driver.publish();
         let head = self.device.pop();
         let ram = self.device.ram;
+        let memory = TableMemory {
+            table: &ram.table(),
+            memory: ram,
+        };
         let chain = self.device.walk(head).expect("a chain");
-        let answer = judge(Request::parse(&chain, &ram.table(), ram));
+        let answer = judge(Request::parse(&chain, &memory));
         // The descriptors are needed again.
         let layout = *self.driver.layout();
         self.driver = SplitDriver::starting_at(ram, layout, false, self.driver.next_avail());
         answer
     }
 
-    pub fn parse(&mut self, bufs: &[Buf], indirect: bool) -> Result<Parsed, NotARequest> {
+    pub fn parse(&mut self, bufs: &[Buf], indirect: bool) -> Result<Parsed, MalformedRequest> {
         self.with(bufs, indirect, |request| {
             let request = request?;
             Ok(Parsed {
@@ -111,7 +116,7 @@ impl<'a> Guest<'a> {
         })
     }
 
-    /// What to do for this request, whose data is not touched.
+    /// Returns what to do for this request, whose data is not touched.
     pub fn action(&mut self, request: &BlockRequest, disk: &Disk) -> What {
         request.prepare(&self.device.ram);
         self.with(&request.buffers(), false, |parsed| {
@@ -139,7 +144,7 @@ pub enum What {
 
 pub const IO_ERROR: What = What::Answer(Status::IoError);
 
-/// The address of each byte of a payload, whose pieces must be what it says they are.
+/// Returns the address of each byte of a payload, whose pieces must be what it says they are.
 pub fn bytes_of(payload: &Payload<'_>) -> Vec<u64> {
     let pieces: Vec<_> = payload.pieces().collect();
     assert!(pieces.iter().all(|piece| piece.len > 0));
@@ -155,7 +160,7 @@ pub fn range(from: GuestAddr, len: u64) -> Vec<u64> {
     (from.0..from.0 + len).collect()
 }
 
-/// Some unknown type with data both ways: 5 bytes to the device, 4 bytes from it.
+/// Returns some unknown type with data both ways: 5 bytes to the device, 4 bytes from it.
 pub fn both_ways() -> (BlockRequest, Parsed) {
     let mut request = BlockRequest::new(0xABCD, 0x0123_4567_89AB_CDEF, HEADER, STATUS);
     request.data = vec![Buf::readable(DATA, 5), Buf::writable(DATA, 4)];

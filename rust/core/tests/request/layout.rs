@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the parts of a request may lie.
+//! Places of the parts of a request.
 
 use crate::guest::{
     both_ways,

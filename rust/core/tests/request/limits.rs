@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is on the disk and what is not.
+//! Requests at the limits of the disk.
 
 use crate::guest::{
     Guest,
@@ -13,8 +13,8 @@ use crate::guest::{
 };
 use vblk_core::{
     addr::Sector,
+    disk::Disk,
     request::{
-        Disk,
         Status, //
     },
     testing::{
@@ -23,7 +23,7 @@ use vblk_core::{
     },
 };
 
-/// Whether a read and a write of this range are let through; both must be judged alike.
+/// Returns whether a read and a write of this range are let through; both must be judged alike.
 fn allowed(guest: &mut Guest<'_>, disk: &Disk, sector: u64, bytes: u32) -> bool {
     let read = BlockRequest::read(sector, HEADER, STATUS).data(DATA, bytes);
     let write = BlockRequest::write(sector, HEADER, STATUS).data(DATA, bytes);

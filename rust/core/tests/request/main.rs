@@ -10,3 +10,4 @@ mod guest;
 mod layout;
 mod limits;
 mod refused;
+mod stored;

@@ -14,13 +14,29 @@ use vblk_core::{
         GuestAddr,
         HostAddr, //
     },
-    request::NotARequest,
+    memory::{
+        Fault,
+        ReadGuest, //
+    },
+    request::{
+        MalformedCause,
+        MalformedRequest,
+        Request, //
+    },
     testing::{
         BlockRequest,
         Buf,
         Ram, //
     },
 };
+
+/// Returns the guest's mistake.
+fn malformed(status: Option<GuestAddr>) -> MalformedRequest {
+    MalformedRequest {
+        status,
+        cause: MalformedCause::Malformed,
+    }
+}
 
 #[test]
 fn a_header_that_is_too_short_is_refused_with_a_status() {
@@ -29,7 +45,7 @@ fn a_header_that_is_too_short_is_refused_with_a_status() {
     for len in 0..16 {
         let bufs = [Buf::readable(HEADER, len), Buf::writable(DATA, 8)];
         let status = Some(GuestAddr(DATA.0 + 7));
-        assert_eq!(guest.parse(&bufs, false), Err(NotARequest { status }));
+        assert_eq!(guest.parse(&bufs, false), Err(malformed(status)));
     }
 }
 
@@ -48,7 +64,35 @@ fn a_header_that_can_not_be_read_is_refused_with_a_status() {
     ] {
         let bufs = [Buf::readable(GuestAddr(addr), 16), Buf::writable(STATUS, 1)];
         let status = Some(STATUS);
-        assert_eq!(guest.parse(&bufs, false), Err(NotARequest { status }));
+        assert_eq!(guest.parse(&bufs, false), Err(malformed(status)));
+    }
+}
+
+#[test]
+fn a_header_that_the_host_can_not_read_is_not_the_mistake_of_the_guest() {
+    struct Failing;
+    impl ReadGuest for Failing {
+        fn read(&self, _: GuestAddr, _: &mut [u8]) -> Result<(), Fault> {
+            Err(Fault::Inaccessible)
+        }
+    }
+    let ram = Ram::new(MEMORY);
+    let header = [
+        vec![Buf::readable(HEADER, 16)],
+        vec![Buf::readable(HEADER, 8), Buf::readable(DATA, 8)],
+    ];
+    for mut bufs in header {
+        bufs.push(Buf::writable(STATUS, 1));
+        let mut guest = Guest::new(&ram);
+        guest.driver.add(&bufs).expect("enough descriptors");
+        guest.driver.publish();
+        let head = guest.device.pop();
+        let chain = guest.device.walk(head).expect("a chain");
+        let refused = MalformedRequest {
+            status: Some(STATUS),
+            cause: MalformedCause::HeaderInaccessible,
+        };
+        assert_eq!(Request::parse(&chain, &Failing).err(), Some(refused));
     }
 }
 
@@ -67,9 +111,7 @@ fn a_buffer_that_wraps_behind_the_header_does_not_lead_to_the_last_address() {
     assert!(guest.parse(&whole, false).is_ok());
     for len in [17, 16 + 512, u32::MAX - 1] {
         let wraps = [Buf::readable(header, len), status];
-        let refused = NotARequest {
-            status: Some(STATUS),
-        };
+        let refused = malformed(Some(STATUS));
         assert_eq!(guest.parse(&wraps, false), Err(refused));
     }
 }
@@ -78,7 +120,7 @@ fn a_buffer_that_wraps_behind_the_header_does_not_lead_to_the_last_address() {
 fn without_a_writable_last_byte_there_is_no_status() {
     let ram = Ram::new(MEMORY);
     let mut guest = Guest::new(&ram);
-    let nowhere = Err(NotARequest { status: None });
+    let nowhere = Err(malformed(None));
     let header = Buf::readable(HEADER, 16);
     let writable = Buf::writable(STATUS, 1);
     assert_eq!(guest.parse(&[header], false), nowhere);
@@ -106,9 +148,7 @@ fn a_readable_buffer_behind_a_writable_one_is_refused_with_a_status() {
         &[header, writable, readable, status],
         &[header, readable, status, readable, status],
     ] {
-        let refused = NotARequest {
-            status: Some(STATUS),
-        };
+        let refused = malformed(Some(STATUS));
         assert_eq!(guest.parse(bufs, false), Err(refused));
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Chains on their way there and back.
+//! Chains that are taken and given back.
 
 use crate::{
     common::RING,
@@ -13,12 +13,12 @@ use vblk_core::{
     addr::GuestAddr,
     queue::{
         Popped,
-        QueueSize, //
+        QueueSize,
+        RingError, //
     },
     split::{
         parts,
         Avail,
-        ImpossibleIndex,
         Used, //
     },
     testing::{
@@ -89,7 +89,7 @@ fn a_full_ring_is_possible_and_one_more_entry_is_not() {
             let mut queue = Queue::new(&ram, size, false, start);
             let claimed = start.wrapping_add(size as u16).wrapping_add(1);
             queue.driver.write_avail_index(claimed);
-            let impossible = ImpossibleIndex {
+            let impossible = RingError::AvailIndex {
                 next: start,
                 claimed,
             };
@@ -112,7 +112,7 @@ fn an_index_that_goes_back_is_impossible() {
     let ram = Ram::new(MEMORY);
     let mut queue = Queue::new(&ram, 8, false, 3);
     queue.driver.write_avail_index(2);
-    let impossible = ImpossibleIndex {
+    let impossible = RingError::AvailIndex {
         next: 3,
         claimed: 2,
     };

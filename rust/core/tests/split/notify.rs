@@ -61,7 +61,7 @@ fn enabling_finds_what_came_in_between() {
 
 #[test]
 fn enabling_takes_back_a_suppression_that_was_left_in_the_ring() {
-    // Whoever served the ring before stopped in the middle.
+    // The device that served the ring before stopped in the middle.
     let ram = Ram::new(MEMORY);
     let mut queue = Queue::new(&ram, 8, false, 0);
     queue.disable_notify();

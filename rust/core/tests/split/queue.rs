@@ -7,11 +7,11 @@ use vblk_core::{
     addr::GuestAddr,
     queue::{
         Head,
-        Popped, //
+        Popped,
+        RingError, //
     },
     split::{
         Avail,
-        ImpossibleIndex,
         SplitRing,
         Used, //
     },
@@ -54,7 +54,7 @@ impl<'a> Queue<'a> {
         head.expect("a free descriptor")
     }
 
-    pub fn pop(&mut self) -> Result<Popped, ImpossibleIndex> {
+    pub fn pop(&mut self) -> Result<Popped, RingError> {
         self.avail.pop(&self.ring)
     }
 
@@ -66,10 +66,10 @@ impl<'a> Queue<'a> {
     }
 
     pub fn give(&mut self, head: Head, len: u32) {
-        self.used.push(&self.ring, head, len);
+        self.used.add_used(&self.ring, head, len);
     }
 
-    /// One chain all the way there and back, nobody being told.
+    /// Sends one chain all the way there and back, without a notification.
     pub fn turn(&mut self) {
         self.submit();
         let head = self.take();
@@ -77,7 +77,7 @@ impl<'a> Queue<'a> {
         self.driver.poll_used().expect("a used entry");
     }
 
-    pub fn enable_notify(&mut self) -> Result<bool, ImpossibleIndex> {
+    pub fn enable_notify(&mut self) -> Result<bool, RingError> {
         self.avail.enable_notify(&self.ring)
     }
 

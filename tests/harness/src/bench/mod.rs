@@ -6,63 +6,28 @@
 //! `scripts/l1 --icount`. Each figure is a line of JSON on standard output; `scripts/bench`
 //! collects them.
 
+mod load;
 mod module;
 mod raw;
+pub mod scaling;
 
-use crate::{
-    disk::{
-        Disk,
-        NullBlk, //
-    },
-    rng::Rng, //
-};
+use crate::disk::{Disk, NullBlk};
+use load::{median, Direction, Driver, Load, WINDOW};
 use std::error::Error;
 
-/// Bytes of a request.
-const BLOCK: usize = 4096;
-/// The part of the disk that is used.
-const WINDOW: u64 = 32 << 20;
-/// Samples of which the median is taken, and those before that are thrown away.
-const SAMPLES: usize = 1000;
-const WARM_UP: usize = 100;
-/// How often each figure is taken.
+/// Number of samples of each figure.
 const RUNS: usize = 3;
-
-/// Which way the requests go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Read,
-    Write,
-}
-
-/// What the driver does while the device works, with one CPU for both. Left alone, the scheduler
-/// chooses between the two by what happened before, so each is made to happen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Driver {
-    /// It sleeps, and is woken by the interrupt.
-    Asleep,
-    /// It is preempted by the kick, and finds the interrupt there when it goes on.
-    HandsOver,
-}
-
-/// A load to measure.
-#[derive(Clone, Copy)]
-struct Load {
-    direction: Direction,
-    depth: usize,
-    driver: Driver,
-}
 
 /// Measures one load on a disk once: instructions per request.
 type Measure = fn(&Disk, &Load) -> Result<u64, Box<dyn Error>>;
 
-/// Who serves the requests.
+/// Server of the requests.
 struct Backend {
     name: &'static str,
     measure: Measure,
-    /// Whether it can have several requests under way.
+    /// Set when it can have several requests under way.
     concurrent: bool,
-    /// Whether someone else works for the driver, at a kick.
+    /// Set when another thread works for the driver, at a kick.
     kicked: bool,
 }
 
@@ -76,7 +41,13 @@ const LOADS: [(usize, Driver); 4] = [
 const BACKENDS: &[Backend] = &[
     Backend {
         name: "vhost-blk-rs",
-        measure: module::measure,
+        measure: module::pinned_per_request,
+        concurrent: true,
+        kicked: true,
+    },
+    Backend {
+        name: "vhost-blk-rs, pinned ahead",
+        measure: module::pinned_ahead,
         concurrent: true,
         kicked: true,
     },
@@ -162,28 +133,4 @@ fn report(case: &str, backend: &Backend, disk: &Disk, load: &Load) -> Result<(),
         median(&mut values),
     );
     Ok(())
-}
-
-fn median(values: &mut [u64]) -> u64 {
-    values.sort_unstable();
-    values.get(values.len() / 2).copied().unwrap_or(0)
-}
-
-/// Takes samples by calling `batch`, which tells how many instructions `depth` requests at the
-/// given block numbers took.
-fn sample(
-    load: &Load,
-    mut batch: impl FnMut(&[u64]) -> Result<u64, Box<dyn Error>>,
-) -> Result<u64, Box<dyn Error>> {
-    let mut rng = Rng::new(1);
-    let mut samples = Vec::with_capacity(SAMPLES);
-    for round in 0..WARM_UP + SAMPLES {
-        let block = |_| rng.within(0..WINDOW / BLOCK as u64);
-        let blocks: Vec<u64> = (0..load.depth).map(block).collect();
-        let time = batch(&blocks)?;
-        if round >= WARM_UP {
-            samples.push(time / load.depth as u64);
-        }
-    }
-    Ok(median(&mut samples))
 }

@@ -2,59 +2,59 @@
 
 //! Requests through the module: from the kick to the return from the wait for the call.
 
-use super::{
-    sample,
-    Direction,
-    Driver,
-    Load,
-    BLOCK, //
-};
+use super::load::{sample, Direction, Driver, Load, BLOCK};
 use crate::{
+    context::Pinning,
     disk::Disk,
     memory::MIDDLE,
-    oracle::{
-        facts,
-        WORKER, //
-    },
+    oracle::{facts, WORKER},
     sys::{
-        process::{
-            self,
-            Policy, //
-        },
-        tsc, //
+        process::{self, Policy},
+        tsc,
     },
-    vm::{
-        Setup,
-        Vm,
-        OK, //
-    },
+    vm::{use_memory, Setup, Vm, OK},
 };
 use std::error::Error;
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
-/// Instructions per request.
+/// Measures requests whose pages are pinned one by one: instructions per request.
+pub fn pinned_per_request(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error>> {
+    use_memory(Pinning::PerRequest);
+    measure(disk, load)
+}
+
+/// Measures requests in memory that was pinned ahead: instructions per request.
+pub fn pinned_ahead(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error>> {
+    use_memory(Pinning::Ahead);
+    measure(disk, load)
+}
+
+/// Returns the instructions per request.
 ///
 /// A batch is put into the ring before the clock starts. Then the driver makes it visible, kicks
 /// if the device wants that, and sleeps in a blocking read of the call eventfd until all of the
 /// batch is in the used ring. It asks for interrupts as Linux does: at the next used entry.
-pub fn measure(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error>> {
+fn measure(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error>> {
     let mut vm = Vm::with_disk(&Setup::default(), disk)?;
     match load.driver {
-        // Nobody preempts anybody: the driver sleeps until the worker has nothing more to do.
+        // Neither preempts the other: the driver sleeps until the worker has nothing more to do.
         Driver::Asleep => {
             process::set_policy(0, Policy::Batch)?;
             for worker in facts::threads_named(WORKER) {
                 process::set_policy(worker.pid, Policy::Batch)?;
             }
         }
-        // The worker takes the CPU within the kick, and is done when the driver has it again.
-        Driver::HandsOver => process::set_policy(0, Policy::Idle)?,
+        // The worker takes the CPU within the kick, and is done when the driver has it again. It is a
+        // thread of this process, and began with its policy.
+        Driver::HandsOver => {
+            process::set_policy(0, Policy::Idle)?;
+            for worker in facts::threads_named(WORKER) {
+                process::set_policy(worker.pid, Policy::Batch)?;
+            }
+        }
     }
     vm.queue().call.set_blocking(true)?;
     let free = vm.free().0;

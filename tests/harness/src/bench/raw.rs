@@ -2,27 +2,16 @@
 
 //! The same requests without a device in between: what the host's own interfaces cost.
 
-use super::{
-    sample,
-    Direction,
-    Load,
-    BLOCK, //
-};
+use super::load::{sample, Direction, Load, BLOCK};
 use crate::{
     disk::Disk,
     sys::{
-        aio::{
-            Aio,
-            Transfer, //
-        },
+        aio::{Aio, Transfer},
         map::Mapping,
-        tsc, //
+        tsc,
     },
 };
-use std::{
-    error::Error,
-    os::unix::fs::FileExt, //
-};
+use std::{error::Error, os::unix::fs::FileExt};
 
 /// Linux AIO with O_DIRECT: a batch by one call, then waiting until all of it is done.
 pub fn libaio(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error>> {

@@ -2,20 +2,11 @@
 
 //! Device-mapper targets, by the ioctls of `<linux/dm-ioctl.h>`.
 
-use crate::sys::{
-    ioctl,
-    Errno, //
-};
+use crate::sys::{ioctl, Errno};
 use std::{
     fs::File,
-    path::{
-        Path,
-        PathBuf, //
-    },
-    sync::atomic::{
-        AtomicU32,
-        Ordering::Relaxed, //
-    },
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
 const HEADER: usize = 312;
@@ -47,7 +38,7 @@ impl Command {
     }
 }
 
-/// How long dm-delay keeps what it is given.
+/// Time that dm-delay keeps what it is given.
 #[derive(Clone, Copy, Debug)]
 pub struct Delays {
     /// Milliseconds for reads; 0 passes them on at once.
@@ -104,7 +95,8 @@ impl Target {
         }
     }
 
-    /// As [`Self::delay`], but only data that is written waits: a flush overtakes it.
+    /// Returns a target like [`Self::delay`] in which only data that is written waits: a flush
+    /// overtakes it.
     pub fn delayed_writes(below: &Path, sectors: u64, millis: u32) -> Self {
         let below = below.display();
         Self {
@@ -129,7 +121,7 @@ impl Target {
 pub struct Instance {
     name: String,
     minor: u32,
-    /// What it was made of at first.
+    /// The targets that it was made of at first.
     first: Target,
 }
 
@@ -175,7 +167,7 @@ impl Instance {
         call(Command::Suspend, &self.name, flags, 0, &[]).map(drop)
     }
 
-    /// Lets requests pass again.
+    /// Passes requests on again.
     pub fn resume(&self) -> Result<(), Errno> {
         call(Command::Suspend, &self.name, 0, 0, &[]).map(drop)
     }

@@ -1,28 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can go wrong with a disk, on purpose.
+//! Faults of a disk, made on purpose.
 
 use super::{
-    dm,
+    block_device::{Disk, Origin},
+    dm::{self, Target},
+    node::wait_for,
     null,
-    wait_for,
-    Disk,
-    Origin,
-    Target, //
 };
 use crate::sys::Errno;
-use std::{
-    fs,
-    ops::Range,
-    path::PathBuf, //
-};
+use std::{fs, ops::Range, path::PathBuf};
 
 /// A rule that fails requests: CONFIG_BLK_ERROR_INJECTION, of the debug kernel.
 #[derive(Clone, Debug)]
 pub struct Injection {
     /// `READ`, `WRITE` and so on, as the block layer calls them.
     pub op: &'static str,
-    /// Without its `BLK_STS_`.
+    /// Name of the status without its `BLK_STS_`.
     pub status: &'static str,
     /// The sectors that a request must touch.
     pub sectors: Range<u64>,
@@ -39,7 +33,7 @@ impl Disk {
         self.mapped_device().suspend()
     }
 
-    /// Lets them pass again.
+    /// Passes the requests on again.
     pub fn resume(&self) -> Result<(), Errno> {
         self.mapped_device().resume()
     }

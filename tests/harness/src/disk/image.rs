@@ -5,15 +5,9 @@
 
 use crate::sys::Errno;
 use std::{
-    fs::{
-        self,
-        File, //
-    },
-    path::{
-        Path,
-        PathBuf, //
-    },
-    process::Command, //
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
 };
 
 const MOUNTED_AT: &str = "/tmp/vblk-image";
@@ -68,7 +62,7 @@ fn unmount() {
     let _ = run("/usr/bin/umount", &[MOUNTED_AT]);
 }
 
-/// What a program says, without the end of the line.
+/// Returns the output of a program, without the end of the line.
 fn run(program: &str, arguments: &[&str]) -> Result<String, Errno> {
     let output = Command::new(program).args(arguments).output()?;
     if !output.status.success() {

@@ -2,26 +2,15 @@
 
 //! A loop device over a file in memory.
 
-use super::{
-    open,
-    wait_for,
-    Mode, //
-};
+use super::node::{open, wait_for, Mode};
 use crate::sys::{
-    ioctl::{
-        self,
-        Plain, //
-    },
-    system,
-    Errno, //
+    ioctl::{self, Plain},
+    system, Errno,
 };
 use std::{
     fs::File,
     os::fd::AsRawFd,
-    path::{
-        Path,
-        PathBuf, //
-    },
+    path::{Path, PathBuf},
 };
 
 /// A loop device that was bound.

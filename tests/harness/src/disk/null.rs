@@ -2,27 +2,18 @@
 
 //! null_blk through configfs.
 
-use crate::sys::{
-    system,
-    Errno, //
-};
+use crate::sys::{system, Errno};
 use std::{
     fs,
     ops::Range,
-    path::{
-        Path,
-        PathBuf, //
-    },
-    sync::atomic::{
-        AtomicU32,
-        Ordering::Relaxed, //
-    },
-    time::Duration, //
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
 };
 
 const CONFIGFS: &str = "/sys/kernel/config";
 
-/// How a null_blk disk behaves.
+/// Behaviour of a null_blk disk.
 #[derive(Clone, Copy, Debug)]
 pub struct NullBlk {
     /// Size in MiB.
@@ -33,18 +24,20 @@ pub struct NullBlk {
     pub delay: Option<Duration>,
     /// Requests that it takes at once, on each of its queues.
     pub depth: u32,
-    /// Its queues: each CPU has one, or shares it with others.
+    /// Number of queues: each CPU has one, or shares it with others.
     pub queues: u32,
     /// MiB that it does in a second, a fiftieth of it every 20 ms; 0 for any.
     pub mbps: u32,
-    /// Whether it keeps what is written. Otherwise reads leave the buffer as it is.
+    /// Keeps what is written. Otherwise reads leave the buffer as it is.
     pub keeps_data: bool,
     /// Size in MiB of a volatile write cache, 0 for none.
     pub cache_mib: u32,
-    /// Whether it can write past that cache. Otherwise the block layer flushes behind such writes.
+    /// Can write past that cache. Otherwise the block layer flushes behind such writes.
     pub fua: bool,
-    /// Whether a request that meets a bad block is done up to there, instead of not at all.
+    /// Performs a request that meets a bad block up to there, instead of not at all.
     pub partial_io: bool,
+    /// Consists of zones that are written in order only. Needs the debug kernel.
+    pub zoned: bool,
 }
 
 impl Default for NullBlk {
@@ -60,6 +53,7 @@ impl Default for NullBlk {
             cache_mib: 0,
             fua: true,
             partial_io: false,
+            zoned: false,
         }
     }
 }
@@ -97,6 +91,7 @@ impl Instance {
         /// Completes within the submission.
         const IRQ_NONE: u32 = 0;
         const IRQ_TIMER: u32 = 2;
+        const ZONE_MIB: u128 = 4;
         let set = |attribute: &str, value: u128| {
             fs::write(self.dir.join(attribute), value.to_string()).map_err(Errno::from)
         };
@@ -109,6 +104,10 @@ impl Instance {
         set("hw_queue_depth", options.depth.into())?;
         set("submit_queues", options.queues.into())?;
         set("mbps", options.mbps.into())?;
+        if options.zoned {
+            set("zone_size", ZONE_MIB)?;
+            set("zoned", 1)?;
+        }
         match options.delay {
             None => set("irqmode", IRQ_NONE.into())?,
             Some(delay) => {
@@ -133,7 +132,7 @@ impl Instance {
         Ok(fs::write(self.dir.join("badblocks"), text)?)
     }
 
-    /// Has something happen to that percentage of requests, so many times.
+    /// Injects a fault into that percentage of requests, so many times.
     pub fn inject(&self, what: &str, probability: u32, times: u32) -> Result<(), Errno> {
         let dir = self.dir.join(what);
         // Each of them would be told in the kernel log, with its backtrace.

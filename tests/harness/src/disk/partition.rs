@@ -2,18 +2,9 @@
 
 //! The first partition of a disk.
 
-use super::{
-    open,
-    Mode, //
-};
-use crate::sys::{
-    partition,
-    Errno, //
-};
-use std::path::{
-    Path,
-    PathBuf, //
-};
+use super::node::{open, Mode};
+use crate::sys::{partition, Errno};
+use std::path::{Path, PathBuf};
 
 const NUMBER: i32 = 1;
 

@@ -2,34 +2,34 @@
 
 //! The disk of tests/disk, a module of its own: loaded for a test, and unloaded behind it.
 
-use super::{
-    Disk,
-    HELD,
-    PATIENCE, //
-};
-use crate::sys::{
-    system,
-    Errno, //
+use super::held::HELD;
+use crate::{
+    context::PATIENCE,
+    sys::{system, Errno},
 };
 use std::{
-    collections::BTreeMap,
     env,
     ffi::CString,
     fs::File,
-    ops::Sub,
     path::PathBuf,
-    time::{
-        Duration,
-        Instant as Time, //
-    },
+    time::{Duration, Instant as Time},
 };
 
-/// What a range holds that was discarded.
+/// Content of a range that was discarded.
 pub const DISCARDED: u8 = 0xdd;
-/// What a range holds that was erased.
+/// Content of a range that was erased.
 pub const ERASED: u8 = 0xee;
 
-/// How it behaves. Limits of 0: it can't do this, or the kernel's default.
+/// Status by which a disk tells that it can't zero sectors.
+#[derive(Clone, Copy, Debug)]
+pub enum ZeroesError {
+    /// `BLK_STS_NOTSUPP`.
+    NotSupported = 1,
+    /// `BLK_STS_TARGET`, as a SCSI disk does.
+    Target = 2,
+}
+
+/// Behaviour of the test disk. Limits of 0: it can't do this, or the kernel's default.
 #[derive(Clone, Copy, Debug)]
 pub struct TestDisk {
     /// Size in MiB.
@@ -50,10 +50,14 @@ pub struct TestDisk {
     pub max_secure_erase_sectors: u32,
     /// Most sectors to zero at a time.
     pub max_write_zeroes_sectors: u32,
-    /// Whether it says that it has a volatile cache.
+    /// Reports a volatile cache.
     pub write_cache: bool,
-    /// Whether it says that it can write past that cache.
+    /// Reports that it can write past that cache.
     pub fua: bool,
+    /// Mask of the alignment that it wants of buffers; 511 by default.
+    pub dma_alignment: u32,
+    /// Fails the first attempt to zero sectors, and then reports that it can't.
+    pub write_zeroes_fails: Option<ZeroesError>,
 }
 
 impl TestDisk {
@@ -70,14 +74,17 @@ impl TestDisk {
         max_write_zeroes_sectors: 0,
         write_cache: false,
         fua: false,
+        dma_alignment: 0,
+        write_zeroes_fails: None,
     };
 
-    /// As `insmod` takes it.
+    /// Returns the parameters in the form of `insmod`.
     fn parameters(&self) -> CString {
         let text = format!(
             "size_mib={} logical_block_size={} physical_block_size={} max_segments={} \
              max_segment_size={} max_discard_sectors={} discard_granularity={} \
-             max_secure_erase_sectors={} max_write_zeroes_sectors={} write_cache={} fua={}",
+             max_secure_erase_sectors={} max_write_zeroes_sectors={} write_cache={} fua={} \
+             dma_alignment={} write_zeroes_fails={}",
             self.mib,
             self.block_size,
             self.physical_block_size,
@@ -89,6 +96,8 @@ impl TestDisk {
             self.max_write_zeroes_sectors,
             u8::from(self.write_cache),
             u8::from(self.fua),
+            self.dma_alignment,
+            self.write_zeroes_fails.map_or(0, |error| error as u32),
         );
         CString::new(text).expect("no zero in it")
     }
@@ -123,111 +132,4 @@ impl Instance {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// Requests of one kind, and their sectors.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// How many there were.
-    pub requests: u64,
-    /// Their sectors, together.
-    pub sectors: u64,
-}
-
-impl Count {
-    /// This many requests, of so many sectors together.
-    pub fn new(requests: u64, sectors: u64) -> Self {
-        Self { requests, sectors }
-    }
-}
-
-impl Sub for Count {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            requests: self.requests - before.requests,
-            sectors: self.sectors - before.sectors,
-        }
-    }
-}
-
-/// What reached the disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Reads.
-    pub read: Count,
-    /// Writes, with FUA or without.
-    pub write: Count,
-    /// Those with FUA.
-    pub fua: Count,
-    /// Flushes of the cache.
-    pub preflush: Count,
-    /// Discards.
-    pub discard: Count,
-    /// Secure erases.
-    pub secure_erase: Count,
-    /// What the disk shall make zeroes of by itself.
-    pub write_zeroes: Count,
-}
-
-impl Sub for Counts {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            read: self.read - before.read,
-            write: self.write - before.write,
-            fua: self.fua - before.fua,
-            preflush: self.preflush - before.preflush,
-            discard: self.discard - before.discard,
-            secure_erase: self.secure_erase - before.secure_erase,
-            write_zeroes: self.write_zeroes - before.write_zeroes,
-        }
-    }
-}
-
-impl Disk {
-    /// What reached a counting disk since it was made.
-    pub fn counts(&self) -> Result<Counts, Errno> {
-        let count = |name: &str| {
-            let numbers = numbers(&self.sysfs(&format!("counts/{name}"))?);
-            Ok::<_, Errno>(Count::new(numbers[0], numbers[1]))
-        };
-        Ok(Counts {
-            read: count("read")?,
-            write: count("write")?,
-            fua: count("fua")?,
-            preflush: count("preflush")?,
-            discard: count("discard")?,
-            secure_erase: count("secure_erase")?,
-            write_zeroes: count("write_zeroes")?,
-        })
-    }
-
-    /// What reaches a counting disk because of `f`, and what `f` makes of it.
-    pub fn counts_of<R>(&self, f: impl FnOnce() -> Result<R, Errno>) -> Result<(Counts, R), Errno> {
-        let before = self.counts()?;
-        let result = f()?;
-        Ok((self.counts()? - before, result))
-    }
-
-    /// How many requests of each priority reached a counting disk since it was made.
-    pub fn priorities(&self) -> Result<BTreeMap<u32, u64>, Errno> {
-        let text = self.sysfs("priorities/seen")?;
-        let pair = |line: &str| {
-            let (priority, times) = line.split_once(' ').expect("two numbers");
-            let priority = priority.strip_prefix("0x").expect("hexadecimal");
-            let priority = u32::from_str_radix(priority, 16).expect("a priority");
-            (priority, times.parse().expect("a number"))
-        };
-        Ok(text.lines().map(pair).collect())
-    }
-}
-
-fn numbers(text: &str) -> Vec<u64> {
-    let numbers = text.split_whitespace();
-    numbers
-        .map(|number| number.parse().expect("a number"))
-        .collect()
 }

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel tells about itself in files, parsed.
+//! Facts that the kernel tells about itself in files, parsed.
 
 use crate::sys::poll::EventFd;
 use std::{
     collections::BTreeMap,
     fs,
-    os::fd::{
-        AsFd,
-        AsRawFd, //
-    },
+    os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
 };
+
+/// Time for which a thread that was stopped may still be seen.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// Taint bits that say nothing bad: out-of-tree and unsigned modules.
 const HARMLESS_TAINT: u64 = 1 << 12 | 1 << 13;
@@ -34,6 +35,15 @@ pub fn pins(vmstat: &str) -> Option<i64> {
             .ok()
     };
     Some(value("nr_foll_pin_acquired")? - value("nr_foll_pin_released")?)
+}
+
+/// Pins that were ever taken, exactly.
+pub fn pins_acquired() -> Option<u64> {
+    fs::read("/proc/sys/vm/stat_refresh").ok()?;
+    let vmstat = fs::read_to_string("/proc/vmstat").ok()?;
+    let mut lines = vmstat.lines();
+    let count = lines.find_map(|line| line.strip_prefix("nr_foll_pin_acquired "))?;
+    count.trim().parse().ok()
 }
 
 /// Pins that are held now, exactly.
@@ -62,7 +72,7 @@ pub fn open_files() -> BTreeMap<i32, String> {
 }
 
 /// The highest number that some new eventfds get. They get the lowest that are free, so it tells of
-/// eventfds that are kept by somebody, who does not need a file for that.
+/// eventfds that are kept by a user without a file.
 pub fn next_eventfds() -> Option<u64> {
     const SOME: usize = 64;
     let events: Vec<_> = (0..SOME)
@@ -80,7 +90,7 @@ fn eventfd_number(event: &EventFd) -> Option<u64> {
     number.trim().parse().ok()
 }
 
-/// How many users the module has; `None` when it is not loaded.
+/// Returns the number of users of a module; `None` if it is not loaded.
 pub fn module_users(module: &str) -> Option<i64> {
     let text = fs::read_to_string(format!("/sys/module/{module}/refcnt")).ok()?;
     text.trim().parse().ok()
@@ -89,9 +99,9 @@ pub fn module_users(module: &str) -> Option<i64> {
 /// A thread of some process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
-    /// Its number.
+    /// The thread's number.
     pub pid: u32,
-    /// Its name.
+    /// The thread's name.
     pub name: String,
 }
 
@@ -116,6 +126,27 @@ pub fn threads_named(prefix: &str) -> Vec<Thread> {
         }
     }
     found
+}
+
+/// Waits until there are so many threads whose name begins with `prefix`, and returns those that
+/// there are then. A thread that was stopped is still seen for a moment.
+pub fn await_threads(prefix: &str, count: usize) -> Vec<Thread> {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let threads = threads_named(prefix);
+        if threads.len() == count || Instant::now() > deadline {
+            return threads;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Returns the locked memory of this process in bytes.
+pub fn locked_memory() -> Result<u64, Box<dyn std::error::Error>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+    let kib = line.ok_or("VmLck")?.trim().trim_end_matches(" kB");
+    Ok(kib.parse::<u64>()? * 1024)
 }
 
 #[cfg(test)]

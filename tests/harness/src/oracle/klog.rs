@@ -4,19 +4,12 @@
 
 use crate::sys::Errno;
 use std::{
-    fs::{
-        File,
-        OpenOptions, //
-    },
-    io::{
-        Read,
-        Seek,
-        SeekFrom, //
-    },
-    os::unix::fs::OpenOptionsExt, //
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
 };
 
-/// What a report of a broken rule looks like, by those who write such reports. Compared without
+/// Beginnings of reports of a broken rule, by the code that writes such reports. Compared without
 /// regard to case.
 const ALARMS: &[&str] = &[
     // kernel/panic.c, lib/bug.c, arch/x86/kernel/dumpstack.c
@@ -67,7 +60,7 @@ const ALARMS: &[&str] = &[
     "new suspected memory leaks",
 ];
 
-/// What an alarm would match although nothing is wrong.
+/// Lines that an alarm would match although nothing is wrong.
 const FALSE_ALARMS: &[&str] = &[
     // Printed once by each kernel that has them.
     "soft lockup detector",
@@ -76,7 +69,7 @@ const FALSE_ALARMS: &[&str] = &[
     "loading out-of-tree module taints kernel",
 ];
 
-/// Whether a line tells of a broken rule.
+/// Returns whether a line tells of a broken rule.
 pub fn alarming(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     ALARMS.iter().any(|alarm| has_words(&line, alarm))
@@ -104,7 +97,7 @@ pub fn without_limits(lines: Vec<String>) -> Vec<String> {
     kept
 }
 
-/// Whether `words` occur in `line`, and not from the middle of a word ("debug: ").
+/// Returns whether `words` occur in `line`, and not from the middle of a word ("debug: ").
 fn has_words(line: &str, words: &str) -> bool {
     line.match_indices(words).any(|(at, _)| {
         let before = line[..at].chars().next_back();
@@ -128,7 +121,8 @@ pub fn parts(mut lines: &[String]) -> Vec<(bool, &[String])> {
     parts
 }
 
-/// Which line is the first alarm. A failure that was caused has a trace, and that is none.
+/// Returns the first line that is an alarm. A failure that was caused has a trace, and that is
+/// none.
 pub fn first_alarm(lines: &[String]) -> Option<usize> {
     let told = parts(lines).into_iter();
     let mut told = told.flat_map(|(caused, part)| part.iter().map(move |line| (caused, line)));
@@ -166,7 +160,7 @@ impl KernelLog {
     }
 
     /// The lines since the last call. Lines that were overwritten before they were read are told
-    /// by a line of our own, which is an alarm: nobody may log that much.
+    /// by a line of our own, which is an alarm: no code may log that much.
     pub fn take(&mut self) -> Result<Vec<String>, Errno> {
         let mut lines = Vec::new();
         let mut record = [0; 8192];
@@ -265,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_at_its_limit_is_no_alarm_but_whoever_is_killed_is() {
+    fn a_group_at_its_limit_is_no_alarm_but_a_killed_process_is() {
         let lines = |words: &[&str]| words.iter().map(|line| (*line).to_owned()).collect();
         let begin = "vblk-harness invoked oom-killer: gfp_mask=0x400cc0(GFP_KERNEL_ACCOUNT)";
         let limit = [

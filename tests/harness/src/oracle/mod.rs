@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What must hold after every test, whatever it did.
+//! Conditions that must hold after every test, whatever it did.
 //!
 //! A snapshot is taken before the first test. After each test everything must be back to it:
 //! nothing logged that is a report of a broken rule, no taint, no page still pinned, no file, no
@@ -10,26 +10,20 @@
 pub mod facts;
 pub mod klog;
 
-use crate::{
-    disk,
-    kmod,
-    sys::Errno, //
-};
+use crate::{disk, kmod, sys::Errno};
 use klog::KernelLog;
 use std::{
     collections::BTreeMap,
     fmt::Debug,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::{Duration, Instant},
 };
 
-/// How long the kernel may take to let go of what a test used.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time that the kernel may take to let go of what a test used.
+const SETTLING: Duration = Duration::from_secs(5);
 
-/// Begins the names of the workers.
-pub const WORKER: &str = "vhost-blk-";
+/// Begins the names of the workers, which end with the process id of the owner as those of all
+/// vhost devices do.
+pub const WORKER: &str = "vhost-";
 
 /// The state before the first test.
 pub struct Oracle {
@@ -53,12 +47,12 @@ impl Oracle {
         })
     }
 
-    /// Everything that is wrong now, one line each. Lines of the log are given once: the next
+    /// Returns all that is wrong now, one line each. Lines of the log are given once: the next
     /// test is not blamed for them.
     pub fn complaints(&mut self) -> Vec<String> {
         let mut complaints = Vec::new();
         let mut settle = |condition: &dyn Fn() -> Option<String>| {
-            complaints.extend(eventually(PATIENCE, condition));
+            complaints.extend(eventually(SETTLING, condition));
         };
         settle(&|| leftover_threads());
         settle(&|| differs("users of the module", self.users, kmod::users()));

@@ -2,18 +2,10 @@
 
 //! Linux AIO by its system calls, to measure what raw asynchronous I/O costs.
 
-use super::{
-    check,
-    map::Mapping,
-    Errno, //
-};
+use super::{check, map::Mapping, Errno};
 use std::{
     marker::PhantomData,
-    os::fd::{
-        AsFd,
-        AsRawFd,
-        BorrowedFd, //
-    },
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 const IOCB_CMD_PREAD: u16 = 0;
@@ -50,13 +42,13 @@ struct IoEvent {
 /// One block to move between a file and a buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
-    /// Whether to the file.
+    /// Set when it goes to the file.
     pub write: bool,
-    /// Where in the file.
+    /// Offset in the file.
     pub offset: u64,
-    /// Where in the buffer.
+    /// Offset in the buffer.
     pub at: usize,
-    /// How many bytes.
+    /// Length in bytes.
     pub len: usize,
     /// Comes back with the completion.
     pub tag: u64,
@@ -66,8 +58,8 @@ pub struct Transfer {
 ///
 /// # Invariants
 ///
-/// All submitted transfers lie in `buffer`, which is borrowed for as long as they may run: until
-/// `drop`, where `io_destroy` waits for them.
+/// A queue of asynchronous transfers, all in `buffer`, which is borrowed for as long as they may
+/// run: until `drop`, where `io_destroy` waits for them.
 pub struct Aio<'a> {
     context: libc::c_ulong,
     file: BorrowedFd<'a>,
@@ -98,7 +90,7 @@ impl<'a> Aio<'a> {
     ///
     /// # Panics
     ///
-    /// When there are more than the depth, one lies outside the buffer, or not all were taken.
+    /// If there are more than the depth, one lies outside the buffer, or not all were taken.
     pub fn submit(&mut self, transfers: &[Transfer]) -> Result<(), Errno> {
         let mut pointers = [std::ptr::null_mut::<Iocb>(); 64];
         for ((transfer, iocb), pointer) in transfers.iter().zip(&mut self.iocbs).zip(&mut pointers)

@@ -2,10 +2,7 @@
 
 //! Error numbers by their names, because tests compare and print them.
 
-use std::{
-    fmt,
-    io, //
-};
+use std::{fmt, io};
 
 /// An error number.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,7 +29,7 @@ names! {
 }
 
 impl Errno {
-    /// What the last system call of this thread left behind.
+    /// Returns the error that the last system call of this thread left behind.
     pub fn last() -> Self {
         Self::from(&io::Error::last_os_error())
     }

@@ -2,15 +2,8 @@
 
 //! `ioctl` in the shapes that the harness needs.
 
-use super::{
-    check,
-    map::Mapping,
-    Errno, //
-};
-use std::os::fd::{
-    AsFd,
-    AsRawFd, //
-};
+use super::{check, map::Mapping, Errno};
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Bytes that a command says it moves: `_IOC_SIZE`.
 const fn size_field(command: u32) -> usize {
@@ -21,7 +14,7 @@ const fn size_field(command: u32) -> usize {
 ///
 /// # Panics
 ///
-/// When `argument` is shorter than the command says.
+/// If `argument` is shorter than the command says.
 pub fn with_bytes(fd: impl AsFd, command: u32, argument: &mut [u8]) -> Result<i32, Errno> {
     assert!(argument.len() >= size_field(command), "short argument");
     // SAFETY: every command used with this function (vhost, device mapper, userfaultfd) accesses what its size
@@ -74,7 +67,7 @@ pub enum BadPointer {
 }
 
 impl BadPointer {
-    /// All of them.
+    /// All bad pointers.
     pub const ALL: [Self; 3] = [Self::Null, Self::Kernel, Self::Last];
 
     fn addr(self) -> usize {
@@ -97,7 +90,7 @@ pub fn with_bad_pointer(fd: impl AsFd, command: u32, bad: BadPointer) -> Result<
 ///
 /// # Panics
 ///
-/// When what the command says that it moves reaches behind the mapping.
+/// If the bytes that the command says it moves reach behind the mapping.
 pub fn with_mapping(
     fd: impl AsFd,
     command: u32,

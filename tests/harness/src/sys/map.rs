@@ -6,26 +6,14 @@
 //! words or bytes, so that a concurrent change by the kernel is a value and never undefined
 //! behaviour; and every access is checked against the length of the mapping first.
 
-use super::{
-    check,
-    Errno, //
-};
+use super::{check, Errno};
 use std::{
-    os::fd::{
-        AsRawFd,
-        BorrowedFd, //
-    },
+    os::fd::{AsRawFd, BorrowedFd},
     ptr::NonNull,
-    sync::atomic::{
-        AtomicU16,
-        AtomicU32,
-        AtomicU64,
-        AtomicU8,
-        Ordering::Relaxed, //
-    },
+    sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8, Ordering::Relaxed},
 };
 
-/// What a mapping may be used for.
+/// Permitted use of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Neither by us nor by the kernel for us.
@@ -69,7 +57,7 @@ impl Mapping {
         Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
     }
 
-    /// The beginning of a file, shared with whoever else maps it.
+    /// Maps the beginning of a file, shared with its other users.
     pub fn shared(file: BorrowedFd<'_>, len: usize) -> Result<Self, Errno> {
         Self::map(len, libc::MAP_SHARED, file.as_raw_fd())
     }
@@ -86,12 +74,12 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
-    /// Where it begins in this process.
+    /// Returns its start in this process.
     pub fn addr(&self) -> u64 {
         self.start.as_ptr() as u64
     }
 
-    /// Its length in bytes.
+    /// Returns its length in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -120,7 +108,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Has nothing at all in a page-aligned part while `f` runs, and fresh zeroes there afterwards.
+    /// Unmaps a page-aligned part while `f` runs, and maps fresh zeroes there afterwards.
     /// `f` must not touch the part, nor map anything that could come to lie there.
     pub fn without<R>(&self, offset: usize, len: usize, f: impl FnOnce() -> R) -> Result<R, Errno> {
         let start = self.at::<u8>(offset, len).cast();
@@ -131,6 +119,14 @@ impl Mapping {
         let result = f();
         drop(hole);
         Ok(result)
+    }
+
+    /// Asks for huge pages in a part.
+    pub fn advise_huge(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        let start = self.at::<u8>(offset, len);
+        // SAFETY: the range lies in our mapping, whose content this does not change.
+        let ret = unsafe { libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE) };
+        check(ret.into()).map(drop)
     }
 
     /// Gives the pages of a part back. In private memory it is zeroes again, and needs new ones.
@@ -145,7 +141,7 @@ impl Mapping {
     ///
     /// # Panics
     ///
-    /// When they do not lie in the mapping or are not aligned: a mistake of the test.
+    /// If they do not lie in the mapping or are not aligned: a mistake of the test.
     fn at<T>(&self, offset: usize, count: usize) -> *mut T {
         let bytes = count * size_of::<T>();
         let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.len);
@@ -258,7 +254,7 @@ impl Drop for Hole {
         // SAFETY: replaces nothing.
         let start = unsafe { libc::mmap(self.start, self.len, prot, flags, -1, 0) };
         if start != self.start {
-            // What lies there belongs to somebody else, whom the mapping would take it from.
+            // Another mapping lies there, which this one would replace.
             std::process::abort();
         }
     }

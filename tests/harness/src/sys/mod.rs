@@ -2,8 +2,8 @@
 
 //! System calls and shared memory: the only home of `unsafe` in the harness.
 //!
-//! Everything here is a thin, safe face of one system call. What is called and why is decided
-//! elsewhere.
+//! Each function here is a thin, safe face of one system call. Its callers decide what to call and
+//! why.
 
 #![allow(unsafe_code)]
 

@@ -2,14 +2,8 @@
 
 //! Partitions of a disk, made and removed without writing a table: `<linux/blkpg.h>`.
 
-use super::{
-    check,
-    Errno, //
-};
-use std::os::fd::{
-    AsFd,
-    AsRawFd, //
-};
+use super::{check, Errno};
+use std::os::fd::{AsFd, AsRawFd};
 
 const BLKPG: libc::c_ulong = 0x1269;
 const ADD: i32 = 1;
@@ -39,7 +33,7 @@ pub fn add(disk: impl AsFd, number: i32, start: u64, bytes: u64) -> Result<(), E
     call(disk, ADD, number, start, bytes)
 }
 
-/// Removes a partition that nobody uses.
+/// Removes a partition that is not in use.
 pub fn delete(disk: impl AsFd, number: i32) -> Result<(), Errno> {
     call(disk, DELETE, number, 0, 0)
 }

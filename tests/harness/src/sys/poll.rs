@@ -2,27 +2,12 @@
 
 //! Event descriptors, and waiting for one with a limit.
 
-use super::{
-    check,
-    Errno, //
-};
+use super::{check, Errno};
 use std::{
     fs::File,
-    io::{
-        Read,
-        Write, //
-    },
-    os::fd::{
-        AsFd,
-        AsRawFd,
-        BorrowedFd,
-        FromRawFd,
-        OwnedFd, //
-    },
-    time::{
-        Duration,
-        Instant, //
-    },
+    io::{Read, Write},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 /// An eventfd that never blocks.
@@ -33,7 +18,7 @@ impl EventFd {
     pub fn new() -> Result<Self, Errno> {
         // SAFETY: takes two integers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())?;
-        // SAFETY: the descriptor was just made and belongs to nobody else.
+        // SAFETY: the descriptor was just made and has no other owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }.into()))
     }
 
@@ -88,7 +73,7 @@ impl AsFd for EventFd {
     }
 }
 
-/// Whether `fd` becomes readable within `limit`.
+/// Returns whether `fd` becomes readable within `limit`.
 pub fn readable(fd: impl AsFd, limit: Duration) -> Result<bool, Errno> {
     let mut poll = libc::pollfd {
         fd: fd.as_fd().as_raw_fd(),

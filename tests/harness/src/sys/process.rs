@@ -1,27 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a process can do to itself: split, give up privileges, restrict its memory.
+//! Calls by which a process changes itself: fork, give up privileges, restrict its memory.
 
-use super::{
-    check,
-    Errno, //
-};
-use std::os::fd::{
-    AsFd,
-    AsRawFd,
-    OwnedFd, //
-};
+use super::{check, Errno};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Runs `f` in a forked child and returns its exit status (128 and more for a signal).
 ///
 /// # Panics
 ///
-/// When this process has more than one thread: the child could then inherit locked locks.
+/// If this process has more than one thread: the child could then inherit locked locks.
 pub fn in_fork(f: impl FnOnce() -> u8) -> Result<i32, Errno> {
-    let threads = std::fs::read_dir("/proc/self/task")
-        .map_err(Errno::from)?
-        .count();
-    assert_eq!(threads, 1, "fork in a process of several threads");
+    // Workers of a device are threads of this process too, but run nothing in user space.
+    let tasks = std::fs::read_dir("/proc/self/task").map_err(Errno::from)?;
+    let names = tasks.flatten().filter_map(|task| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        (!name.starts_with(crate::oracle::WORKER)).then_some(name)
+    });
+    assert_eq!(names.count(), 1, "fork in a process of several threads");
     // SAFETY: this is the only thread, so the child is a full copy in which everything works.
     let pid = check(unsafe { libc::fork() }.into())? as i32;
     if pid == 0 {
@@ -71,13 +67,32 @@ pub fn limit_locked_memory(bytes: u64) -> Result<(), Errno> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) }.into()).map(drop)
 }
 
+/// Limits the processes and threads that the user of this process may have; the hard limit stays.
+pub fn limit_processes(count: u64) -> Result<(), Errno> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a valid place for the result.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NPROC, &mut limit) }.into())?;
+    limit.rlim_cur = count;
+    // SAFETY: a valid structure, borrowed for the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &limit) }.into()).map(drop)
+}
+
+/// Sets the nice value of the caller.
+pub fn set_nice(value: i32) -> Result<(), Errno> {
+    // SAFETY: takes integers.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) }.into()).map(drop)
+}
+
 /// Sends SIGKILL to a child of ours.
 pub fn kill(pid: u32) -> Result<(), Errno> {
     // SAFETY: takes integers.
     check(unsafe { libc::kill(pid as i32, libc::SIGKILL) }.into()).map(drop)
 }
 
-/// Lets a thread run on one CPU only; 0 is the caller.
+/// Binds a thread to one CPU; 0 is the caller.
 pub fn run_on(pid: u32, cpu: usize) -> Result<(), Errno> {
     // SAFETY: all zeroes is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -96,14 +111,14 @@ pub fn replace_file(from: impl AsFd, to: &OwnedFd) -> Result<(), Errno> {
     check(ret.into()).map(drop)
 }
 
-/// How the scheduler treats a thread that wakes up or is woken.
+/// The scheduler's treatment of a thread that wakes up or is woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Takes the CPU from nobody when it wakes up.
+    /// Never preempts another thread when it wakes up.
     Batch,
     /// Loses the CPU to everybody who wakes up, except its own kind.
     Idle,
-    /// Has the CPU for as long as it wants, but for those of a higher priority.
+    /// Keeps the CPU for as long as it wants, but for threads of a higher priority.
     Fifo(i32),
 }
 

@@ -1,20 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What root can do to the machine: modules and mounts; and memory files.
+//! Calls of root that change the machine: modules and mounts; and memory files.
 
-use super::{
-    check,
-    Errno, //
-};
+use super::{check, Errno};
 use std::{
     ffi::CStr,
     fs::File,
-    os::fd::{
-        AsFd,
-        AsRawFd,
-        FromRawFd,
-        OwnedFd, //
-    },
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
 };
 
 /// `finit_module` with these parameters, as `insmod` takes them.
@@ -51,7 +43,7 @@ pub fn mount(kind: &CStr, at: &CStr) -> Result<(), Errno> {
 pub fn memory_file(name: &CStr, len: u64) -> Result<File, Errno> {
     // SAFETY: a C string and flags.
     let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) }.into())?;
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor was just made and has no other owner.
     let file = File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) });
     file.set_len(len).map_err(Errno::from)?;
     Ok(file)

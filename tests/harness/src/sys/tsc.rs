@@ -2,7 +2,7 @@
 
 //! The time stamp counter, which counts instructions when the machine is emulated with `-icount`.
 
-/// Its value now.
+/// Returns the counter's value now.
 pub fn now() -> u64 {
     // SAFETY: reads a register that every x86-64 processor has and that Linux lets processes read.
     unsafe { std::arch::x86_64::_rdtsc() }

@@ -1,22 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory whose page faults nobody handles (userfaultfd): whoever touches it waits.
+//! Memory whose page faults are not handled (userfaultfd): a thread that touches it waits.
 
-use super::{
-    check,
-    ioctl,
-    map::Mapping,
-    poll::readable,
-    Errno, //
-};
+use super::{check, ioctl, map::Mapping, poll::readable, Errno};
 use std::{
-    os::fd::{
-        AsFd,
-        BorrowedFd,
-        FromRawFd,
-        OwnedFd, //
-    },
-    time::Duration, //
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 const IOWR: u32 = 3 << 30;
@@ -29,8 +18,8 @@ const VERSION: u64 = 0xAA;
 /// UFFDIO_REGISTER_MODE_MISSING.
 const MISSING: u64 = 1;
 
-/// Somebody who is told of page faults, and never handles one. When this is dropped, whoever waits
-/// gets zeroes.
+/// Receives page faults and never handles one. When this is dropped, the threads that wait
+/// get zeroes.
 pub struct Userfault(OwnedFd);
 
 impl Userfault {
@@ -39,7 +28,7 @@ impl Userfault {
         // SAFETY: takes flags. The kernel's own faults are among those that are told.
         let fd =
             unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
-        // SAFETY: the descriptor was just made and belongs to nobody else.
+        // SAFETY: the descriptor was just made and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(check(fd)? as i32) };
         let mut api = [VERSION, 0, 0].map(u64::to_ne_bytes);
         ioctl::with_bytes(&fd, API, api.as_flattened_mut())?;
@@ -50,7 +39,7 @@ impl Userfault {
         Ok(Self(fd))
     }
 
-    /// Whether somebody waits for a page within `limit`.
+    /// Returns whether a thread waits for a page within `limit`.
     pub fn is_waited_for(&self, limit: Duration) -> Result<bool, Errno> {
         readable(&self.0, limit)
     }

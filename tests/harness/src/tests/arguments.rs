@@ -2,51 +2,28 @@
 
 //! The control interface: each command with each wrong argument, and its exact error.
 
-use super::ioctls::assert_errno;
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    device::{
-        mem_table,
-        Device, //
-    },
-    disk::{
-        self,
-        Disk,
-        Mode, //
-    },
+    context::{Context, Outcome, Test},
+    device::{mem_table, Device},
+    disk::{self, Disk, Mode, NullBlk},
+    fixtures::commands::assert_errno,
     sys::{
-        map::{
-            Access,
-            Mapping, //
-        },
+        map::{Access, Mapping},
         poll::EventFd,
-        system,
-        Errno, //
+        system, Errno,
     },
-    vm::{
-        Setup,
-        Vm, //
-    },
+    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     fs::File,
-    os::fd::{
-        AsFd,
-        AsRawFd, //
-    },
-    path::Path, //
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
 };
 use vblk_core::{
+    addr::GuestAddr,
     features::Features,
-    uapi::{
-        self,
-        MemoryRegion,
-        VringAddr, //
-    },
+    testing::BlockRequest,
+    uapi::{self, ConfigHeader, MemoryRegion, VringAddr, CONFIG_ROOM},
 };
 
 #[rustfmt::skip]
@@ -58,6 +35,8 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/arguments_of_vring_files", limit: 20, run: vring_files },
     Test { name: "harness/arguments_of_mem_table", limit: 20, run: memory_table },
     Test { name: "harness/arguments_of_backend", limit: 20, run: backend },
+    Test { name: "harness/zoned_disks_are_refused", limit: 20, run: zoned },
+    Test { name: "harness/reserved_fields_must_be_zero", limit: 20, run: reserved },
     Test { name: "harness/backend_needs_rings_in_usable_memory", limit: 20, run: ring_memory },
 ];
 
@@ -323,6 +302,62 @@ fn backend(_: &Context) -> Outcome {
     vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
     let again = disk::open(disk.path(), Mode::ReadOnly, 0)?;
     assert_errno("attached already", vm.device.attach(&again), Errno::EBUSY);
+    // A detachment forgets the addresses.
+    vm.device.detach()?;
+    assert_errno(
+        "addresses of before",
+        vm.device.attach(&again),
+        Errno::EINVAL,
+    );
+    vm.attach(&again)?;
+    Ok(())
+}
+
+/// A guest takes it for an ordinary disk, and would find out with its first write.
+fn zoned(context: &Context) -> Outcome {
+    context.needs_debug_kernel()?;
+    let disk = Disk::null(&NullBlk {
+        zoned: true,
+        ..NullBlk::default()
+    })?;
+    assert_eq!(disk.sysfs("queue/zoned")?.trim(), "host-managed");
+    let mut vm = Vm::new(&Setup::default())?;
+    for mode in [Mode::ReadWrite, Mode::ReadOnly] {
+        let file = disk.open(mode)?;
+        assert_errno("attach", vm.attach(&file), Errno::EOPNOTSUPP);
+        let config = vm.device.config(&file, 1, 128).map(drop);
+        assert_errno("configuration space", config, Errno::EOPNOTSUPP);
+    }
+    // Nothing is attached, and the disk is free.
+    drop(disk.open(Mode::ReadWrite)?);
+    vm.attach(&Disk::ram().open(Mode::ReadWrite)?)?;
+    let header = vm.free();
+    let read = BlockRequest::read(0, header, GuestAddr(header.0 + 16));
+    let read = read.data(GuestAddr(header.0 + 512), 512);
+    assert_eq!(vm.queue().request(&read), Answer::new(OK, 513));
+    Ok(())
+}
+
+fn reserved(_: &Context) -> Outcome {
+    let disk = Disk::ram().open(Mode::ReadWrite)?;
+    let device = Device::open()?;
+    for bit in 0..64 {
+        let header = ConfigHeader {
+            fd: disk.as_raw_fd(),
+            queues: 1,
+            queue_size: 128,
+            reserved: 1 << bit,
+            ..ConfigHeader::default()
+        };
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.resize(ConfigHeader::BYTES + CONFIG_ROOM, 0);
+        let result = device.call(uapi::VHOST_BLK_GET_CONFIG, &mut bytes);
+        assert_errno(&format!("bit {bit}"), result, Errno::EINVAL);
+    }
+    // What the device tells has zeroes there.
+    device.config(&disk, 1, 128)?;
+    device.set_owner()?;
+    assert_eq!(device.stats()?.reserved, [0; 7]);
     Ok(())
 }
 

@@ -3,53 +3,27 @@
 //! At whose expense queues are: what the kernel allocates for them is charged to the memory cgroup
 //! of the owner, and ends where that group's limit is.
 
-use super::ioctls::assert_errno;
 use crate::{
-    child::{
-        self,
-        Role, //
-    },
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        Mode,
-        Target, //
-    },
+    cgroup::Group,
+    child::{self, Role},
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Disk, Mode, Target},
+    fixtures::commands::assert_errno,
     memory::MIDDLE,
-    sys::{
-        system,
-        Errno, //
-    },
-    tests::owner::locked,
-    vm::{
-        Answer,
-        Queue,
-        Setup,
-        Vm,
-        OK,
-        PATIENCE, //
-    },
+    oracle::facts,
+    sys::Errno,
+    vm::{Answer, Queue, Setup, Vm, IOERR, OK},
 };
 use std::{
     error::Error,
     fs,
-    path::{
-        Path,
-        PathBuf, //
-    },
+    io::Write,
     thread,
-    time::{
-        Duration,
-        Instant, //
-    }, //
+    time::{Duration, Instant},
 };
 use vblk_core::{
     addr::GuestAddr,
-    testing::BlockRequest, //
+    testing::{BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -57,9 +31,15 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/queues_are_charged_to_their_owner", limit: 20, run: charged },
     Test { name: "harness/large_requests_are_charged_to_the_owner", limit: 20, run: large },
     Test { name: "harness/attach_beyond_the_owners_limit", limit: 20, run: limited },
+    Test { name: "harness/a_large_request_beyond_the_owners_limit", limit: 20, run: large_at_limit },
 ];
 
-pub const ROLES: &[Role] = &[CHARGED, LARGE, LIMITED];
+pub const ROLES: &[Role] = &[CHARGED, LARGE, LIMITED, AT_LIMIT];
+
+const AT_LIMIT: Role = Role {
+    name: "at-limit",
+    run: ask_at_the_limit,
+};
 
 const CHARGED: Role = Role {
     name: "charged",
@@ -83,70 +63,42 @@ const SIZE: u32 = 4;
 /// ordinary requests, and while it serves a large one an I/O with room for 256 pages.
 const LEAST: u64 = QUEUES as u64 * 4096;
 
-/// What each of two CPUs keeps charged for later (MEMCG_CHARGE_BATCH).
+/// Bytes that each of two CPUs keeps charged for later (MEMCG_CHARGE_BATCH).
 const SLACK: u64 = 2 * 64 * 4096;
 
-const CGROUPS: &str = "/sys/fs/cgroup";
+const GROUP: &str = "memory";
 
-/// A memory cgroup. Its processes must have ended when it is dropped.
-struct Group(PathBuf);
+/// Runs a child to its end, which enters a memory cgroup of its own.
+fn run(role: &Role) -> Outcome {
+    let group = Group::new(GROUP, "+memory")?;
+    let result = child::finish(child::command(role, &[])?);
+    group.remove();
+    result
+}
 
-impl Group {
-    fn new() -> Result<Self, Errno> {
-        let root = Path::new(CGROUPS);
-        if !root.join("cgroup.procs").exists() {
-            system::mount(c"cgroup2", c"/sys/fs/cgroup")?;
-        }
-        fs::write(root.join("cgroup.subtree_control"), "+memory")?;
-        let group = Self::known();
-        fs::create_dir(&group.0)?;
-        Ok(group)
-    }
-
-    /// The one that [`Self::new`] made, in another process.
-    fn known() -> Self {
-        Self(Path::new(CGROUPS).join("vblk-harness-memory"))
-    }
-
-    fn enter(&self) -> Result<(), Errno> {
-        let pid = std::process::id().to_string();
-        Ok(fs::write(self.0.join("cgroup.procs"), pid)?)
-    }
-
-    fn limit(&self, limit: &str) -> Result<(), Errno> {
-        Ok(fs::write(self.0.join("memory.max"), limit)?)
-    }
-
-    fn charge(&self) -> Result<u64, Box<dyn Error>> {
-        let text = fs::read_to_string(self.0.join("memory.current"))?;
-        Ok(text.trim().parse()?)
-    }
-
-    /// Runs a child to its end, and goes when that is possible.
-    fn run(self, role: &Role) -> Outcome {
-        let result = child::finish(child::command(role, &[])?);
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = fs::remove_dir(&self.0) {
-            assert!(Instant::now() < deadline, "the group stays in use: {error}");
-            thread::sleep(Duration::from_millis(5));
-        }
-        result
-    }
+/// The bytes that are charged to a group.
+fn charge(group: &Group) -> Result<u64, Box<dyn Error>> {
+    Ok(group.get("memory.current")?.parse()?)
 }
 
 fn charged(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
-    Group::new()?.run(&CHARGED)
+    run(&CHARGED)
 }
 
 fn large(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
-    Group::new()?.run(&LARGE)
+    run(&LARGE)
 }
 
 fn limited(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
-    Group::new()?.run(&LIMITED)
+    run(&LIMITED)
+}
+
+fn large_at_limit(context: &Context) -> Outcome {
+    context.needs_debug_kernel()?;
+    run(&AT_LIMIT)
 }
 
 fn set_up() -> Result<Vm, Errno> {
@@ -166,23 +118,23 @@ fn check_alive(vm: &mut Vm) {
 }
 
 fn look_at_the_charge(_: &[&str]) -> Outcome {
-    let group = Group::known();
+    let group = Group::named(GROUP);
     group.enter()?;
     let disk = Disk::ram().open(Mode::ReadWrite)?;
     let mut vm = set_up()?;
     // What is there from the first time on stays: caches of the kernel, memory of our own.
-    vm.device.attach(&disk)?;
+    vm.attach(&disk)?;
     check_alive(&mut vm);
     vm.device.detach()?;
-    let before = group.charge()?;
-    vm.device.attach(&disk)?;
-    let attached = group.charge()?;
+    let before = charge(&group)?;
+    vm.attach(&disk)?;
+    let attached = charge(&group)?;
     assert!(
         attached > before + LEAST,
         "{before} before, {attached} while attached"
     );
     vm.device.detach()?;
-    let after = group.charge()?;
+    let after = charge(&group)?;
     assert!(
         after < before + SLACK,
         "{before} before, {after} afterwards"
@@ -193,13 +145,13 @@ fn look_at_the_charge(_: &[&str]) -> Outcome {
 /// Large requests need larger I/Os, which the worker allocates when there are any.
 fn ask_for_much(_: &[&str]) -> Outcome {
     const BYTES: u32 = 64 << 10;
-    let group = Group::known();
+    let group = Group::named(GROUP);
     group.enter()?;
     let disk = Disk::mapped(&[Target::linear(Disk::ram().path(), 0, 8 << 11)])?;
     let mut vm = set_up()?;
-    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    vm.attach(&disk.open(Mode::ReadWrite)?)?;
     check_alive(&mut vm);
-    let before = group.charge()?;
+    let before = charge(&group)?;
     disk.suspend()?;
     let start = vm.free().0;
     for queue in &mut vm.queues {
@@ -214,20 +166,20 @@ fn ask_for_much(_: &[&str]) -> Outcome {
     while !vm.queues.iter().all(taken) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }
-    let charge = group.charge();
+    let in_flight = charge(&group);
     // To detach from a suspended disk is to wait for it: first of all it goes on.
     disk.resume()?;
-    let charge = charge?;
+    let in_flight = in_flight?;
     assert!(Instant::now() < deadline, "requests not taken");
     assert!(
-        charge > before + LEAST,
-        "{before} before, {charge} with requests in flight"
+        in_flight > before + LEAST,
+        "{before} before, {in_flight} with requests in flight"
     );
     for queue in &mut vm.queues {
         assert_eq!(queue.next_used().len, BYTES + 1);
     }
     vm.device.detach()?;
-    let after = group.charge()?;
+    let after = charge(&group)?;
     assert!(
         after < before + SLACK,
         "{before} before, {after} afterwards"
@@ -239,21 +191,63 @@ fn ask_for_much(_: &[&str]) -> Outcome {
 /// is protected.
 fn meet_the_limit(_: &[&str]) -> Outcome {
     fs::write("/proc/self/oom_score_adj", "-1000")?;
-    let group = Group::known();
+    let group = Group::named(GROUP);
     group.enter()?;
     let disk = Disk::ram();
     let mut vm = set_up()?;
     let file = disk.open(Mode::ReadWrite)?;
-    group.limit(&(group.charge()? + LEAST / 2).to_string())?;
-    let attached = vm.device.attach(&file);
-    group.limit("max")?;
+    let mut limit = group.open("memory.max")?;
+    limit.write_all((charge(&group)? + LEAST / 2).to_string().as_bytes())?;
+    let attached = vm.attach(&file);
+    limit.write_all(b"max")?;
     assert_errno("attach", attached, Errno::ENOMEM);
-    assert_eq!(locked()?, 0, "locked memory");
+    assert_eq!(facts::locked_memory()?, 0, "locked memory");
     drop(file);
     // The disk is free, and nothing is attached.
     let file = disk.open(Mode::ReadWrite)?;
     vm.device.set_vring_num(0, SIZE)?;
-    vm.device.attach(&file)?;
+    vm.attach(&file)?;
     check_alive(&mut vm);
+    Ok(())
+}
+
+/// A request that needs several large I/Os of which one exists, with nothing in flight that could
+/// bring it back. It is answered, with success or not, and the owner can end.
+fn ask_at_the_limit(_: &[&str]) -> Outcome {
+    const ONE: u32 = 64 << 10;
+    const SEVERAL: u32 = 2 << 20;
+    fs::write("/proc/self/oom_score_adj", "-1000")?;
+    let group = Group::named(GROUP);
+    group.enter()?;
+    let disk = Disk::mapped(&[Target::linear(Disk::ram().path(), 0, 8 << 11)])?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let (header, data) = (vm.free(), GuestAddr(MIDDLE.guest));
+    let read = |len| BlockRequest::read(0, header, GuestAddr(header.0 + 64)).data(data, len);
+    // The pages of the guest exist before the limit does.
+    vm.memory.fill(data, SEVERAL as usize, 1);
+    assert_eq!(vm.queue().request(&read(ONE)), Answer::new(OK, ONE + 1));
+    let request = read(SEVERAL);
+    request.prepare(&*vm.memory);
+    let bufs = request.buffers();
+    vm.queue().driver.add(&bufs).expect("room");
+    vm.queue().driver.publish();
+    let mut limit = group.open("memory.max")?;
+    limit.write_all((charge(&group)? / 2).to_string().as_bytes())?;
+    vm.queue().kick();
+    let deadline = Instant::now() + PATIENCE;
+    let used = loop {
+        let used = vm.queue().driver.poll_used();
+        if used.is_some() || Instant::now() > deadline {
+            break used;
+        }
+        thread::yield_now();
+    };
+    limit.write_all(b"max")?;
+    let used = used.ok_or("a large request is not answered while its owner is at the limit")?;
+    let answer = Answer::new(vm.memory.read_u8(request.status), used.len);
+    let either = [Answer::new(OK, SEVERAL + 1), Answer::new(IOERR, 0)];
+    assert!(either.contains(&answer), "{answer:?}");
+    // There is memory again.
+    assert_eq!(vm.queue().request(&request), Answer::new(OK, SEVERAL + 1));
     Ok(())
 }

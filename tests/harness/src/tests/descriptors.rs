@@ -3,46 +3,17 @@
 //! File descriptors that come and go: none is kept, and none is mistaken for another.
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        self,
-        Disk,
-        Mode, //
-    },
-    sys::{
-        poll::EventFd,
-        process,
-        Errno, //
-    },
-    vm::{
-        Setup,
-        Vm,
-        PATIENCE, //
-    },
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{self, Disk, Mode},
+    sys::{poll::EventFd, process, Errno},
+    vm::{Setup, Vm},
 };
 use std::{
-    fs::{
-        self,
-        File, //
-    },
-    os::fd::{
-        AsFd,
-        AsRawFd,
-        OwnedFd, //
-    },
-    sync::atomic::{
-        AtomicBool,
-        Ordering::Relaxed, //
-    },
+    fs::{self, File},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::{Duration, Instant},
 };
 use vblk_core::uapi;
 
@@ -80,7 +51,7 @@ fn open_files() -> Result<u64, Box<dyn std::error::Error>> {
 fn replaced(context: &Context) -> Outcome {
     let vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let (files, first) = (open_files()?, number(&EventFd::new()?)?);
-    for round in 0..context.times(100_000) {
+    for round in 0..context.times_or(10_000, 100_000) {
         let event = EventFd::new()?;
         let fd = event.as_fd().as_raw_fd();
         for command in EVENTS {
@@ -149,6 +120,8 @@ fn call_all(vm: &Vm, fd: i32, counts: &mut [u64; 4]) -> Result<(), Errno> {
         Ok(()) => {
             counts[2] += 1;
             vm.device.detach()?;
+            // A detachment forgets the addresses.
+            vm.device.set_vring_addr(&vm.queues[0].addr())?;
         }
         Err(Errno::ENOTBLK) => counts[3] += 1,
         Err(error) => return Err(error),

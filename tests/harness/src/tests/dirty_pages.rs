@@ -3,39 +3,20 @@
 //! Guest memory that is a file: what the device writes to it must reach the file.
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        self,
-        Delays,
-        Disk,
-        Mode, //
-    },
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{self, Delays, Disk, Mode},
+    oracle::facts,
     sys::map::Mapping,
-    vm::{
-        Setup,
-        Vm,
-        OK,
-        PATIENCE, //
-    },
+    vm::{Setup, Vm, OK},
 };
 use std::{
     os::fd::AsFd,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::{Duration, Instant},
 };
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
-    uapi::MemoryRegion, //
+    testing::{BlockRequest, DriverMemory},
+    uapi::MemoryRegion,
 };
 
 #[rustfmt::skip]
@@ -44,10 +25,10 @@ pub const TESTS: &[Test] = &[
 ];
 
 const PAGE: usize = 4096;
-/// Where the file is for the guest: one page for data, one for the status.
+/// Guest address of the file: one page for data, one for the status.
 const FILE: u64 = 1 << 40;
 const OLD: u8 = 0x11;
-/// How long the disk takes, which is when the pages must be written back.
+/// Time that the disk takes, in which the pages must be written back.
 const DELAY: u32 = 200;
 /// The machine may be too slow for that; not always.
 const TRIES: usize = 20;
@@ -70,7 +51,8 @@ fn written_back(context: &Context) -> Outcome {
     Err(format!("the disk answered within its {DELAY} ms, {TRIES} times").into())
 }
 
-/// What is in the file after a read into it; `None` when that was over before the pages were clean.
+/// Returns the file's content after a read into it; `None` if that was over before the pages were
+/// clean.
 fn written_back_during_read(content: &[u8]) -> Result<Option<Vec<u8>>, Box<dyn std::error::Error>> {
     let slow = Disk::delayed(
         1 << 20,
@@ -97,6 +79,8 @@ fn written_back_during_read(content: &[u8]) -> Result<Option<Vec<u8>>, Box<dyn s
     let status = GuestAddr(FILE + PAGE as u64);
     let read = BlockRequest::read(0, vm.free(), status).data(GuestAddr(FILE), PAGE as u32);
     vm.memory.write(read.header, &read.header_bytes());
+    let pins = || facts::pins_held().ok_or("no counters of pins");
+    let pinned = pins()?;
     let base = vm.device.vring_base(0)?;
     vm.queue().submit(&read.buffers());
 
@@ -109,6 +93,12 @@ fn written_back_during_read(content: &[u8]) -> Result<Option<Vec<u8>>, Box<dyn s
     file.sync_all()?;
     let in_time = vm.queue().driver.used_index() == vm.queue().driver.next_used();
     assert_eq!(vm.queue().next_used().len, PAGE as u32 + 1);
+    // Only a thread can mark the pages dirty again and let them go, and nothing else wakes it.
+    let deadline = Instant::now() + PATIENCE;
+    while pins()? != pinned {
+        assert!(Instant::now() < deadline, "pages stay pinned");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     drop(vm);
     drop(map);
     // Past the page cache, after what is dirty in there was written.

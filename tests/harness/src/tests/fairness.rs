@@ -2,50 +2,28 @@
 
 //! A queue that never runs empty beside one with a request at a time.
 //!
-//! What the neighbour has to wait for is not measured in time but in requests of the greedy one, and
+//! The neighbour's wait is not measured in time but in requests of the greedy one, and
 //! exactly: the neighbour writes the memory in which the greedy ring has its used index to the disk,
 //! so the disk tells how far that was when the neighbour was served.
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    context::{Context, Outcome, Test},
     disk::Disk,
     memory::GuestMemory,
-    oracle::{
-        facts,
-        WORKER, //
-    },
-    sys::{
-        process,
-        Errno, //
-    },
-    vm::{
-        Answer,
-        Queue,
-        Setup,
-        Vm,
-        OK, //
-    },
+    oracle::{facts, WORKER},
+    sys::{process, Errno},
+    vm::{Answer, Queue, Setup, Vm, OK},
 };
 use std::{
     sync::{
-        atomic::{
-            AtomicBool,
-            Ordering::Relaxed, //
-        },
-        Arc, //
+        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc,
     },
     thread,
 };
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
     uapi::MemoryRegion,
 };
 
@@ -61,10 +39,10 @@ const SIZE: u32 = 4096;
 /// Requests of a queue in one turn (rust/turn.rs).
 const TURN: u16 = 256;
 
-/// How often the neighbour asks.
+/// Number of the neighbour's requests.
 const ROUNDS: u64 = 300;
 
-/// With a worker of its own it waits for less than it would for a queue of the same worker.
+/// Bound of its wait with a worker of its own: less than for a queue of the same worker.
 ///
 /// Who asks has the CPU that both workers share, and goes to sleep. The neighbour's worker was just
 /// woken and had slept, the greedy one had not: so it comes first, or else after what is left of
@@ -106,7 +84,7 @@ impl Witness {
 }
 
 /// Keeps the ring of `queue` full until told to stop. The driver's rules are kept, but for answers,
-/// at which nobody looks: chain after chain is made available again as soon as it was used.
+/// that are not looked at: chain after chain is made available again as soon as it was used.
 fn refill(queue: &mut Queue, request: &BlockRequest, stop: &AtomicBool) -> u64 {
     let mut served = 0;
     request.prepare(queue.driver.memory());
@@ -129,7 +107,7 @@ fn refill(queue: &mut Queue, request: &BlockRequest, stop: &AtomicBool) -> u64 {
     served
 }
 
-/// How many requests of the greedy one were served between the neighbour's kick and its service,
+/// Returns the number of requests of the greedy one between the neighbour's kick and its service,
 /// sorted.
 fn waits(
     witness: &Witness,
@@ -152,7 +130,7 @@ fn waits(
     Ok(waits)
 }
 
-/// Nine in ten keep the bound: whoever asks may lose the CPU before the kick.
+/// Nine in ten keep the bound: the neighbour may lose the CPU before the kick.
 fn check(waits: &[u16], bound: u16, served: u64) {
     assert!(served > ROUNDS, "the greedy one was served {served} times");
     let most = waits[waits.len() * 9 / 10];

@@ -1,40 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When a write is durable: what a disk with a volatile cache sees of it.
+//! Durability of writes, as a disk with a volatile cache sees it.
 //!
 //! The disk here has no FUA, so that the block layer makes a write that must be durable one write
 //! and one flush of the cache, and counts those.
 
-use super::requests::{
-    Place,
-    DATA, //
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        Mode,
-        NullBlk, //
-    },
+    context::{Context, Outcome, Test},
+    disk::{Disk, Mode, NullBlk},
+    fixtures::place::{Place, DATA},
     sys::Errno,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, OK},
 };
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -115,7 +96,7 @@ fn writing_through(_: &Context) -> Outcome {
         }
         // The switch outlives the disk.
         vm.device.detach()?;
-        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        vm.attach(&disk.open(Mode::ReadWrite)?)?;
         assert_eq!(flushes_of_writes(&mut vm, &disk)?, [1; 3]);
     }
     // A disk without a cache needs none.

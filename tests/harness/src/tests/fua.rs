@@ -1,44 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which writes reach a disk with FUA: each of those that must be durable at once, and no other.
+//! Writes that reach a disk with FUA: each of those that must be durable at once, and no other.
 
-use super::{
-    ranges::{
-        range,
-        send,
-        UNMAP,
-        WRITE_ZEROES, //
-    },
-    requests::{
-        Place,
-        DATA, //
-    },
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Count,
-        Counts,
-        Disk,
-        TestDisk, //
+    context::{Context, Outcome, Test},
+    disk::{Count, Counts, Disk, TestDisk},
+    fixtures::{
+        place::{Place, DATA},
+        ranges::{range, send, UNMAP, WRITE_ZEROES},
     },
     sys::Errno,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, OK},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    features::bit,
-    testing::BlockRequest, //
-};
+use vblk_core::{addr::GuestAddr, features::bit, testing::BlockRequest};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -59,9 +33,9 @@ const CACHED: TestDisk = TestDisk {
 /// The sectors of each kind of write in [`write_all`].
 const SECTORS: [u64; 6] = [8, 1, LONG as u64 / 512, 8, 8, 3000];
 
-/// What reaches the disk because of each kind of write: an ordinary one, one that is copied because
-/// its buffers are too odd for the disk, one that is several I/Os; zeroes that keep their space,
-/// zeroes that the disk may make by itself, and more of those than it makes at a time.
+/// Checks what reaches the disk because of each kind of write: an ordinary one, one that is copied
+/// because its buffers are too odd for the disk, one that is several I/Os; zeroes that keep their
+/// space, zeroes that the disk may make by itself, and more of those than it makes at a time.
 fn write_all(vm: &mut Vm, disk: &Disk) -> Result<[Counts; 6], Errno> {
     let place = Place::of(vm);
     let odd = BlockRequest::write(8, place.header, place.status);
@@ -87,7 +61,7 @@ fn write_all(vm: &mut Vm, disk: &Disk) -> Result<[Counts; 6], Errno> {
     Ok(counts)
 }
 
-/// What reaches the disk because of a flush.
+/// Checks what reaches the disk because of a flush.
 fn flush(vm: &mut Vm, disk: &Disk) -> Result<Counts, Errno> {
     let flush = Place::of(vm).flush();
     let (counts, answer) = disk.counts_of(|| Ok(vm.queue().request(&flush)))?;
@@ -102,7 +76,7 @@ fn one_flush() -> Counts {
     }
 }
 
-/// All of it is written, and each write has FUA.
+/// Checks that all of it is written, and that each write has FUA.
 fn assert_durable(counts: &[Counts; 6], why: &str) {
     for (counts, sectors) in counts.iter().zip(SECTORS) {
         assert_eq!(counts.write.sectors, sectors, "{why}");

@@ -2,39 +2,14 @@
 
 //! A hostile driver's mistakes in the ring itself, and many mistakes at once.
 
-use super::malformed::{
-    desc,
-    Checker,
-    Place,
-    DATA,
-    HOLE,
-    NEXT,
-    SIZE,
-    WRITE, //
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        Mode, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK,
-        PATIENCE, //
-    },
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Disk, Mode},
+    fixtures::descriptors::{desc, Checker, Parts, DATA, HOLE, NEXT, SIZE, WRITE},
+    vm::{Answer, Setup, Vm, OK},
 };
 use std::time::Duration;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::BlockRequest, //
-};
+use vblk_core::{addr::GuestAddr, testing::BlockRequest};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -80,7 +55,7 @@ fn impossible_index(_: &Context) -> Outcome {
             ..Setup::size(SIZE.into())
         };
         let mut vm = Vm::with_disk(&setup, &disk)?;
-        let read = Place::of(&vm).read();
+        let read = Parts::of(&vm).read();
         assert_eq!(vm.queues[0].request(&read), Answer::new(OK, 513));
         let stands = vm.queues[0].driver.next_avail();
         let queue = &mut vm.queues[0];
@@ -119,7 +94,7 @@ fn impossible_index(_: &Context) -> Outcome {
         );
         // Set up again, it serves what is there.
         vm.device.detach()?;
-        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        vm.attach(&disk.open(Mode::ReadWrite)?)?;
         assert_eq!(vm.queues[0].next_used().len, 513);
         assert_eq!(vm.queues[0].request(&read), Answer::new(OK, 513));
     }

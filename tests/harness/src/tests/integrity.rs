@@ -4,43 +4,26 @@
 //! of the disk and with what is on it in the end.
 
 use crate::{
-    area::{
-        Area,
-        Io,
-        Kind,
-        Placed, //
-    },
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Delays,
-        Disk,
-        NullBlk, //
-    },
+    area::{Area, Io, Kind, Placed},
+    context::{Context, Outcome, Test},
+    device::Device,
+    disk::{Delays, Disk, Mode, NullBlk, TestDisk},
     memory::MIDDLE,
     rng::Rng,
     sys::Errno,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     ops::Range,
-    time::Duration, //
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::Duration,
 };
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
+    uapi::FORK_OWNER_KTHREAD,
 };
 
 #[rustfmt::skip]
@@ -53,10 +36,15 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/integrity_on_dm_delay", limit: 60, run: on_dm_delay },
     Test { name: "harness/integrity_without_event_idx_and_indirect", limit: 60, run: plain_ring },
     Test { name: "harness/integrity_on_several_queues", limit: 60, run: on_several_queues },
+    Test { name: "harness/integrity_on_4k_blocks_with_alignment", limit: 60, run: on_aligned_4k_blocks },
+    Test { name: "harness/integrity_with_completions_in_another_thread", limit: 60, run: completed_later },
+    Test { name: "harness/integrity_with_two_workers", limit: 60, run: two_workers },
+    Test { name: "harness/integrity_with_a_worker_for_each_queue", limit: 60, run: worker_per_queue },
+    Test { name: "harness/integrity_with_a_kernel_thread", limit: 60, run: kernel_thread },
     Test { name: "harness/integrity_of_requests_larger_than_a_bio", limit: 60, run: large_requests },
 ];
 
-/// What is not about rings.
+/// Tests that are not about rings.
 #[rustfmt::skip]
 pub const ON_SPLIT_RINGS: &[Test] = &[
     Test { name: "harness/integrity_on_an_image_file", limit: 60, run: on_an_image },
@@ -88,7 +76,7 @@ struct Exerciser<'a> {
     indirect: bool,
     model: Vec<u8>,
     areas: Vec<Area>,
-    /// For each queue, what is there.
+    /// Requests in flight on each queue.
     in_flight: Vec<Vec<InFlight>>,
     left: u64,
 }
@@ -152,7 +140,7 @@ impl<'a> Exerciser<'a> {
     }
 
     /// Adds one request. `false` when there is no room, or what was thought of would meet a
-    /// request that is under way, with an outcome that nobody can know.
+    /// request that is under way, with an outcome that is not defined.
     fn start(&mut self, queue: usize) -> bool {
         let blocks = self.rng.index(1..LONGEST as usize / self.block + 1);
         let len = if self.rng.one_in(2) {
@@ -340,7 +328,97 @@ fn on_several_queues(context: &Context) -> Outcome {
     exercise(context, &Disk::null(&NullBlk::default())?, &setup)
 }
 
-/// Some MiB in one request: in one buffer, in buffers of a page, and in odd pieces.
+/// Buffers anywhere in memory: some are used in place, others are copied.
+fn on_aligned_4k_blocks(context: &Context) -> Outcome {
+    for dma_alignment in [511, 3] {
+        let disk = Disk::counting(&TestDisk {
+            block_size: 4096,
+            physical_block_size: 4096,
+            dma_alignment,
+            ..TestDisk::DEFAULT
+        })?;
+        let mut vm = Vm::with_disk(&Setup::size(256), &disk)?;
+        let mut exerciser = Exerciser::new(context, &mut vm, &disk, true)?;
+        exerciser.left /= 2;
+        exerciser.run()?;
+    }
+    Ok(())
+}
+
+/// Buffers anywhere in memory, on a disk that keeps its I/O until another thread completes some of
+/// it.
+fn completed_later(context: &Context) -> Outcome {
+    let disk = Disk::counting(&TestDisk {
+        dma_alignment: 3,
+        ..TestDisk::DEFAULT
+    })?;
+    let mut vm = Vm::with_disk(&Setup::size(256), &disk)?;
+    let mut exerciser = Exerciser::new(context, &mut vm, &disk, true)?;
+    exerciser.left /= 2;
+    let hold = disk.hold()?;
+    let over = AtomicBool::new(false);
+    let mut rng = context.rng();
+    thread::scope(|scope| {
+        // Ends the thread after a panic, too.
+        let _over = SetOnDrop(&over);
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                hold.release(rng.within(0..8)).expect("release");
+                thread::yield_now();
+            }
+        });
+        exerciser.run().map_err(|error| error.to_string())
+    })?;
+    Ok(())
+}
+
+/// Sets a flag when it is dropped.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// Requests on `queues` queues, which so many workers serve by turns.
+fn on_workers(context: &Context, queues: u32, workers: u32) -> Outcome {
+    let setup = Setup {
+        queues,
+        ..Setup::size(256)
+    };
+    let disk = Disk::null(&NullBlk::default())?;
+    let mut vm = Vm::new(&setup)?;
+    let mut ids = vec![vm.device.vring_worker(0)?];
+    for _ in 1..workers {
+        ids.push(vm.device.new_worker()?);
+    }
+    for (index, id) in (0..queues).zip(ids.into_iter().cycle()) {
+        vm.device.attach_vring_worker(index, id)?;
+    }
+    vm.attach(&disk.open(Mode::ReadWrite)?)?;
+    Exerciser::new(context, &mut vm, &disk, true)?.run()
+}
+
+fn two_workers(context: &Context) -> Outcome {
+    on_workers(context, 4, 2)
+}
+
+fn worker_per_queue(context: &Context) -> Outcome {
+    on_workers(context, 4, 4)
+}
+
+fn kernel_thread(context: &Context) -> Outcome {
+    let device = Device::open()?;
+    device.set_fork_from_owner(FORK_OWNER_KTHREAD)?;
+    let disk = Disk::null(&NullBlk::default())?;
+    let mut vm = Vm::on(device, &Setup::size(1024))?;
+    vm.attach(&disk.open(Mode::ReadWrite)?)?;
+    Exerciser::new(context, &mut vm, &disk, true)?.run()
+}
+
+/// Moves some MiB in one request: in one buffer, in buffers of a page, and in odd pieces where the
+/// disk can be trusted with them.
 fn large_requests(context: &Context) -> Outcome {
     let mut rng = context.rng();
     for disk in [Disk::ram(), Disk::null(&NullBlk::default())?] {
@@ -356,6 +434,11 @@ fn large_requests(context: &Context) -> Outcome {
             ((3 << 20) + 512, 777, 1631),
             (1 << 20, 3, 513),
         ] {
+            let cut_by =
+                |unit| offset % unit == 0 && (piece == u32::MAX || u64::from(piece) % unit == 0);
+            if !cut_by(disk.safe_alignment()?) {
+                continue;
+            }
             let start = MIDDLE.guest + offset;
             let data = rng.bytes(bytes as usize);
             let mut write = BlockRequest::write(16, header, status);

@@ -3,47 +3,23 @@
 //! The control interface: what holds for every command alike.
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    context::{Context, Outcome, Test},
     device::Device,
-    disk::{
-        Disk,
-        Mode, //
-    },
+    disk::{Disk, Mode},
+    fixtures::commands::{assert_errno, assert_not_permitted, OWNERS_COMMANDS},
     sys::{
-        ioctl::{
-            self,
-            BadPointer, //
-        },
-        map::{
-            Access,
-            Mapping, //
-        },
-        Errno, //
+        ioctl::{self, BadPointer},
+        map::{Access, Mapping},
+        Errno,
     },
-    vm::{
-        Setup,
-        Vm, //
-    },
+    vm::{Setup, Vm},
 };
-use std::{
-    fmt::Debug,
-    io::{
-        Read,
-        Write, //
-    },
-};
+use std::io::{Read, Write};
 use vblk_core::{
     features::Features,
     queue::MAX_QUEUE_SIZE,
     table::MAX_REGIONS,
-    uapi::{
-        self,
-        VringFile, //
-    },
+    uapi::{self, VringFile},
 };
 
 #[rustfmt::skip]
@@ -60,26 +36,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/stopped_queue_keeps_what_may_change", limit: 20, run: always_allowed },
 ];
 
-/// Commands that take a pointer and need an owner.
-pub const OWNERS_COMMANDS: &[(&str, u32)] = &[
-    ("SET_FEATURES", uapi::VHOST_SET_FEATURES),
-    ("SET_BACKEND_FEATURES", uapi::VHOST_SET_BACKEND_FEATURES),
-    ("SET_MEM_TABLE", uapi::VHOST_SET_MEM_TABLE),
-    ("SET_VRING_NUM", uapi::VHOST_SET_VRING_NUM),
-    ("SET_VRING_ADDR", uapi::VHOST_SET_VRING_ADDR),
-    ("SET_VRING_BASE", uapi::VHOST_SET_VRING_BASE),
-    ("GET_VRING_BASE", uapi::VHOST_GET_VRING_BASE),
-    ("SET_VRING_KICK", uapi::VHOST_SET_VRING_KICK),
-    ("SET_VRING_CALL", uapi::VHOST_SET_VRING_CALL),
-    ("SET_VRING_ERR", uapi::VHOST_SET_VRING_ERR),
-    ("SET_BACKEND", uapi::VHOST_BLK_SET_BACKEND),
-    ("SET_SERIAL", uapi::VHOST_BLK_SET_SERIAL),
-    ("SET_WRITEBACK", uapi::VHOST_BLK_SET_WRITEBACK),
-    ("SET_CONFIG_CALL", uapi::VHOST_BLK_SET_CONFIG_CALL),
-    ("GET_STATS", uapi::VHOST_BLK_GET_STATS),
-];
-
-/// Those of them whose argument begins with the number of a queue.
+/// The owner's commands whose argument begins with the number of a queue.
 const QUEUE_COMMANDS: &[(&str, u32)] = &[
     ("SET_VRING_NUM", uapi::VHOST_SET_VRING_NUM),
     ("SET_VRING_ADDR", uapi::VHOST_SET_VRING_ADDR),
@@ -98,23 +55,6 @@ const ANYONES_COMMANDS: &[(&str, u32)] = &[
     ("GET_CONFIG", uapi::VHOST_BLK_GET_CONFIG),
 ];
 
-/// Checks that a call fails in exactly one way.
-#[track_caller]
-pub fn assert_errno<T: Debug + PartialEq>(what: &str, result: Result<T, Errno>, errno: Errno) {
-    assert_eq!(result, Err(errno), "{what}");
-}
-
-/// Checks that all that needs the owner is refused, whatever the argument is.
-pub fn assert_not_permitted(device: &Device) {
-    for (name, command) in OWNERS_COMMANDS {
-        let zeroes = device.call(*command, &mut [0; 64]);
-        assert_errno(name, zeroes, Errno::EPERM);
-        let bad = ioctl::with_bad_pointer(device, *command, BadPointer::Null);
-        assert_errno(&format!("{name} with a bad pointer"), bad, Errno::EPERM);
-    }
-    assert_errno("RESET_OWNER", device.reset_owner(), Errno::EPERM);
-}
-
 fn offers(_: &Context) -> Outcome {
     let device = Device::open()?;
     assert_eq!(Features(device.features()?), Features::SUPPORTED);
@@ -124,6 +64,7 @@ fn offers(_: &Context) -> Outcome {
     assert_eq!(info.max_queues, 256);
     assert_eq!(info.max_queue_size, u32::from(MAX_QUEUE_SIZE));
     assert_eq!(info.max_mem_regions, MAX_REGIONS as u32);
+    assert_eq!(info.reserved, [0; 12]);
     Ok(())
 }
 
@@ -189,7 +130,7 @@ fn queue_numbers(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     for attached in [false, true] {
         if attached {
-            vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+            vm.attach(&disk.open(Mode::ReadWrite)?)?;
         }
         for (name, command) in QUEUE_COMMANDS {
             for index in [256, 257, 0x1_0000, i32::MAX as u32, u32::MAX] {
@@ -221,11 +162,8 @@ fn unknown_commands(_: &Context) -> Outcome {
     for (name, command) in [
         ("SET_LOG_BASE", IOW | vhost(0x04, 8)),
         ("SET_LOG_FD", IOW | vhost(0x07, 4)),
-        ("NEW_WORKER", IOR | vhost(0x08, 4)),
-        ("FREE_WORKER", IOW | vhost(0x09, 4)),
         ("SET_VRING_ENDIAN", IOW | vhost(0x13, 8)),
         ("GET_VRING_ENDIAN", IOW | vhost(0x14, 8)),
-        ("ATTACH_VRING_WORKER", IOW | vhost(0x15, 8)),
         ("SET_VRING_BUSYLOOP_TIMEOUT", IOW | vhost(0x23, 8)),
         ("NET_SET_BACKEND", IOW | vhost(0x30, 8)),
         ("SCSI_SET_ENDPOINT", IOW | vhost(0x40, 240)),
@@ -296,11 +234,11 @@ fn reset_owner(_: &Context) -> Outcome {
     vm.device.set_mem_table(&vm.memory.table())?;
     attach(Errno::EINVAL);
     vm.queues[0].tell_geometry(&vm.device, 7)?;
-    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    vm.attach(&disk.open(Mode::ReadWrite)?)?;
     // Nothing is left of the eventfds.
     vm.queues[0].kick();
     std::thread::sleep(std::time::Duration::from_millis(20));
-    assert_eq!(vm.queues[0].kick.take()?, 1, "the kick that nobody took");
+    assert_eq!(vm.queues[0].kick.take()?, 1, "the kick that was not taken");
     assert_eq!(vm.device.stats()?, Default::default());
     Ok(())
 }
@@ -309,7 +247,7 @@ fn frozen_geometry(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;
     let vm = Vm::new(&Setup::default())?;
-    vm.device.attach(&file)?;
+    vm.attach(&file)?;
     let busy = |what: &str, result: Result<(), Errno>| assert_errno(what, result, Errno::EBUSY);
     let device = &vm.device;
     busy("SET_OWNER", device.set_owner());
@@ -319,6 +257,7 @@ fn frozen_geometry(_: &Context) -> Outcome {
         device.set_features(Features::SUPPORTED.0),
     );
     busy("SET_BACKEND_FEATURES", device.set_backend_features(0));
+    busy("SET_MEMORY_PINNED", device.set_memory_pinned(0));
     for index in [0, 1, 255] {
         busy("SET_VRING_NUM", device.set_vring_num(index, 256));
         busy("SET_VRING_NUM, impossible", device.set_vring_num(index, 3));
@@ -344,7 +283,7 @@ fn always_allowed(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     for attached in [false, true, false] {
         match attached {
-            true => vm.device.attach(&disk.open(Mode::ReadWrite)?)?,
+            true => vm.attach(&disk.open(Mode::ReadWrite)?)?,
             false => vm.device.detach()?,
         }
         vm.device.set_mem_table(&vm.memory.table())?;

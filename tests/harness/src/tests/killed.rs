@@ -3,83 +3,39 @@
 //! An owner that is killed in the worst moment is gone at once, and with it all that it held; unless
 //! the disk itself hangs, and then as soon as it does no more.
 
-use super::{
-    flight::{
-        await_taken,
-        launch,
-        transfer, //
-    },
-    long_zeroes::zeroes,
-    malformed::desc,
-    teardown::{
-        in_flight,
-        slow_disk, //
-    }, //
-};
 use crate::{
-    child::{
-        self,
-        Role, //
-    },
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        self,
-        Delays,
-        Disk,
-        Mode,
-        NullBlk, //
+    child::{self, Role},
+    context::{Context, Outcome, Test, PATIENCE},
+    device::Device,
+    disk::{self, Delays, Disk, Mode, NullBlk},
+    fixtures::{
+        descriptors::desc,
+        in_flight::{await_taken, launch, transfer},
+        ranges::zeroes,
+        slow_disk::{in_flight, slow_disk},
     },
     kmod,
-    memory::{
-        HIGH,
-        MIDDLE, //
-    },
-    sys::{
-        poll::EventFd,
-        process,
-        userfault::Userfault, //
-    },
-    vm::{
-        Setup,
-        Vm,
-        PATIENCE, //
-    },
+    memory::{HIGH, MIDDLE},
+    oracle::WORKER,
+    sys::{poll::EventFd, process, userfault::Userfault},
+    vm::{Setup, Vm},
 };
 use std::{
     fs, io,
     os::{
-        fd::{
-            AsFd,
-            AsRawFd,
-            OwnedFd, //
-        },
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
-    process::{
-        Child,
-        Stdio, //
-    },
-    sync::atomic::{
-        AtomicBool,
-        Ordering::Relaxed, //
-    },
-    time::{
-        Duration,
-        Instant, //
-    },
+    process::{Child, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 use vblk_core::{
     addr::GuestAddr,
     split::Descriptor,
-    testing::{
-        BlockRequest,
-        Buf, //
-    },
+    testing::{BlockRequest, Buf},
+    uapi::FORK_OWNER_KTHREAD,
 };
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
@@ -88,7 +44,13 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/killed_while_another_process_kicks", limit: 60, run: while_kicked },
     Test { name: "harness/killed_on_a_disk_that_hangs", limit: 40, run: on_hanging_disk },
     Test { name: "harness/killed_while_zeroes_are_written", limit: 40, run: while_zeroing },
+];
+
+/// Tests of a worker that waits for a page, which it never does with memory that is pinned ahead.
+#[rustfmt::skip]
+pub const WITHOUT_A_PAGE: &[Test] = &[
     Test { name: "harness/killed_while_nobody_brings_a_page", limit: 60, run: without_a_page },
+    Test { name: "harness/killed_while_nobody_brings_a_page_to_a_kernel_thread", limit: 60, run: kernel_thread },
     Test { name: "harness/killed_while_ioctls_wait_for_others", limit: 20, run: in_ioctls },
 ];
 
@@ -111,7 +73,7 @@ const FAULTING: Role = Role {
     run: wait_for_a_page,
 };
 
-/// How long a killed owner may take to go.
+/// Time that a killed owner may take to go.
 const SOON: Duration = Duration::from_secs(5);
 
 /// Kills a child that is the only one with a device, and waits until nothing is left of it.
@@ -130,7 +92,7 @@ fn await_end(context: &Context, child: &mut Child) -> Outcome {
     Ok(())
 }
 
-/// With requests in flight, and with the eventfd that is its stdin to be kicked.
+/// Keeps requests in flight, with its stdin as the eventfd to be kicked.
 fn be_kicked(arguments: &[&str]) -> Outcome {
     let [disk] = arguments else {
         return Err("one argument: the disk".into());
@@ -168,7 +130,7 @@ fn while_kicked(context: &Context) -> Outcome {
     })
 }
 
-/// With requests that a disk has which does nothing: in flight, or with the worker waiting for the
+/// Keeps requests at a disk that does nothing: in flight, or with the worker waiting for the
 /// first of them, because their buffers have to be copied.
 fn hang(arguments: &[&str]) -> Outcome {
     let [disk, how] = arguments else {
@@ -179,8 +141,7 @@ fn hang(arguments: &[&str]) -> Outcome {
         COPIED => in_flight(disk)?,
         _ => {
             let mut vm = Vm::new(&Setup::default())?;
-            vm.device
-                .attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
+            vm.attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
             let requests: Vec<_> = (0..32)
                 .map(|slot| transfer(&vm, slot, slot % 2 == 1))
                 .collect();
@@ -216,7 +177,7 @@ fn on_hanging_disk(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// Has more zeroes written than any disk can take soon: each request asks for the most that one can
+/// Writes more zeroes than any disk can take soon: each request asks for the most that one can
 /// ask for, on two queues.
 fn zero(arguments: &[&str]) -> Outcome {
     const SECTORS: u32 = 1 << 22;
@@ -227,8 +188,7 @@ fn zero(arguments: &[&str]) -> Outcome {
         queues: 2,
         ..Setup::default()
     })?;
-    vm.device
-        .attach(&disk::open(Path::new(disk), Mode::ReadWrite, libc::O_EXCL)?)?;
+    vm.attach(&disk::open(Path::new(disk), Mode::ReadWrite, libc::O_EXCL)?)?;
     let request = zeroes(&*vm.memory, vm.free(), SECTORS, 16 * u64::from(SECTORS));
     request.prepare(&*vm.memory);
     let buffers = request.buffers();
@@ -260,18 +220,25 @@ fn while_zeroing(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// What lies in the memory that never comes.
+/// The part of a request that lies in memory that never comes.
 const PARTS: [&str; 6] = ["header", "data-in", "data-out", "status", "table", "ring"];
 
 fn without_a_page(context: &Context) -> Outcome {
     PARTS
         .iter()
-        .try_for_each(|part| kill_faulting(context, &[part, "0"]))
+        .try_for_each(|part| kill_faulting(context, &[part, "0", "task"]))
+}
+
+/// A thread of the kernel does not die with its owner.
+fn kernel_thread(context: &Context) -> Outcome {
+    PARTS
+        .iter()
+        .try_for_each(|part| kill_faulting(context, &[part, "0", "kthread"]))
 }
 
 /// The first ioctl waits for the worker, which waits for a page, and the others for the first.
 fn in_ioctls(context: &Context) -> Outcome {
-    kill_faulting(context, &["data-in", "3"])
+    kill_faulting(context, &["data-in", "3", "task"])
 }
 
 fn kill_faulting(context: &Context, arguments: &[&str]) -> Outcome {
@@ -286,25 +253,34 @@ fn kill_faulting(context: &Context, arguments: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// How many threads of this process wait and take no signals but deadly ones.
+/// Returns the number of threads of this process that wait and take no signals but deadly ones.
+/// Workers, which are threads of this process too, do not count.
 fn waiting_threads() -> usize {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
     let states = tasks.flatten().filter_map(|task| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        if name.starts_with(WORKER) {
+            return None;
+        }
         let stat = fs::read_to_string(task.path().join("stat")).ok()?;
         stat.rsplit_once(") ")?.1.chars().next()
     });
     states.filter(|state| *state == 'D').count()
 }
 
-/// Has somebody wait for a page: the worker, or for a ring ourselves. And so many threads for the
+/// Waits for a page: in the worker, or for a ring in this thread. So many threads wait for the
 /// worker.
 fn wait_for_a_page(arguments: &[&str]) -> Outcome {
-    let [part, threads] = arguments else {
-        return Err("two arguments: what lies there, and how many threads".into());
+    let [part, threads, worker] = arguments else {
+        return Err("three arguments: what lies there, how many threads, and which worker".into());
     };
     let threads: usize = threads.parse()?;
     let disk = Disk::ram().open(Mode::ReadWrite)?;
-    let mut vm = Vm::new(&Setup::default())?;
+    let device = Device::open()?;
+    if *worker == "kthread" {
+        device.set_fork_from_owner(FORK_OWNER_KTHREAD)?;
+    }
+    let mut vm = Vm::on(device, &Setup::default())?;
     let memory = vm.memory.clone();
     let (map, offset) = memory.mapping(GuestAddr(HIGH.guest));
     let missing = Userfault::on(map, offset, HIGH.bytes)?;

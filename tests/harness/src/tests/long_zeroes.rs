@@ -3,63 +3,27 @@
 //! A request for more zeroes than a disk can take soon: the device writes some of them in each turn.
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        NullBlk, //
-    },
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Disk, Mode, NullBlk},
+    fixtures::{in_flight::await_taken, place::DATA, ranges::zeroes},
+    memory::{GuestMemory, HIGH, REGIONS},
     sys::Errno,
-    tests::requests::DATA,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK,
-        PATIENCE, //
-    },
+    vm::{Answer, Setup, Vm, OK},
 };
-use std::time::{
-    Duration,
-    Instant, //
-};
+use std::time::{Duration, Instant};
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "harness/long_zeroes_leave_turns_to_others", limit: 60, run: others },
     Test { name: "harness/detach_finishes_long_zeroes", limit: 60, run: detach },
+    Test { name: "harness/long_zeroes_are_answered_where_they_were_taken", limit: 60, run: table },
 ];
 
-const WRITE_ZEROES: u32 = 13;
-
-/// Ranges of a request: as many as it can have.
-const RANGES: u64 = 16;
-
 const MIB: u64 = 1 << 20;
-
-/// A request to write zeroes to 16 ranges of so many sectors, at most, of a disk, one behind the
-/// other and from the start again at its end, which is a multiple of them. It lies at `at`.
-pub fn zeroes(memory: &impl DriverMemory, at: GuestAddr, sectors: u32, disk: u64) -> BlockRequest {
-    for index in 0..RANGES {
-        let sector = index * u64::from(sectors) % disk;
-        let range = GuestAddr(at.0 + 64 + index * 16);
-        memory.write(range, &sector.to_le_bytes());
-        memory.write(GuestAddr(range.0 + 8), &sectors.to_le_bytes());
-        memory.write(GuestAddr(range.0 + 12), &[0; 4]);
-    }
-    let request = BlockRequest::new(WRITE_ZEROES, 0, at, GuestAddr(at.0 + 16));
-    request.data(GuestAddr(at.0 + 64), RANGES as u32 * 16)
-}
 
 /// One request at a time: what is asked for first is done first.
 fn slow() -> Result<Disk, Errno> {
@@ -130,4 +94,58 @@ fn detach(_: &Context) -> Outcome {
     let base = vm.queue().taken_base();
     assert_eq!(vm.device.vring_base(0)? as u16, base);
     Ok(())
+}
+
+/// The memory table is replaced between the first zeroes and the last ones, on a disk that writes
+/// them at once, and the page of the status byte comes to hold something else.
+fn table(_: &Context) -> Outcome {
+    const CANARY: u8 = 0x3C;
+    const TRIES: usize = 50;
+    const PAGE: usize = 4096;
+    let disk = Disk::ram();
+    let sectors = disk.bytes()? / 512;
+    let mut in_between = 0;
+    for _ in 0..TRIES {
+        let mut vm = Vm::new(&Setup::default())?;
+        vm.attach(&disk.open(Mode::ReadWrite)?)?;
+        let header = vm.free();
+        let read = BlockRequest::read(0, header, GuestAddr(header.0 + 16)).data(DATA, 512);
+        assert_eq!(vm.queue().request(&read), Answer::new(OK, 513));
+        let other = GuestMemory::new(&REGIONS)?;
+        let mut request = zeroes(&*vm.memory, vm.free(), (4 * MIB / 512) as u32, sectors);
+        request.status = GuestAddr(HIGH.guest + 100);
+        request.prepare(&*vm.memory);
+        vm.queue().submit(&request.buffers());
+        // A request that is taken later belongs to the new table.
+        await_taken(&vm)?;
+        vm.device.set_mem_table(&other.table())?;
+        let memory = vm.memory.clone();
+        let (map, offset) = memory.mapping(GuestAddr(HIGH.guest));
+        let early = vm.queue().driver.used_index() == vm.queue().driver.next_used();
+        if early {
+            map.replace(offset, PAGE)?;
+            map.fill(offset, PAGE, CANARY);
+            in_between += 1;
+        }
+        assert_eq!(vm.queue().next_used().len, 1);
+        if early {
+            let page = memory.read_vec(GuestAddr(HIGH.guest), PAGE);
+            let touched = page.iter().position(|byte| *byte != CANARY);
+            assert_eq!(touched, None, "memory of another use was written");
+        } else {
+            assert_eq!(memory.read_u8(request.status), OK);
+        }
+        let page = other.read_vec(GuestAddr(HIGH.guest), PAGE);
+        assert!(
+            page.iter().all(|byte| *byte == 0),
+            "the new memory was written"
+        );
+        if in_between == 4 {
+            return Ok(());
+        }
+    }
+    panic!(
+        "zeroes were written at once in {} of {TRIES} tries",
+        TRIES - in_between
+    );
 }

@@ -1,37 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a hostile driver writes: each mistake is answered in one exact way, counted, told by the
+//! Mistakes of a hostile driver: each is answered in one exact way, counted, told by the
 //! error eventfd, never logged, and the queue goes on.
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::Disk,
-    memory::MIDDLE,
-    oracle::klog::KernelLog,
-    vm::{
-        Answer,
-        Queue,
-        Setup,
-        Vm,
-        IOERR,
-        OK,
-        PATIENCE, //
-    },
+    context::{Context, Outcome, Test},
+    fixtures::descriptors::{desc, Checker, Parts, DATA, HOLE, INDIRECT, NEXT, SIZE, WRITE},
+    vm::{Setup, IOERR, OK},
 };
 use vblk_core::{
-    addr::GuestAddr,
-    features::bit,
-    split::Descriptor,
-    testing::{
-        BlockRequest,
-        Buf,
-        DriverMemory,
-        STATUS_UNWRITTEN, //
-    },
+    addr::GuestAddr, chain::MAX_INDIRECT, features::bit, split::Descriptor, testing::Buf,
 };
 
 #[rustfmt::skip]
@@ -41,110 +19,17 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/indirect_not_negotiated", limit: 20, run: indirect_not_negotiated },
 ];
 
-pub const SIZE: u16 = 64;
-pub const HOLE: u64 = MIDDLE.guest + MIDDLE.bytes as u64;
-pub const DATA: u64 = MIDDLE.guest;
-
-pub const NEXT: u16 = Descriptor::F_NEXT;
-pub const WRITE: u16 = Descriptor::F_WRITE;
-const INDIRECT: u16 = Descriptor::F_INDIRECT;
-
-/// Where the parts of the one request lie.
-#[derive(Clone, Copy)]
-pub struct Place {
-    header: u64,
-    status: u64,
-    table: u64,
-}
-
-impl Place {
-    pub fn of(vm: &Vm) -> Self {
-        let start = vm.free().0;
-        Self {
-            header: start,
-            status: start + 64,
-            table: start + 4096,
-        }
-    }
-
-    pub fn read(&self) -> BlockRequest {
-        let (header, status) = (GuestAddr(self.header), GuestAddr(self.status));
-        BlockRequest::read(0, header, status).data(GuestAddr(DATA), 512)
-    }
-}
-
-pub fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
-    Descriptor {
-        addr,
-        len,
-        flags,
-        next,
-    }
-}
-
-/// Checks that one mistake has all its effects, and that the next request succeeds.
-pub struct Checker {
-    pub vm: Vm,
-    place: Place,
-    log: KernelLog,
-}
-
-impl Checker {
-    pub fn new(setup: &Setup) -> Result<Self, Box<dyn std::error::Error>> {
-        let vm = Vm::with_disk(setup, &Disk::ram())?;
-        let place = Place::of(&vm);
-        let log = KernelLog::from_now()?;
-        Ok(Self { vm, place, log })
-    }
-
-    pub fn queue(&mut self) -> &mut Queue {
-        &mut self.vm.queues[0]
-    }
-
-    /// Posts descriptor 0 and checks the used entry's length and the status byte.
-    fn check_posted(&mut self, name: &str, len: u32, status: u8) -> Outcome {
-        self.place.read().prepare(&*self.vm.memory);
-        let before = self.vm.device.stats()?;
-        let queue = self.queue();
-        queue.err.take()?;
-        queue.driver.split().post(0);
-        queue.notify();
-        let used = queue.next_used();
-        assert_eq!((used.id, used.len), (0, len), "{name}: used entry");
-        let written = self.vm.memory.read_u8(GuestAddr(self.place.status));
-        assert_eq!(written, status, "{name}: status");
-        let after = self.vm.device.stats()?;
-        assert_eq!(after.malformed - before.malformed, 1, "{name}: malformed");
-        assert_eq!(after.requests - before.requests, 1, "{name}: given back");
-        assert_eq!(self.queue().err.wait(PATIENCE)?, 1, "{name}: error eventfd");
-        self.check_alive(name)
-    }
-
-    /// A good request, and nothing in the log.
-    pub fn check_alive(&mut self, name: &str) -> Outcome {
-        let read = self.place.read();
-        let answer = self.queue().request(&read);
-        assert_eq!(answer, Answer::new(OK, 513), "{name}: the request after it");
-        assert_eq!(
-            self.queue().err.take()?,
-            0,
-            "{name}: error for a good request"
-        );
-        let log = self.log.take()?;
-        let ours: Vec<_> = log.iter().filter(|line| line.contains("vhost")).collect();
-        assert!(ours.is_empty(), "{name}: logged: {ours:?}");
-        Ok(())
-    }
-}
+/// The status byte as the Linux driver presets it, which a device that answers nothing leaves.
+const UNWRITTEN: u8 = OK;
 
 /// Chains that can't be walked: given back without a status and with length 0.
 fn malformed_chains(_: &Context) -> Outcome {
     let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
-    let Place {
+    let Parts {
         header,
         status,
         table,
-    } = checker.place;
+    } = checker.parts;
     let outer = |len| desc(table, len, INDIRECT, 0);
     let end = desc(status, 1, WRITE, 0);
     let whole = u32::MAX;
@@ -211,8 +96,8 @@ fn malformed_chains(_: &Context) -> Outcome {
             vec![desc(header, 16, NEXT, 1), desc(DATA, 1, NEXT, 0)],
         ),
         (
-            "indirect longer than the queue",
-            vec![outer(16 * (u32::from(SIZE) + 1))],
+            "indirect too long",
+            vec![outer(16 * (u32::from(MAX_INDIRECT) + 1))],
             long_table(),
         ),
         (
@@ -238,29 +123,30 @@ fn malformed_chains(_: &Context) -> Outcome {
         for (index, one) in indirect.iter().enumerate() {
             driver.write_raw_descriptor(GuestAddr(table + 16 * index as u64), one);
         }
-        checker.check_posted(name, 0, STATUS_UNWRITTEN)?;
+        checker.check_posted(name, 0, UNWRITTEN)?;
     }
     Ok(())
 }
 
-/// One entry more than the queue has, all chained.
+/// One entry more than an indirect table may have on a short queue, all chained.
 fn long_table() -> Vec<Descriptor> {
-    (0..=SIZE)
-        .map(|index| desc(DATA, 1, if index < SIZE { NEXT } else { 0 }, index + 1))
+    let flags = |index| if index < MAX_INDIRECT { NEXT } else { 0 };
+    (0..=MAX_INDIRECT)
+        .map(|index| desc(DATA, 1, flags(index), index + 1))
         .collect()
 }
 
 /// Chains that can be walked but hold no request: IOERR where a status can be written.
 fn malformed_requests(_: &Context) -> Outcome {
     let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
-    let Place { header, status, .. } = checker.place;
+    let Parts { header, status, .. } = checker.parts;
     let head = |len| Buf::readable(GuestAddr(header), len);
     let data = |len| Buf::readable(GuestAddr(DATA), len);
     let room = |len| Buf::writable(GuestAddr(DATA), len);
     let end = Buf::writable(GuestAddr(status), 1);
     let unread = Buf::readable(GuestAddr(HOLE), 16);
     let unwritable = Buf::writable(GuestAddr(HOLE), 1);
-    let none = STATUS_UNWRITTEN;
+    let none = UNWRITTEN;
     let cases: Vec<(&str, Vec<Buf>, u32, u8)> = vec![
         ("header only", vec![head(16)], 0, none),
         (
@@ -321,10 +207,10 @@ fn malformed_requests(_: &Context) -> Outcome {
 fn indirect_not_negotiated(_: &Context) -> Outcome {
     let setup = Setup::size(SIZE.into()).without(bit::RING_INDIRECT_DESC);
     let mut checker = Checker::new(&setup)?;
-    let Place { table, .. } = checker.place;
-    let read = checker.place.read().buffers();
+    let Parts { table, .. } = checker.parts;
+    let read = checker.parts.read().buffers();
     let driver = checker.queue().driver.split();
     driver.write_indirect_table(GuestAddr(table), &read);
     driver.write_descriptor(0, &desc(table, 48, INDIRECT, 0));
-    checker.check_posted("indirect", 0, STATUS_UNWRITTEN)
+    checker.check_posted("indirect", 0, UNWRITTEN)
 }

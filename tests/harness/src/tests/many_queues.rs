@@ -1,47 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All queues that a device can have, at the same time. Each has a ring, a position and eventfds
-//! of its own, and what is wrong with one is nothing to the others.
+//! A device with all queues that it can have, at the same time. Each has a ring, a position and
+//! eventfds of its own, and what is wrong with one is nothing to the others.
 
-use super::ioctls::assert_errno;
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    context::{Context, Outcome, Test, PATIENCE},
     device::Device,
-    disk::{
-        Disk,
-        Mode,
-        Target, //
-    },
-    memory::MIDDLE,
+    disk::{Disk, Mode, Target},
+    fixtures::commands::assert_errno,
+    memory::{GuestMemory, MIDDLE, REGIONS},
     sys::Errno,
-    vm::{
-        Answer,
-        Queue,
-        Setup,
-        Vm,
-        OK,
-        PATIENCE, //
-    },
+    vm::{Answer, Queue, Setup, Vm, OK},
 };
 use std::{
     thread,
-    time::{
-        Duration,
-        Instant, //
-    }, //
+    time::{Duration, Instant},
 };
 use vblk_core::{
     addr::GuestAddr,
     packed::Descriptor,
-    testing::{
-        BlockRequest,
-        Driver,
-        DriverMemory, //
-    }, //
+    testing::{BlockRequest, Driver, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -49,10 +27,11 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/256_queues_at_once", limit: 40, run: at_once },
     Test { name: "harness/each_of_256_queues_has_its_own_kick", limit: 40, run: own_kicks },
     Test { name: "harness/a_broken_ring_among_256", limit: 40, run: one_broken },
+    Test { name: "harness/memory_table_of_256_queues_with_requests_in_flight", limit: 40, run: table },
     Test { name: "harness/positions_of_256_queues_are_restored", limit: 60, run: restored },
 ];
 
-/// As many as there can be.
+/// The most queues of a device.
 const QUEUES: u32 = 256;
 
 /// Entries of each ring: a request takes three.
@@ -95,7 +74,7 @@ fn content(block: u32) -> Vec<u8> {
     word.repeat(BYTES as usize / word.len())
 }
 
-/// Has each queue do a request, all of which are in flight at the same time.
+/// Performs a request on each queue, all of which are in flight at the same time.
 fn all_in_flight(vm: &mut Vm, disk: &Disk, block: fn(u32) -> u32, writes: bool) -> Outcome {
     disk.suspend()?;
     let requests: Vec<_> = (0..QUEUES)
@@ -175,7 +154,7 @@ fn at_once(_: &Context) -> Outcome {
     Ok(())
 }
 
-/// All rings have a request that was not told of: a kick is for one of them.
+/// Puts a request into all rings without a kick: a kick is for one of them.
 fn own_kicks(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&setup(), &disk)?;
@@ -220,7 +199,7 @@ fn break_ring(queue: &mut Queue) {
     }
 }
 
-/// And one that is good again, with nothing in it.
+/// Returns an index that is good again, with nothing in the ring.
 fn mend_ring(queue: &mut Queue) {
     let next = queue.driver.next_avail();
     match &mut queue.driver {
@@ -252,7 +231,7 @@ fn one_broken(context: &Context) -> Outcome {
         break_ring(queue);
         queue.kick();
         assert_eq!(queue.err.wait(PATIENCE)?, 1, "error eventfd of {broken}");
-        // Nobody looks at it any more, although all others are served.
+        // The device no longer looks at it, although all others are served.
         queue.kick();
         serve_all(&mut vm, Some(broken));
         for queue in &vm.queues {
@@ -261,14 +240,49 @@ fn one_broken(context: &Context) -> Outcome {
         assert_eq!(vm.device.vring_base(broken)?, stands, "nothing was taken");
         mend_ring(&mut vm.queues[broken as usize]);
         vm.device.detach()?;
-        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        vm.attach(&disk.open(Mode::ReadWrite)?)?;
         serve_all(&mut vm, None);
     }
     assert_eq!(vm.device.stats()?.malformed, count);
     Ok(())
 }
 
-/// All queues move on to another device, as when a VMM starts again, each from where it stood.
+/// One table for all of them: old requests keep the old memory, new ones have the new.
+fn table(_: &Context) -> Outcome {
+    let disk = disk()?;
+    let mut vm = Vm::with_disk(&setup(), &disk)?;
+    let other = GuestMemory::new(&REGIONS)?;
+    disk.suspend()?;
+    let requests: Vec<_> = (0..QUEUES)
+        .map(|queue| request(&vm, queue, queue, false))
+        .collect();
+    let taken = launch(&mut vm, &requests);
+    let replaced = vm.device.set_mem_table(&other.table());
+    disk.resume()?;
+    taken?;
+    replaced?;
+    for (queue, request) in vm.queues.iter_mut().zip(&requests) {
+        let index = queue.index;
+        assert_eq!(queue.next_used().len, BYTES as u32 + 1, "queue {index}");
+        let status = queue.driver.memory().read_u8(request.status);
+        assert_eq!(status, OK, "queue {index}: where it was taken");
+        assert_eq!(other.read_u8(request.status), 0, "queue {index}");
+    }
+    for (queue, request) in vm.queues.iter_mut().zip(&requests) {
+        request.prepare(&other);
+        queue.submit(&request.buffers());
+        let index = queue.index;
+        assert_eq!(queue.next_used().len, BYTES as u32 + 1, "queue {index}");
+        assert_eq!(
+            other.read_u8(request.status),
+            OK,
+            "queue {index}: the new table"
+        );
+    }
+    Ok(())
+}
+
+/// Moves all queues on to another device, as a VMM does that starts again, each from its position.
 fn restored(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&setup(), &disk)?;
@@ -289,7 +303,7 @@ fn restored(context: &Context) -> Outcome {
             bases.push(base);
         }
         // Here, what was saved is there without being told.
-        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        vm.attach(&disk.open(Mode::ReadWrite)?)?;
         serve_all(&mut vm, None);
         vm.device.detach()?;
         for (queue, base) in vm.queues.iter().zip(&mut bases) {
@@ -305,7 +319,7 @@ fn restored(context: &Context) -> Outcome {
             queue.tell_geometry(&vm.device, base)?;
             queue.tell_files(&vm.device)?;
         }
-        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        vm.attach(&disk.open(Mode::ReadWrite)?)?;
         serve_all(&mut vm, None);
     }
     Ok(())

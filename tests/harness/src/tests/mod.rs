@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All tests, in the order in which they run: simple ones first.
+//! Lists of all tests, in the order in which they run: simple ones first.
 
+mod alignment;
 mod arguments;
 mod block_errors;
 mod charged;
@@ -11,57 +12,73 @@ mod dirty_pages;
 mod durability;
 mod fairness;
 mod faults;
-mod flight;
-mod flip;
 mod flushes;
+mod forgotten_rings;
 mod fua;
 mod hostile;
+mod in_flight;
+mod in_flight_limits;
 mod integrity;
 mod ioctls;
 mod killed;
-mod late;
+mod late_status;
 mod long_zeroes;
 mod malformed;
 mod many_queues;
+mod memory_pinned;
+mod mutating_guest;
 mod notify;
 mod owner;
 mod packed;
+mod page_cache;
 mod partition;
 mod placement;
 mod priority;
 mod protected;
 mod race;
+mod random_chains;
 mod ranges;
 mod reconfigure;
 mod requests;
 mod resize;
 mod secure_erase;
-mod soup;
 mod states;
 mod teardown;
 mod topology;
 mod truncated;
+mod unreachable;
 mod vanishing;
+mod wakeups;
+mod worker_placement;
+mod workers;
 
 use crate::{
     child::Role,
-    context::{
-        Case,
-        Test, //
-    },
+    context::{Case, Pinning, Test},
 };
 use vblk_core::ring::Format;
 
-/// All tests, on each format of rings that they can have.
+/// Returns all tests, on each format of rings and with each kind of memory that they can have.
 pub fn all() -> impl Iterator<Item = Case> {
-    let on = |tests: Vec<&'static [Test]>, format| {
-        let case = move |test| Case { test, format };
+    let on = |tests: Vec<&'static [Test]>, format, pinning| {
+        let case = move |test| Case {
+            test,
+            format,
+            pinning,
+        };
         tests.into_iter().flatten().map(case)
     };
-    on(on_split_rings(), Format::Split).chain(on(on_packed_rings(), Format::Packed))
+    let lists = [
+        on(on_split_rings(), Format::Split, Pinning::PerRequest),
+        on(on_packed_rings(), Format::Packed, Pinning::PerRequest),
+        on(on_pinned_memory(), Format::Split, Pinning::Ahead),
+        on(packed_and_pinned(), Format::Packed, Pinning::Ahead),
+        on(vec![teardown::LAST], Format::Split, Pinning::PerRequest),
+    ];
+    lists.into_iter().flatten()
 }
 
-/// Those that know no format, and those that are about split rings or about none.
+/// Returns the tests that know no format, and those that are about split rings or about none.
 fn on_split_rings() -> Vec<&'static [Test]> {
     vec![
         requests::TESTS,
@@ -74,20 +91,30 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         flushes::TESTS,
         priority::TESTS,
         topology::TESTS,
+        alignment::TESTS,
+        alignment::ON_SWITCHED_MEMORY,
+        wakeups::TESTS,
         placement::TESTS,
         truncated::TESTS,
         protected::TESTS,
         dirty_pages::TESTS,
         ioctls::TESTS,
         arguments::TESTS,
+        memory_pinned::TESTS,
+        forgotten_rings::TESTS,
+        unreachable::TESTS,
+        unreachable::ON_ANY_MEMORY,
+        page_cache::TESTS,
         owner::TESTS,
+        workers::TESTS,
+        worker_placement::TESTS,
         charged::TESTS,
         states::TESTS,
         descriptors::TESTS,
         malformed::TESTS,
         hostile::TESTS,
-        soup::TESTS,
-        flip::TESTS,
+        random_chains::TESTS,
+        mutating_guest::TESTS,
         many_queues::TESTS,
         notify::TESTS,
         race::TESTS,
@@ -101,23 +128,27 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         faults::IOCTLS,
         faults::REQUESTS,
         faults::LOADING,
+        faults::FRAGMENTED,
         reconfigure::TESTS,
         resize::TESTS,
-        flight::TESTS,
-        late::TESTS,
+        in_flight::TESTS,
+        late_status::TESTS,
+        in_flight_limits::TESTS,
         killed::TESTS,
+        killed::WITHOUT_A_PAGE,
         fairness::TESTS,
         teardown::TESTS,
+        teardown::OF_THE_MODULE,
         differential::TESTS,
     ]
 }
 
-/// Those that know no format, and those that are about packed rings.
+/// Returns the tests that know no format, and those that are about packed rings.
 fn on_packed_rings() -> Vec<&'static [Test]> {
     vec![
         packed::TESTS,
-        soup::TESTS,
-        flip::TESTS,
+        random_chains::TESTS,
+        mutating_guest::TESTS,
         requests::TESTS,
         ranges::TESTS,
         long_zeroes::TESTS,
@@ -133,16 +164,50 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         integrity::TESTS,
         block_errors::TESTS,
         reconfigure::TESTS,
-        flight::TESTS,
-        late::TESTS,
+        in_flight::TESTS,
+        late_status::TESTS,
+        forgotten_rings::TESTS,
+        unreachable::TESTS,
+        unreachable::ON_ANY_MEMORY,
+        in_flight_limits::TESTS,
         differential::ON_PACKED_RINGS,
     ]
 }
 
-/// All roles of child processes.
+/// Returns the tests that know no kind of memory, and those that are about memory pinned ahead.
+fn on_pinned_memory() -> Vec<&'static [Test]> {
+    vec![
+        requests::TESTS,
+        ranges::TESTS,
+        malformed::TESTS,
+        hostile::TESTS,
+        random_chains::TESTS,
+        mutating_guest::TESTS,
+        integrity::TESTS,
+        reconfigure::TESTS,
+        in_flight::TESTS,
+        late_status::TESTS,
+        alignment::TESTS,
+        wakeups::TESTS,
+        in_flight_limits::TESTS,
+        unreachable::ON_ANY_MEMORY,
+        forgotten_rings::TESTS,
+        killed::TESTS,
+        teardown::TESTS,
+    ]
+}
+
+/// Returns the tests of [`on_pinned_memory`] that know no format.
+fn packed_and_pinned() -> Vec<&'static [Test]> {
+    vec![integrity::TESTS, in_flight::TESTS]
+}
+
+/// Returns all roles of child processes.
 pub fn roles() -> impl Iterator<Item = &'static Role> {
     [
         owner::ROLES,
+        memory_pinned::ROLES,
+        worker_placement::ROLES,
         charged::ROLES,
         states::ROLES,
         teardown::ROLES,

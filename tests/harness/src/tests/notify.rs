@@ -3,39 +3,14 @@
 //! Kick and call: nothing is lost, nothing is sent in vain.
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        NullBlk, //
-    },
-    memory::MIDDLE,
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Disk, NullBlk},
+    fixtures::in_flight::small_read,
     sys::poll::EventFd,
-    vm::{
-        Answer,
-        Queue,
-        Setup,
-        Vm,
-        OK,
-        PATIENCE, //
-    },
+    vm::{Answer, Queue, Setup, Vm, OK},
 };
-use std::time::{
-    Duration,
-    Instant, //
-};
-use vblk_core::{
-    addr::GuestAddr,
-    features::bit,
-    ring::Format,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
-};
+use std::time::{Duration, Instant};
+use vblk_core::{features::bit, ring::Format, testing::DriverMemory};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -44,20 +19,12 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/no_kick_eventfd", limit: 20, run: no_kick_eventfd },
     Test { name: "harness/no_call_eventfd", limit: 20, run: no_call_eventfd },
     Test { name: "harness/eventfds_replaced_while_running", limit: 40, run: replaced },
+    Test { name: "harness/no_interrupt_through_an_eventfd_that_was_replaced", limit: 60, run: old_call },
     Test { name: "harness/unwanted_interrupts_are_not_sent", limit: 20, run: unwanted },
     Test { name: "harness/event_idx_asks_for_one_interrupt", limit: 20, run: event_idx_interrupt },
     Test { name: "harness/kicks_are_asked_for_when_idle", limit: 20, run: idle_wants_kicks },
     Test { name: "harness/kicks_without_requests_do_nothing", limit: 20, run: empty_kicks },
 ];
-
-const DATA: GuestAddr = GuestAddr(MIDDLE.guest);
-
-/// A small read with header and status of its own.
-pub fn small_read(vm: &Vm, slot: u64) -> BlockRequest {
-    let header = GuestAddr(vm.free().0 + slot * 32);
-    let status = GuestAddr(header.0 + 16);
-    BlockRequest::read(0, header, status).data(GuestAddr(DATA.0 + slot * 512), 512)
-}
 
 /// Gives the worker time to go to sleep and to count what it did.
 fn settle() {
@@ -76,8 +43,7 @@ fn kick_before_attach(_: &Context) -> Outcome {
             vm.queue().kick();
         }
         assert_eq!(vm.queue().driver.used_index(), 0, "no disk yet");
-        vm.device
-            .attach(&disk.open(crate::disk::Mode::ReadWrite)?)?;
+        vm.attach(&disk.open(crate::disk::Mode::ReadWrite)?)?;
         assert_eq!(vm.queue().next_used().len, 513);
     }
     Ok(())
@@ -189,6 +155,45 @@ fn replaced(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// Once VHOST_SET_VRING_CALL has returned, the old eventfd is over, and all that the device
+/// tells from then on comes through the new one.
+fn old_call(context: &Context) -> Outcome {
+    const DEPTH: u64 = 16;
+    let disk = Disk::null(&NullBlk {
+        delay: Some(Duration::from_micros(50)),
+        queues: 2,
+        keeps_data: false,
+        ..NullBlk::default()
+    })?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let reads: Vec<_> = (0..DEPTH).map(|slot| small_read(&vm, slot)).collect();
+    let mut old: Vec<EventFd> = Vec::new();
+    for round in 0..context.times(1000) {
+        for read in &reads {
+            read.prepare(&*vm.memory);
+            vm.queue().driver.add(&read.buffers()).expect("room");
+        }
+        vm.queue().driver.enable_interrupt();
+        vm.queue().notify();
+        for _ in 0..3 {
+            let call = std::mem::replace(&mut vm.queue().call, EventFd::new()?);
+            vm.device.set_vring_call(0, Some(&vm.queues[0].call))?;
+            // Signals until now are for the reader of the new one.
+            if call.take()? > 0 {
+                vm.queue().call.signal()?;
+            }
+            old.push(call);
+        }
+        for _ in &reads {
+            vm.queue().next_used();
+        }
+        for call in old.drain(..) {
+            assert_eq!(call.take()?, 0, "round {round}: through an old eventfd");
+        }
+    }
+    Ok(())
+}
+
 fn unwanted(_: &Context) -> Outcome {
     for event_idx in [true, false] {
         let mut setup = Setup::default();
@@ -211,10 +216,7 @@ fn unwanted(_: &Context) -> Outcome {
         }
         settle();
         let sent = vm.device.stats()?.interrupts - before;
-        assert_eq!(
-            sent, 0,
-            "interrupts that nobody wanted, event index: {event_idx}"
-        );
+        assert_eq!(sent, 0, "unwanted interrupts, event index: {event_idx}");
         assert_eq!(vm.queue().call.take()?, 0);
     }
     Ok(())

@@ -1,66 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who owns a device, who works for it, and at whose expense.
+//! Ownership of a device, its worker, and the accounting of both.
 
-use super::ioctls::{
-    assert_errno,
-    assert_not_permitted, //
-};
 use crate::{
-    child::{
-        self,
-        Role, //
-    },
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    cgroup::Group,
+    child::{self, Role},
+    context::{Context, Outcome, Test},
     device::Device,
-    disk::{
-        Disk,
-        Mode, //
-    },
+    disk::{Disk, Mode},
+    fixtures::commands::{assert_errno, assert_not_permitted},
     memory::MIDDLE,
-    oracle::{
-        facts,
-        WORKER, //
-    },
-    sys::{
-        process,
-        system,
-        Errno, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK,
-        PATIENCE, //
-    },
+    oracle::{facts, WORKER},
+    sys::{process, Errno},
+    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     fs,
     fs::File,
     io,
-    os::{
-        fd::AsFd,
-        unix::process::CommandExt, //
-    },
+    os::{fd::AsFd, unix::process::CommandExt},
     path::Path,
-    process::{
-        Command,
-        Stdio, //
-    },
-    time::{
-        Duration,
-        Instant, //
-    },
+    process::{Command, Stdio},
+    time::Duration,
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::BlockRequest, //
-};
+use vblk_core::{addr::GuestAddr, testing::BlockRequest};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -102,25 +65,25 @@ const LOCKING: Role = Role {
 
 fn worker_name(_: &Context) -> Outcome {
     let name = format!("{WORKER}{}", std::process::id());
-    let workers = || facts::threads_named(WORKER);
+    let workers = |count| facts::await_threads(WORKER, count);
     let device = Device::open()?;
-    assert!(workers().is_empty(), "a worker without an owner");
+    assert!(workers(0).is_empty(), "a worker without an owner");
     device.set_owner()?;
-    let names: Vec<_> = workers().into_iter().map(|worker| worker.name).collect();
+    let names: Vec<_> = workers(1).into_iter().map(|worker| worker.name).collect();
     assert_eq!(names, [name.as_str()]);
     let second = Device::open()?;
     second.set_owner()?;
-    assert_eq!(workers().len(), 2, "one for each device");
+    assert_eq!(workers(2).len(), 2, "one for each device");
     device.reset_owner()?;
-    assert_eq!(workers().len(), 1);
+    assert_eq!(workers(1).len(), 1);
     drop(second);
-    assert!(workers().is_empty(), "a worker after close");
-    // It is a thread of the kernel that takes no CPU time for nothing.
+    assert!(workers(0).is_empty(), "a worker after close");
+    // It is a thread of its owner that takes no CPU time for nothing.
     device.set_owner()?;
-    let worker = workers().remove(0);
-    assert_eq!(
-        fs::read_link(format!("/proc/{}/exe", worker.pid)).ok(),
-        None
+    let worker = workers(1).remove(0);
+    assert!(
+        Path::new(&format!("/proc/self/task/{}", worker.pid)).exists(),
+        "not a thread of this process"
     );
     std::thread::sleep(Duration::from_millis(50));
     let ticks = cpu_ticks(worker.pid)?;
@@ -129,35 +92,28 @@ fn worker_name(_: &Context) -> Outcome {
     Ok(())
 }
 
-/// User and system time of a thread.
+/// Returns the user and system time of a thread of this process: /proc/PID has that of all threads
+/// together.
 fn cpu_ticks(pid: u32) -> Result<(u64, u64), Box<dyn std::error::Error>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = fs::read_to_string(format!("/proc/self/task/{pid}/stat"))?;
     let (_, rest) = stat.rsplit_once(") ").ok_or("stat")?;
     let fields: Vec<_> = rest.split(' ').collect();
     Ok((fields[11].parse()?, fields[12].parse()?))
 }
 
-const CGROUPS: &str = "/sys/fs/cgroup";
+const GROUP: &str = "owner";
 
 fn worker_cgroup(_: &Context) -> Outcome {
-    if !Path::new(CGROUPS).join("cgroup.procs").exists() {
-        system::mount(c"cgroup2", c"/sys/fs/cgroup")?;
-    }
-    let group = Path::new(CGROUPS).join("vblk-harness");
-    fs::create_dir(&group)?;
+    let group = Group::new(GROUP, "")?;
     let result = child::finish(child::command(&IN_CGROUP, &[])?);
     // Empty as soon as the worker has left it for good.
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = fs::remove_dir(&group) {
-        assert!(Instant::now() < deadline, "the group stays in use: {error}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    group.remove();
     result
 }
 
 fn own_in_cgroup(_: &[&str]) -> Outcome {
-    let procs = Path::new(CGROUPS).join("vblk-harness/cgroup.procs");
-    fs::write(procs, std::process::id().to_string())?;
+    let group = Group::named(GROUP);
+    group.enter()?;
     let device = Device::open()?;
     device.set_owner()?;
     let workers = facts::threads_named(&format!("{WORKER}{}", std::process::id()));
@@ -165,7 +121,7 @@ fn own_in_cgroup(_: &[&str]) -> Outcome {
         return Err(format!("workers: {workers:?}").into());
     };
     let groups = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid))?;
-    if !groups.lines().any(|line| line == "0::/vblk-harness") {
+    if !groups.lines().any(|line| line == group.membership()) {
         return Err(format!("the worker is in {groups:?}").into());
     }
     Ok(())
@@ -188,6 +144,12 @@ fn be_a_stranger(_: &[&str]) -> Outcome {
     let device = take_over()?;
     assert_not_permitted(&device);
     assert_errno("SET_OWNER", device.set_owner(), Errno::EBUSY);
+    assert_errno("NEW_WORKER", device.new_worker(), Errno::EPERM);
+    assert_errno("FREE_WORKER", device.free_worker(0), Errno::EPERM);
+    let attach = device.attach_vring_worker(0, 0);
+    assert_errno("ATTACH_VRING_WORKER", attach, Errno::EPERM);
+    assert_errno("GET_VRING_WORKER", device.vring_worker(0), Errno::EPERM);
+    device.fork_from_owner()?;
     device.features()?;
     device.backend_features()?;
     device.info()?;
@@ -254,7 +216,7 @@ fn locked_memory(_: &Context) -> Outcome {
     child::finish(child::command(&LOCKING, &[])?)
 }
 
-/// As a user without privileges, whose limit is between what a small and a large ring need.
+/// Runs as a user without privileges, whose limit is between what a small and a large ring need.
 fn lock_memory(_: &[&str]) -> Outcome {
     const NOBODY: u32 = 65534;
     const LIMIT: u64 = 128 << 10;
@@ -262,32 +224,28 @@ fn lock_memory(_: &[&str]) -> Outcome {
     let small = Vm::new(&Setup::size(256))?;
     let large = Vm::new(&Setup::size(32768))?;
     process::limit_locked_memory(LIMIT)?;
-    large.device.attach(&disk)?;
+    large.attach(&disk)?;
     assert!(
-        locked()? > LIMIT,
+        facts::locked_memory()? > LIMIT,
         "with CAP_IPC_LOCK the limit is counted, but not enforced"
     );
     large.device.detach()?;
-    assert_eq!(locked()?, 0, "after detach");
+    assert_eq!(facts::locked_memory()?, 0, "after detach");
 
     process::become_user(NOBODY)?;
     for round in 0..100 {
-        small.device.attach(&disk)?;
+        small.attach(&disk)?;
         assert!(
-            (1..=LIMIT).contains(&locked()?),
+            (1..=LIMIT).contains(&facts::locked_memory()?),
             "round {round}: rings that count for nothing"
         );
         small.device.detach()?;
-        assert_errno("too large", large.device.attach(&disk), Errno::ENOMEM);
-        assert_eq!(locked()?, 0, "round {round}: after detach and failure");
+        assert_errno("too large", large.attach(&disk), Errno::ENOMEM);
+        assert_eq!(
+            facts::locked_memory()?,
+            0,
+            "round {round}: after detach and failure"
+        );
     }
     Ok(())
-}
-
-/// Locked memory of this process in bytes.
-pub fn locked() -> Result<u64, Box<dyn std::error::Error>> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
-    let kib = line.ok_or("VmLck")?.trim().trim_end_matches(" kB");
-    Ok(kib.parse::<u64>()? * 1024)
 }

@@ -2,42 +2,14 @@
 
 //! A partition that is served: its guest never gets outside of it.
 
-use super::{
-    ranges::{
-        fill,
-        range,
-        send,
-        DISCARD,
-        SECURE_ERASE,
-        UNMAP,
-        WRITE_ZEROES, //
-    },
-    requests::{
-        Place,
-        DATA, //
-    },
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
+    context::{Context, Outcome, Test},
+    disk::{Count, Counts, Disk, TestDisk, DISCARDED, ERASED},
+    fixtures::{
+        place::{Place, DATA},
+        ranges::{fill, range, send, DISCARD, SECURE_ERASE, UNMAP, WRITE_ZEROES},
     },
-    disk::{
-        Count,
-        Counts,
-        Disk,
-        TestDisk,
-        DISCARDED,
-        ERASED, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, IOERR, OK},
 };
 use vblk_core::testing::DriverMemory;
 
@@ -49,11 +21,11 @@ pub const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// Where the partition begins: in the middle of a physical block.
+/// First sector of the partition: in the middle of a physical block.
 const START: u64 = 2048 + 3;
-/// How long it is.
+/// Length of the partition.
 const SECTORS: u64 = MIB / 512;
-/// How long the disk is.
+/// Length of the disk.
 const WHOLE_SECTORS: u64 = 4 * MIB / 512;
 
 /// A disk that can do everything.

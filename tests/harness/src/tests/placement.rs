@@ -1,48 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the parts of a request lie in guest memory, and memory that can't be used.
+//! Places of a request's parts in guest memory, and memory that can't be used.
 
-use super::{
-    flight::launch,
-    requests::{
-        Place,
-        DATA, //
-    }, //
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Delays, Disk},
+    fixtures::{
+        in_flight::{launch, small_read},
+        place::{Place, DATA},
     },
-    disk::{
-        Delays,
-        Disk, //
-    },
-    memory::{
-        HIGH,
-        MIDDLE, //
-    },
-    sys::{
-        map::Access,
-        userfault::Userfault, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        OK,
-        PATIENCE, //
-    },
+    memory::{HIGH, MIDDLE},
+    oracle::facts,
+    sys::{map::Access, userfault::Userfault},
+    vm::{Answer, Setup, Vm, IOERR, OK},
+};
+use std::{
+    thread,
+    time::{Duration, Instant},
 };
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        join,
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{join, BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -50,6 +28,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/status_byte_anywhere", limit: 20, run: status_anywhere },
     Test { name: "harness/unusable_data_memory_fails_the_request", limit: 20, run: unusable_memory },
     Test { name: "harness/status_page_replaced_before_a_request", limit: 20, run: replaced_page },
+    Test { name: "harness/an_idle_queue_pins_no_page_of_requests", limit: 60, run: idle },
 ];
 
 fn status_anywhere(_: &Context) -> Outcome {
@@ -169,7 +148,6 @@ fn unusable_memory(_: &Context) -> Outcome {
 /// apart: it takes the second pair when it is done with the first, and has no reason to stop.
 fn replaced_page(_: &Context) -> Outcome {
     const PAGE: u64 = 4096;
-    // Status bytes are pinned for a disk whose I/O finishes elsewhere.
     let disk = Disk::delayed(8 << 20, Delays { read: 1, write: 1 })?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let memory = vm.memory.clone();
@@ -187,7 +165,10 @@ fn replaced_page(_: &Context) -> Outcome {
     let userfault = Userfault::on(map, offset, PAGE as usize)?;
     launch(&mut vm, &first);
     // The device has the status of the first one, and waits for its data.
-    assert!(userfault.is_waited_for(PATIENCE)?, "nobody waits");
+    assert!(
+        userfault.is_waited_for(PATIENCE)?,
+        "no thread waits for the page"
+    );
     let (map, offset) = memory.mapping(statuses);
     map.replace(offset, PAGE as usize)?;
     launch(&mut vm, &second);
@@ -199,6 +180,27 @@ fn replaced_page(_: &Context) -> Outcome {
     for request in second {
         let status = memory.read_u8(request.status);
         assert_eq!(status, OK, "in a page that is memory no more");
+    }
+    Ok(())
+}
+
+/// Shows that what requests of a batch share is let go of with the last of them, not with the next
+/// batch.
+fn idle(_: &Context) -> Outcome {
+    const BATCH: u64 = 8;
+    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let pins = || facts::pins_held().ok_or("no counters of pins");
+    let before = pins()?;
+    let requests: Vec<_> = (0..BATCH).map(|slot| small_read(&vm, slot)).collect();
+    launch(&mut vm, &requests);
+    for _ in &requests {
+        assert_eq!(vm.queue().next_used().len, 513);
+    }
+    // The worker is not done yet when the last answer comes.
+    let deadline = Instant::now() + PATIENCE;
+    while pins()? != before {
+        assert!(Instant::now() < deadline, "a page stays pinned");
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }

@@ -6,50 +6,21 @@
 //! priority, and of no other: so what priorities a row of requests has shows in how many of them the
 //! disk counts as merged. The test disk counts the priorities themselves.
 
-use super::{
-    ranges::{
-        self,
-        range,
-        DISCARD,
-        SECURE_ERASE,
-        UNMAP,
-        WRITE_ZEROES, //
-    },
-    requests::{
-        Place,
-        DATA, //
-    },
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    context::{Context, Outcome, Test},
     device::Device,
-    disk::{
-        Disk,
-        Mode,
-        NullBlk,
-        TestDisk, //
+    disk::{Disk, Mode, NullBlk, TestDisk},
+    fixtures::{
+        place::{Place, DATA},
+        ranges::{self, range, DISCARD, SECURE_ERASE, UNMAP, WRITE_ZEROES},
     },
-    sys::{
-        process,
-        Errno, //
-    },
-    vm::{
-        Setup,
-        Vm,
-        OK, //
-    },
+    sys::{process, Errno},
+    vm::{Setup, Vm, OK},
 };
 use std::collections::BTreeMap;
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -66,18 +37,7 @@ const BEST_EFFORT: u32 = 2 << 13;
 const IDLE: u32 = 3 << 13;
 const NOBODY: u32 = 65534;
 
-/// The number of reads that were merged: the 2nd number of the disk's statistics, and that of
-/// writes: the 6th.
-pub fn merged(disk: &Disk) -> Result<u64, Errno> {
-    let stat = disk.sysfs("stat")?;
-    let numbers: Vec<u64> = stat
-        .split_whitespace()
-        .map(|number| number.parse().expect("a number"))
-        .collect();
-    Ok(numbers[1] + numbers[5])
-}
-
-/// Whether neighbouring requests of these two priorities become one.
+/// Returns whether neighbouring requests of these two priorities become one.
 fn merge(vm: &mut Vm, disk: &Disk, priorities: [u32; 2]) -> Result<bool, Errno> {
     let place = Place::of(vm);
     let mut merges = Vec::new();
@@ -93,7 +53,7 @@ fn merge(vm: &mut Vm, disk: &Disk, priorities: [u32; 2]) -> Result<bool, Errno> 
             request.data(GuestAddr(DATA.0 + slot * 4096), 4096)
         };
         let requests: Vec<_> = (0..16).map(request).collect();
-        let before = merged(disk)?;
+        let before = disk.merged()?;
         for request in &requests {
             request.prepare(&*vm.memory);
             vm.queue().driver.add(&request.buffers()).expect("room");
@@ -106,7 +66,7 @@ fn merge(vm: &mut Vm, disk: &Disk, priorities: [u32; 2]) -> Result<bool, Errno> 
         for request in &requests {
             assert_eq!(vm.memory.read_u8(request.status), OK);
         }
-        merges.push(merged(disk)? > before);
+        merges.push(disk.merged()? > before);
     }
     assert_eq!(merges[0], merges[1], "reads and writes of {priorities:x?}");
     Ok(merges[0])
@@ -132,7 +92,7 @@ fn reach_the_disk(_: &Context) -> Outcome {
     Ok(())
 }
 
-/// How many I/Os of each priority reach the disk because of a request.
+/// Returns the number of I/Os of each priority that reach the disk because of a request.
 fn arrived(vm: &mut Vm, disk: &Disk, request: &BlockRequest) -> Result<BTreeMap<u32, u64>, Errno> {
     let before = disk.priorities()?;
     assert_eq!(vm.queue().request(request).status, OK);
@@ -144,7 +104,7 @@ fn arrived(vm: &mut Vm, disk: &Disk, request: &BlockRequest) -> Result<BTreeMap<
     Ok(seen)
 }
 
-/// What makes a request, and the least number of I/Os that it is.
+/// A function that makes a request, and the least number of I/Os that it is.
 type Kind<'a> = (&'static str, u64, &'a dyn Fn(&Vm) -> BlockRequest);
 
 fn each_part(_: &Context) -> Outcome {
@@ -215,7 +175,7 @@ fn real_time(_: &Context) -> Outcome {
     // What counts is who became the owner, not who attached the disk or does anything else.
     let device = Device::open()?;
     let mut vm = process::as_user(NOBODY, || Vm::on(device, &Setup::default()))??;
-    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    vm.attach(&disk.open(Mode::ReadWrite)?)?;
     for level in [0, 4, 7] {
         let wanted = REAL_TIME | level;
         assert!(merge(&mut vm, &disk, [NONE, wanted])?, "{wanted:#x}");

@@ -5,50 +5,26 @@
 //!
 //! A ring that is not accessible is refused with EFAULT. One that was accessible stays where it was
 //! mapped, whatever happens to it afterwards. The parts of a request are looked up for each of them.
+//!
+//! The memory table has all of this memory, so that the guest did nothing wrong. A request that
+//! can't be executed fails with IOERR where the status byte can be written. Otherwise it is not given
+//! back and the queue stops: a driver that ignores the used length would take it for a success.
 
-use super::ioctls::assert_errno;
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{self, Delays, Disk, Mode},
+    fixtures::{
+        commands::assert_errno,
+        loss::{Loss, PAGE},
     },
-    disk::{
-        self,
-        Delays,
-        Disk,
-        Mode, //
-    },
-    memory::{
-        HIGH,
-        MIDDLE, //
-    },
-    sys::{
-        map::{
-            Access,
-            Mapping, //
-        },
-        Errno, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        OK,
-        PATIENCE, //
-    },
+    memory::{HIGH, MIDDLE},
+    sys::Errno,
+    vm::{Answer, Setup, Vm, IOERR, OK},
 };
 use vblk_core::{
     addr::GuestAddr,
     ring::Format,
-    testing::{
-        BlockRequest,
-        Driver,
-        DriverMemory,
-        Layout,
-        STATUS_UNWRITTEN, //
-    }, //
+    testing::{BlockRequest, Driver, DriverMemory, Layout},
 };
 
 #[rustfmt::skip]
@@ -57,36 +33,6 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/rings_that_lose_their_protection", limit: 20, run: rings_later },
     Test { name: "harness/requests_that_are_not_accessible", limit: 20, run: requests },
 ];
-
-const PAGE: usize = 4096;
-
-/// What may happen to a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// It may only be read.
-    ReadOnly,
-    /// It may not be touched.
-    Protected,
-    /// There is none.
-    Unmapped,
-}
-
-const FATES: [Fate; 3] = [Fate::ReadOnly, Fate::Protected, Fate::Unmapped];
-
-impl Fate {
-    /// Lets a page meet its fate while `f` does something.
-    fn of<R>(self, map: &Mapping, offset: usize, f: impl FnOnce() -> R) -> Result<R, Errno> {
-        let access = match self {
-            Self::ReadOnly => Access::Read,
-            Self::Protected => Access::None,
-            Self::Unmapped => return map.without(offset, PAGE, f),
-        };
-        map.protect(offset, PAGE, access)?;
-        let result = f();
-        map.protect(offset, PAGE, Access::ReadWrite)?;
-        Ok(result)
-    }
-}
 
 /// The parts of a ring by name, where they lie, and whether the device writes there.
 fn parts(layout: &Layout) -> [(&'static str, GuestAddr, bool); 3] {
@@ -127,19 +73,19 @@ fn rings(_: &Context) -> Outcome {
     let (mut vm, read) = spread_ring()?;
     let (memory, layout) = (vm.memory.clone(), *vm.queues[0].driver.layout());
     for (part, at, written) in parts(&layout) {
-        for fate in FATES {
-            let name = format!("{part}, {fate:?}");
+        for loss in Loss::ALL {
+            let name = format!("{part}, {loss:?}");
             let (map, offset) = memory.mapping(at);
             let file = disk.open(Mode::ReadWrite)?;
-            let attached = fate.of(map, offset, || vm.device.attach(&file))?;
+            let attached = loss.during(map, offset, || vm.attach(&file))?;
             drop(file);
-            if fate == Fate::ReadOnly && !written {
+            if loss == Loss::ReadOnly && !written {
                 assert_eq!(attached, Ok(()), "{name}");
             } else {
                 assert_errno(&name, attached, Errno::EFAULT);
                 // Nothing is attached, and the disk is free.
                 begin_again(&mut vm, layout)?;
-                vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+                vm.attach(&disk.open(Mode::ReadWrite)?)?;
             }
             assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097), "{name}");
             vm.device.detach()?;
@@ -148,7 +94,7 @@ fn rings(_: &Context) -> Outcome {
     Ok(())
 }
 
-/// Has a read published, of which the device knows nothing yet, and an interrupt asked for.
+/// Publishes a read, of which the device knows nothing yet, and asks for an interrupt.
 fn publish(vm: &mut Vm, read: &BlockRequest) {
     read.prepare(&*vm.memory);
     let queue = vm.queue();
@@ -158,19 +104,19 @@ fn publish(vm: &mut Vm, read: &BlockRequest) {
     queue.driver.publish();
 }
 
-/// While its memory is gone, nobody but the device looks at the ring.
+/// While its memory is gone, only the device looks at the ring.
 fn rings_later(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let (mut vm, read) = spread_ring()?;
-    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    vm.attach(&disk.open(Mode::ReadWrite)?)?;
     let (memory, layout) = (vm.memory.clone(), *vm.queues[0].driver.layout());
     for (part, at, _) in parts(&layout) {
         let (map, offset) = memory.mapping(at);
-        for fate in [Fate::ReadOnly, Fate::Protected] {
-            let name = format!("{part}, {fate:?}");
+        for loss in [Loss::ReadOnly, Loss::Protected] {
+            let name = format!("{part}, {loss:?}");
             publish(&mut vm, &read);
             let queue = &vm.queues[0];
-            let called = fate.of(map, offset, || {
+            let called = loss.during(map, offset, || {
                 queue.kick();
                 queue.call.wait(PATIENCE)
             })?;
@@ -184,16 +130,16 @@ fn rings_later(_: &Context) -> Outcome {
         // is accessible no more when it is to be mapped once more.
         publish(&mut vm, &read);
         let (queue, file) = (&vm.queues[0], disk::open(disk.path(), Mode::ReadWrite, 0)?);
-        let (called, detached, again) = Fate::Unmapped.of(map, offset, || {
+        let (called, detached, again) = Loss::Unmapped.during(map, offset, || {
             queue.kick();
             let called = queue.call.wait(PATIENCE);
-            (called, vm.device.detach(), vm.device.attach(&file))
+            (called, vm.device.detach(), vm.attach(&file))
         })?;
         assert_eq!((called?, detached), (1, Ok(())), "{part}");
         assert_errno(part, again, Errno::EFAULT);
         assert_eq!(memory.read_u8(read.status), OK, "{part}");
         begin_again(&mut vm, layout)?;
-        vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        vm.attach(&disk.open(Mode::ReadWrite)?)?;
         assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097), "{part}");
     }
     Ok(())
@@ -231,15 +177,13 @@ impl Part {
         request
     }
 
-    /// Status, length and whether it is malformed, for a read of 4096 bytes.
-    fn expected(self, fate: Fate) -> (u8, u32, u64) {
-        match (self, fate) {
+    /// The answer to a read of 4096 bytes, if the queue does not stop.
+    fn expected(self, loss: Loss) -> Option<Answer> {
+        match (self, loss) {
             // These are only read.
-            (Self::Header | Self::Table, Fate::ReadOnly) => (OK, 4097, 0),
-            (Self::Header, _) => (IOERR, 0, 1),
-            // The page of the status is zeroes afterwards, and a status of 0 no answer.
-            (Self::Status, Fate::Unmapped) => (0, 0, 1),
-            (Self::Status | Self::Table, _) => (STATUS_UNWRITTEN, 0, 1),
+            (Self::Header | Self::Table, Loss::ReadOnly) => Some(Answer::new(OK, 4097)),
+            (Self::Header, _) => Some(Answer::new(IOERR, 0)),
+            (Self::Status | Self::Table, _) => None,
         }
     }
 }
@@ -254,32 +198,44 @@ fn requests(_: &Context) -> Outcome {
         let header = vm.free();
         let good = BlockRequest::read(0, header, GuestAddr(header.0 + 64));
         let good = good.data(GuestAddr(MIDDLE.guest), 4096);
-        // Nobody asks for the memory of requests when a disk is attached.
-        let file = disk.open(Mode::ReadWrite)?;
-        Fate::Protected.of(map, offset, || vm.device.attach(&file))??;
-        for (part, fate) in Part::ALL
+        // Attaching a disk does not need the memory of requests.
+        let attach = || vm.attach(&disk.open(Mode::ReadWrite)?);
+        Loss::Protected.during(map, offset, attach)??;
+        for (part, loss) in Part::ALL
             .into_iter()
-            .flat_map(|part| FATES.map(|fate| (part, fate)))
+            .flat_map(|part| Loss::ALL.map(|loss| (part, loss)))
         {
-            let name = format!("{part:?}, {fate:?}");
+            let name = format!("{part:?}, {loss:?}");
             // Once it was, and once it was not: that the device has seen it before changes nothing.
             assert_eq!(vm.queue().request(&good), Answer::new(OK, 4097), "{name}");
-            let (status, len, malformed) = part.expected(fate);
             let before = vm.device.stats()?.malformed;
-            let request = part.publish(&mut vm, &good, there);
-            let queue = &vm.queues[0];
-            let called = fate.of(map, offset, || {
-                queue.kick();
-                queue.call.wait(PATIENCE)
-            })?;
-            assert_eq!(called?, 1, "{name}: interrupts");
-            let used = vm.queue().driver.poll_used().map(|used| used.len);
-            assert_eq!(used, Some(len), "{name}");
-            assert_eq!(memory.read_u8(request.status), status, "{name}");
-            // In this order: the counter can be read when the turn is over that tells of it.
-            let counted = vm.device.stats()?.malformed - before;
-            let told = vm.queue().err.take()?;
-            assert_eq!((counted, told), (malformed, malformed), "{name}");
+            let request = part.publish(&mut vm, &good.clone().preset_ok(), there);
+            match part.expected(loss) {
+                Some(answer) => {
+                    let queue = &vm.queues[0];
+                    let called = loss.during(map, offset, || {
+                        queue.kick();
+                        queue.call.wait(PATIENCE)
+                    })?;
+                    assert_eq!(called?, 1, "{name}: interrupts");
+                    let used = vm.queue().driver.poll_used().map(|used| used.len);
+                    assert_eq!(used, Some(answer.len), "{name}");
+                    assert_eq!(memory.read_u8(request.status), answer.status, "{name}");
+                    // In this order: the counter can be read when the turn is over that tells of it.
+                    let counted = vm.device.stats()?.malformed - before;
+                    assert_eq!(vm.queue().err.take()?, counted, "{name}");
+                }
+                None => {
+                    let mut stopped = || {
+                        vm.queues[0].kick();
+                        vm.await_stop(&name)
+                    };
+                    loss.during(map, offset, &mut stopped)??;
+                    assert_eq!(vm.queue().call.take()?, 0, "{name}: interrupts");
+                    vm.reset_queue(&disk)?;
+                    assert_eq!(vm.device.stats()?.stopped_queues, 0, "{name}");
+                }
+            }
             // The same with the memory.
             let request = part.publish(&mut vm, &good, there);
             vm.queue().kick();

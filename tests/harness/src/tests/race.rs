@@ -1,33 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nothing is lost when driver and device go to sleep and wake each other, however it comes out.
+//! Checks that nothing is lost when driver and device go to sleep and wake each other, in any
+//! order.
 
-use super::notify::small_read;
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        NullBlk, //
-    },
-    vm::{
-        Queue,
-        Setup,
-        Vm,
-        OK,
-        PATIENCE, //
-    },
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Disk, NullBlk},
+    fixtures::in_flight::small_read,
+    vm::{Queue, Setup, Vm, OK},
 };
 use std::time::Duration;
 use vblk_core::{
     features::bit,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -59,7 +44,7 @@ fn race(context: &Context, setup: &Setup, disk: &Disk, count: u64) -> Outcome {
             rng.within(1..65)
         };
         while sent < count && sent - done < depth {
-            // Buffers may be shared by requests: nobody looks at them before the end.
+            // Buffers may be shared by requests: they are not looked at before the end.
             let added = queue.driver.add(&bufs[(sent % 64) as usize]);
             assert!(added.is_some(), "room in the ring");
             sent += 1;

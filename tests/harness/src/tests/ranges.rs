@@ -3,39 +3,21 @@
 //! Discard, write zeroes and secure erase; the writeback switch; the configuration space.
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    context::{Context, Outcome, Test},
     device::Device,
-    disk::{
-        Disk,
-        Mode,
-        NullBlk, //
+    disk::{Disk, Mode, NullBlk, TestDisk, ZeroesError},
+    fixtures::{
+        place::DATA,
+        ranges::{fill, range, send, u32_at, DISCARD, SECURE_ERASE, UNMAP, WRITE_ZEROES},
     },
     sys::Errno,
-    tests::requests::DATA,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        OK,
-        UNSUPP, //
-    },
+    vm::{Answer, Setup, Vm, IOERR, OK, UNSUPP},
 };
 use std::fs::File;
 use vblk_core::{
     addr::GuestAddr,
-    features::{
-        bit,
-        Features, //
-    },
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    features::{bit, Features},
+    testing::{BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -50,58 +32,10 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/writeback_switch", limit: 20, run: writeback },
     Test { name: "harness/configuration_space_of_a_disk", limit: 20, run: config },
     Test { name: "harness/wrong_arguments_for_the_configuration_space", limit: 20, run: config_errors },
+    Test { name: "harness/zeroes_on_a_disk_that_finds_out_late_that_it_can_not", limit: 40, run: fails_late },
 ];
 
-pub const DISCARD: u32 = 11;
-pub const WRITE_ZEROES: u32 = 13;
-pub const SECURE_ERASE: u32 = 14;
-pub const UNMAP: u32 = 1;
 const MIB: u64 = 1 << 20;
-
-/// One range of a request.
-#[derive(Clone, Copy)]
-pub struct Range {
-    pub sector: u64,
-    pub sectors: u32,
-    pub flags: u32,
-}
-
-pub fn range(sector: u64, sectors: u32, flags: u32) -> Range {
-    Range {
-        sector,
-        sectors,
-        flags,
-    }
-}
-
-/// A request about these ranges, which it puts into the guest's memory.
-pub fn request(vm: &Vm, kind: u32, ranges: &[Range]) -> BlockRequest {
-    let mut bytes = Vec::new();
-    for range in ranges {
-        bytes.extend(range.sector.to_le_bytes());
-        bytes.extend(range.sectors.to_le_bytes());
-        bytes.extend(range.flags.to_le_bytes());
-    }
-    vm.memory.write(DATA, &bytes);
-    let header = vm.free();
-    let request = BlockRequest::new(kind, 0, header, GuestAddr(header.0 + 64));
-    request.data(DATA, bytes.len() as u32)
-}
-
-/// Sends it.
-pub fn send(vm: &mut Vm, kind: u32, ranges: &[Range]) -> Answer {
-    let request = request(vm, kind, ranges);
-    vm.queue().request(&request)
-}
-
-/// Fills the first `len` bytes of the disk, behind the device's back.
-pub fn fill(context: &Context, disk: &Disk, len: u64) -> Result<Vec<u8>, Errno> {
-    let mut bytes = context.rng().bytes(len as usize);
-    // No zeroes by chance.
-    bytes.iter_mut().for_each(|byte| *byte |= 1);
-    disk.write(0, &bytes)?;
-    Ok(bytes)
-}
 
 /// A ramdisk, which must be written; a null_blk; and a loop device, which makes zeroes by itself.
 fn disks() -> Result<Vec<Disk>, Errno> {
@@ -130,6 +64,47 @@ fn write_zeroes(context: &Context) -> Outcome {
             }
         }
         assert_eq!(vm.device.stats()?.io_errors, 0);
+    }
+    Ok(())
+}
+
+/// A disk that says that it can write zeroes, and fails the first time. Linux does not write them
+/// itself after an error, but after UNSUPP.
+fn fails_late(context: &Context) -> Outcome {
+    for error in [ZeroesError::NotSupported, ZeroesError::Target] {
+        for flags in [UNMAP, 0] {
+            let disk = Disk::counting(&TestDisk {
+                max_write_zeroes_sectors: 64,
+                write_zeroes_fails: Some(error),
+                ..TestDisk::DEFAULT
+            })?;
+            let what = format!("{error:?}, flags {flags}");
+            let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+            let mut expected = fill(context, &disk, MIB)?;
+            // Several I/Os in one request, then single ones.
+            for (number, (sector, sectors)) in
+                [(8, 1000), (1200, 64), (1300, 8)].into_iter().enumerate()
+            {
+                let answer = send(&mut vm, WRITE_ZEROES, &[range(sector, sectors, flags)]);
+                if number == 0 && answer == Answer::new(UNSUPP, 1) {
+                    // Any part of it may be zeroes.
+                    let end = (sector + u64::from(sectors)) as usize * 512;
+                    let on_disk = disk.read(0, expected.len())?;
+                    assert!(on_disk[..4096] == expected[..4096], "{what}: before");
+                    let behind = end.next_multiple_of(4096);
+                    assert!(on_disk[behind..] == expected[behind..], "{what}: behind");
+                    expected = on_disk;
+                    continue;
+                }
+                assert_eq!(answer, Answer::new(OK, 1), "{what}, request {number}");
+                let at = sector as usize * 512;
+                expected[at..at + sectors as usize * 512].fill(0);
+                assert!(
+                    disk.read(0, expected.len())? == expected,
+                    "{what}, request {number}"
+                );
+            }
+        }
     }
     Ok(())
 }
@@ -251,7 +226,7 @@ fn read_only(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let expected = fill(context, &disk, MIB)?;
     let mut vm = Vm::new(&Setup::default())?;
-    vm.device.attach(&disk.open(Mode::ReadOnly)?)?;
+    vm.attach(&disk.open(Mode::ReadOnly)?)?;
     for kind in [DISCARD, WRITE_ZEROES, SECURE_ERASE] {
         assert_eq!(
             send(&mut vm, kind, &[range(0, 8, 0)]),
@@ -286,10 +261,6 @@ fn writeback(context: &Context) -> Outcome {
         assert!(disk.read(0, expected.len())? == expected, "mode {mode}");
     }
     Ok(())
-}
-
-pub fn u32_at(config: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(config[at..at + 4].try_into().expect("four bytes"))
 }
 
 fn config(_: &Context) -> Outcome {

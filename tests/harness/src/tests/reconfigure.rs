@@ -2,51 +2,27 @@
 
 //! Changing things while requests are under way.
 
-use super::ioctls::assert_errno;
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        Mode,
-        NullBlk, //
-    },
-    load::{
-        Load,
-        Slots,
-        Traffic, //
-    },
+    context::{Context, Outcome, Test},
+    disk::{Disk, Mode, NullBlk},
+    fixtures::commands::assert_errno,
+    load::{Load, Slots, Traffic},
     memory::MIDDLE,
     sys::Errno,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, IOERR, OK},
 };
 use std::{
     sync::{
-        atomic::{
-            AtomicU64,
-            Ordering::SeqCst, //
-        },
-        Arc, //
+        atomic::{AtomicU64, Ordering::SeqCst},
+        Arc,
     },
-    time::Duration, //
+    time::Duration,
 };
 use vblk_core::{
     addr::GuestAddr,
     ring::Format,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
-    uapi::MemoryRegion, //
+    testing::{BlockRequest, DriverMemory},
+    uapi::MemoryRegion,
 };
 
 #[rustfmt::skip]
@@ -226,7 +202,7 @@ fn detach_under_load(context: &Context) -> Outcome {
         for round in 0..context.times(200) {
             load.await_progress();
             vm.device.detach()?;
-            // Whoever may open it alone holds it alone.
+            // An exclusive open shows that it is not held.
             let file = disk.open(Mode::ReadWrite)?;
             let base = vm.device.vring_base(0)?;
             // A packed ring has no index: there, both halves must stand at the same place.
@@ -238,7 +214,7 @@ fn detach_under_load(context: &Context) -> Outcome {
                 vm.device.set_vring_addr(&addr)?;
                 vm.device.set_vring_base(0, base)?;
             }
-            vm.device.attach(&file)?;
+            vm.attach(&file)?;
         }
         load.await_progress();
         load.finish();
@@ -272,7 +248,7 @@ fn detach_waits(_: &Context) -> Outcome {
     assert_eq!(base, driver.base());
     let taken = driver.used_index() != driver.next_used();
     assert!(taken, "no request was taken in {:?}", delay / 4);
-    vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+    vm.attach(&disk.open(Mode::ReadWrite)?)?;
     for _ in &requests {
         assert_eq!(vm.queue().next_used().len, 4097);
     }
@@ -296,7 +272,7 @@ fn another_disk(context: &Context) -> Outcome {
     let read = BlockRequest::read(0, header, status).data(data, 4096);
     for _ in 0..20 {
         for (disk, bytes) in disks.iter().zip(&contents) {
-            vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+            vm.attach(&disk.open(Mode::ReadWrite)?)?;
             assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
             assert_eq!(&vm.memory.read_vec(data, 4096), bytes);
             vm.device.detach()?;
@@ -392,10 +368,10 @@ fn another_disk_under_load(context: &Context) -> Outcome {
         load.await_progress();
         time.fetch_add(1, SeqCst);
         vm.device.detach()?;
-        // Whoever may open it alone holds it alone.
+        // An exclusive open shows that it is not held.
         drop(disks[(round + 1) as usize % 2].open(Mode::ReadWrite)?);
         let next = &disks[round as usize % 2];
-        vm.device.attach(&next.open(Mode::ReadWrite)?)?;
+        vm.attach(&next.open(Mode::ReadWrite)?)?;
         time.fetch_add(1, SeqCst);
     }
     load.await_progress();

@@ -2,50 +2,16 @@
 
 //! Secure erase on a disk that can, which none of the kernel's own test disks is.
 
-use super::ranges::{
-    fill,
-    range,
-    request,
-    send,
-    u32_at,
-    Range,
-    DISCARD,
-    SECURE_ERASE, //
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    context::{Context, Outcome, Test},
     device::Device,
-    disk::{
-        Count,
-        Counts,
-        Disk,
-        Mode,
-        TestDisk,
-        DISCARDED,
-        ERASED, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        OK,
-        UNSUPP, //
-    },
+    disk::{Count, Counts, Disk, Mode, TestDisk, DISCARDED, ERASED},
+    fixtures::ranges::{fill, range, request, send, u32_at, Range, DISCARD, SECURE_ERASE},
+    vm::{Answer, Setup, Vm, IOERR, OK, UNSUPP},
 };
 use vblk_core::{
-    features::{
-        bit,
-        Features, //
-    },
-    testing::{
-        Buf,
-        DriverMemory, //
-    },
+    features::{bit, Features},
+    testing::{Buf, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -140,7 +106,7 @@ fn as_linux(context: &Context) -> Outcome {
     overwrite(&mut expected, &ranges, ERASED);
     assert!(disk.read(0, expected.len())? == expected);
 
-    // Nobody asks for anything else like that.
+    // No other request looks like that.
     let before = disk.counts()?;
     request.kind = DISCARD;
     let answer = vm.queue().request(&request);
@@ -158,7 +124,7 @@ fn refuses(context: &Context) -> Outcome {
         (range(end - 1, 2, 0), IOERR),
         (range(u64::MAX, 1, 0), IOERR),
         (range(0, (1 << 22) + 1, 0), IOERR),
-        // The flag of WRITE_ZEROES, and one that nobody knows.
+        // The flag of WRITE_ZEROES, and an unknown one.
         (range(0, 8, 1), UNSUPP),
         (range(0, 8, 2), UNSUPP),
     ];
@@ -179,7 +145,7 @@ fn refuses(context: &Context) -> Outcome {
 
     // Opened for reading, and without the feature.
     let mut vm = Vm::new(&Setup::default())?;
-    vm.device.attach(&disk.open(Mode::ReadOnly)?)?;
+    vm.attach(&disk.open(Mode::ReadOnly)?)?;
     let answer = send(&mut vm, SECURE_ERASE, &[good]);
     assert_eq!(answer, Answer::new(IOERR, 1), "read-only");
     drop(vm);

@@ -2,53 +2,27 @@
 
 //! The control interface in each state of a device, and from several sides at once.
 
-use super::ioctls::{
-    assert_errno,
-    assert_not_permitted, //
-};
 use crate::{
-    child::{
-        self,
-        Role, //
-    },
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    child::{self, Role},
+    context::{Context, Outcome, Test},
     device::Device,
-    disk::{
-        self,
-        Disk,
-        Mode, //
-    },
+    disk::{self, Disk, Mode},
+    fixtures::commands::{assert_errno, assert_not_permitted},
     rng::Rng,
     sys::Errno,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     fs::File,
     io,
     os::{
-        fd::{
-            AsFd,
-            AsRawFd,
-            OwnedFd, //
-        },
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     process::Stdio,
     thread,
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::BlockRequest, //
-};
+use vblk_core::{addr::GuestAddr, testing::BlockRequest};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 #[rustfmt::skip]
@@ -95,12 +69,18 @@ struct Command {
 const FINE: Result<(), Errno> = Ok(());
 const DENIED: Result<(), Errno> = Err(Errno::EPERM);
 const BUSY: Result<(), Errno> = Err(Errno::EBUSY);
+const NONE: Result<(), Errno> = Err(Errno::ENODEV);
+const INVALID: Result<(), Errno> = Err(Errno::EINVAL);
 const FAULT: Result<(), Errno> = Err(Errno::EFAULT);
 
 /// Anyone may, at any time.
 const PUBLIC: [Result<(), Errno>; 6] = [FINE; 6];
 /// The owner may, at any time.
 const OWNERS: [Result<(), Errno>; 6] = [DENIED, FINE, FINE, FINE, FINE, DENIED];
+/// The owner may; without one there are no workers, for which upstream's errno is EINVAL.
+const WORKERS: [Result<(), Errno>; 6] = [INVALID, FINE, FINE, FINE, FINE, INVALID];
+/// No worker has this id.
+const NO_WORKER: u32 = 12_345;
 /// The owner may unless a disk is attached.
 const FROZEN: [Result<(), Errno>; 6] = [DENIED, FINE, FINE, BUSY, FINE, DENIED];
 
@@ -124,8 +104,14 @@ const COMMANDS: &[Command] = &[
     Command { name: "SET_VRING_ERR", run: |vm, _| vm.device.set_vring_err(0, Some(&vm.queues[0].err)), results: OWNERS },
     Command { name: "SET_SERIAL", run: |vm, _| vm.device.set_serial(&[7; 20]), results: OWNERS },
     Command { name: "SET_WRITEBACK", run: |vm, _| vm.device.set_writeback(1), results: OWNERS },
+    Command { name: "SET_MEMORY_PINNED", run: |vm, _| vm.device.set_memory_pinned(0), results: FROZEN },
+    Command { name: "GET_VRING_WORKER", run: |vm, _| vm.device.vring_worker(0).map(drop), results: WORKERS },
+    Command { name: "ATTACH_VRING_WORKER", run: |vm, _| vm.device.vring_worker(0).and_then(|id| vm.device.attach_vring_worker(0, id)), results: [INVALID, FINE, FINE, BUSY, FINE, INVALID] },
+    Command { name: "FREE_WORKER", run: |vm, _| vm.device.free_worker(NO_WORKER), results: [INVALID, NONE, NONE, NONE, NONE, INVALID] },
+    Command { name: "GET_FORK_FROM_OWNER", run: |vm, _| vm.device.fork_from_owner().map(drop), results: PUBLIC },
+    Command { name: "SET_FORK_FROM_OWNER", run: |vm, _| vm.device.set_fork_from_owner(1), results: [FINE, BUSY, BUSY, BUSY, BUSY, FINE] },
     Command { name: "GET_STATS", run: |vm, _| vm.device.stats().map(drop), results: OWNERS },
-    Command { name: "SET_BACKEND", run: |vm, disk| vm.device.attach(disk), results: [DENIED, FAULT, FINE, BUSY, FINE, DENIED] },
+    Command { name: "SET_BACKEND", run: |vm, disk| vm.device.attach(disk), results: [DENIED, FAULT, FINE, BUSY, INVALID, DENIED] },
     Command { name: "SET_BACKEND of none", run: |vm, _| vm.device.detach(), results: OWNERS },
 ];
 
@@ -140,13 +126,13 @@ impl State {
                 vm.device.set_owner()?;
             }
             Self::SetUp => {}
-            Self::Attached => vm.device.attach(disk)?,
+            Self::Attached => vm.attach(disk)?,
             Self::Detached => {
-                vm.device.attach(disk)?;
+                vm.attach(disk)?;
                 vm.device.detach()?;
             }
             Self::Reset => {
-                vm.device.attach(disk)?;
+                vm.attach(disk)?;
                 vm.device.reset_owner()?;
             }
         }
@@ -154,7 +140,7 @@ impl State {
     }
 }
 
-/// Whatever was done to the device, it can be owned and set up anew.
+/// Checks that the device can be owned and set up anew, whatever was done to it.
 fn check_alive(vm: &mut Vm, disk: &File) -> Outcome {
     match vm.device.reset_owner() {
         Ok(()) | Err(Errno::EPERM) => {}
@@ -165,7 +151,7 @@ fn check_alive(vm: &mut Vm, disk: &File) -> Outcome {
     vm.device.set_mem_table(&vm.memory.table())?;
     vm.queues[0].tell_geometry(&vm.device, vm.queues[0].driver.base())?;
     vm.queues[0].tell_files(&vm.device)?;
-    vm.device.attach(disk)?;
+    vm.attach(disk)?;
     let header = vm.free();
     let read = BlockRequest::read(0, header, GuestAddr(header.0 + 16));
     let read = read.data(GuestAddr(header.0 + 512), 512);

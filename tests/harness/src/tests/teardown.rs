@@ -2,51 +2,26 @@
 
 //! The end: close, SIGKILL and module removal, with requests in flight.
 
-use super::ioctls::assert_errno;
 use crate::{
-    child::{
-        self,
-        Role, //
-    },
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    child::{self, Role},
+    context::{Context, Outcome, Test, PATIENCE},
     device::Device,
-    disk::{
-        self,
-        Disk,
-        Mode,
-        NullBlk, //
+    disk::{self, Mode},
+    fixtures::{
+        commands::assert_errno,
+        slow_disk::{in_flight, slow_disk, DELAY, DEPTH},
     },
     kmod,
     memory::MIDDLE,
     oracle::facts,
-    sys::{
-        process,
-        Errno, //
-    },
-    vm::{
-        Setup,
-        Vm,
-        PATIENCE, //
-    },
+    sys::{process, Errno},
+    vm::Vm,
 };
 use std::{
     path::Path,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
-};
+use vblk_core::{addr::GuestAddr, testing::DriverMemory};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -54,9 +29,19 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/reset_owner_with_256_in_flight", limit: 60, run: reset_in_flight },
     Test { name: "harness/kill_with_256_in_flight", limit: 90, run: kill_in_flight },
     Test { name: "harness/owner_dies_while_another_holds_the_device", limit: 60, run: orphaned },
+    Test { name: "harness/unload_right_after_close_in_flight", limit: 60, run: unload_after_close },
+];
+
+/// Tests that are not about guest memory.
+#[rustfmt::skip]
+pub const OF_THE_MODULE: &[Test] = &[
     Test { name: "harness/module_in_use_is_not_removed", limit: 20, run: in_use },
     Test { name: "harness/open_close_load_unload_many_times", limit: 60, run: load_unload },
-    Test { name: "harness/unload_right_after_close_in_flight", limit: 60, run: unload_after_close },
+];
+
+/// Tests that are about all tests before them.
+#[rustfmt::skip]
+pub const LAST: &[Test] = &[
     Test { name: "harness/kernel_memory_is_not_leaked", limit: 60, run: no_kernel_leak },
 ];
 
@@ -72,38 +57,7 @@ const ORPHANS: Role = Role {
     run: leave_an_orphan,
 };
 
-const DEPTH: u64 = 256;
-const DELAY: Duration = Duration::from_millis(20);
 const ROUNDS: u64 = 50;
-
-pub fn slow_disk() -> Result<Disk, Errno> {
-    Disk::null(&NullBlk {
-        delay: Some(DELAY),
-        ..NullBlk::default()
-    })
-}
-
-/// A device with 256 reads and writes that the disk has just begun.
-pub fn in_flight(disk: &Path) -> Result<Vm, Errno> {
-    let mut vm = Vm::new(&Setup::size(1024))?;
-    vm.device
-        .attach(&disk::open(disk, Mode::ReadWrite, libc::O_EXCL)?)?;
-    for slot in 0..DEPTH {
-        let header = GuestAddr(vm.free().0 + slot * 32);
-        let status = GuestAddr(header.0 + 16);
-        let data = GuestAddr(MIDDLE.guest + slot * 8192 + 100);
-        let request = match slot % 2 {
-            0 => BlockRequest::read(slot * 16, header, status),
-            _ => BlockRequest::write(slot * 16, header, status),
-        };
-        let request = request.data(data, 8192 - 512);
-        request.prepare(&*vm.memory);
-        vm.queue().driver.add(&request.buffers()).expect("room");
-    }
-    vm.queue().notify();
-    std::thread::sleep(DELAY / 10);
-    Ok(vm)
-}
 
 fn close_in_flight(context: &Context) -> Outcome {
     let disk = slow_disk()?;
@@ -208,6 +162,8 @@ fn orphaned(context: &Context) -> Outcome {
             assert!(Instant::now() < deadline, "the orphan does not let go");
             std::thread::sleep(Duration::from_millis(5));
         }
+        // The device gives the disk back when it is closed, which nobody waits for here.
+        assert_eq!(disk::still_held(disk.path()), None);
     }
     Ok(())
 }
@@ -252,7 +208,7 @@ fn unload_after_close(context: &Context) -> Outcome {
         drop(in_flight(disk.path())?.device);
         kmod::unload()?;
         assert!(
-            facts::threads_named(crate::oracle::WORKER).is_empty(),
+            facts::await_threads(crate::oracle::WORKER, 0).is_empty(),
             "a worker without a module"
         );
         kmod::load()?;
@@ -260,7 +216,7 @@ fn unload_after_close(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// Of all tests until here: kmemleak tells.
+/// Asks kmemleak about all tests until here.
 fn no_kernel_leak(context: &Context) -> Outcome {
     const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
     context.needs_debug_kernel()?;

@@ -1,55 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest memory in a file that somebody makes shorter: whoever touches it from user space gets
-//! SIGBUS, and the device an error.
+//! Guest memory in a file that is made shorter: a process that touches it gets
+//! SIGBUS. The device fails the request, or stops the queue where it can't tell the guest of that.
 
-use super::{
-    ioctls::assert_errno,
-    malformed::desc, //
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        Mode, //
-    },
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Disk, Mode},
+    fixtures::{commands::assert_errno, descriptors::desc},
     memory::MIDDLE,
-    sys::{
-        map::Mapping,
-        system,
-        Errno, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        OK,
-        PATIENCE, //
-    },
+    sys::{map::Mapping, system, Errno},
+    vm::{Answer, Setup, Vm, IOERR, OK},
 };
 use std::{
     os::fd::AsFd,
-    time::{
-        Duration,
-        Instant, //
-    }, //
+    time::{Duration, Instant},
 };
 use vblk_core::{
     addr::GuestAddr,
     packed,
     split::Descriptor,
-    testing::{
-        BlockRequest,
-        Buf,
-        Driver,
-        DriverMemory,
-        STATUS_UNWRITTEN, //
-    },
+    testing::{BlockRequest, Buf, Driver, DriverMemory},
     uapi::MemoryRegion,
 };
 
@@ -60,13 +30,16 @@ pub const TESTS: &[Test] = &[
 ];
 
 const BYTES: u64 = 64 << 10;
-/// What is left of the file.
+/// Length that is left of the file.
 const LEFT: u64 = BYTES / 2;
-/// Where the guest has it.
+/// Guest address of the file.
 const THERE: u64 = 1 << 40;
+/// Bytes that one I/O takes at most.
+const MOST: u32 = 1 << 20;
 
 fn requests(_: &Context) -> Outcome {
-    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let disk = Disk::ram();
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let file = system::memory_file(c"shorter", BYTES)?;
     let map = Mapping::shared(file.as_fd(), BYTES as usize)?;
     let mut table = vm.memory.table();
@@ -84,8 +57,8 @@ fn requests(_: &Context) -> Outcome {
     let gone = |offset: u64| GuestAddr(THERE + LEFT + offset);
     let read = |at| BlockRequest::read(0, header, status).data(at, 4096);
     let write = |at| BlockRequest::write(0, header, status).data(at, 4096);
-    let lost = |len, malformed| (IOERR, len, malformed);
-    // What is asked for, its buffers, and status, length and whether it counts as malformed.
+    let lost = |len| Some(Answer::new(IOERR, len));
+    // What is asked for, its buffers, and status and length; without those the queue stops.
     let good = read(data).buffers();
     let with = |index: usize, buf| {
         let mut bufs = good.clone();
@@ -93,49 +66,76 @@ fn requests(_: &Context) -> Outcome {
         bufs
     };
     let cases = [
-        ("data to be read", read(gone(0)), None, lost(0, 0)),
-        ("data to be written", write(gone(0)), None, lost(1, 0)),
+        ("data to be read", read(gone(0)), None, lost(0)),
+        ("data to be written", write(gone(0)), None, lost(1)),
         (
             "partly, read",
             read(GuestAddr(THERE + LEFT - 512)),
             None,
-            lost(0, 0),
+            lost(0),
         ),
         (
             "partly, written",
             write(GuestAddr(THERE + LEFT - 512)),
             None,
-            lost(1, 0),
+            lost(1),
         ),
-        ("not aligned, read", read(gone(3)), None, lost(0, 0)),
-        ("not aligned, written", write(gone(3)), None, lost(1, 0)),
+        (
+            "in the last I/O, read",
+            BlockRequest::read(0, header, status)
+                .data(data, MOST)
+                .data(gone(0), 4096),
+            None,
+            lost(0),
+        ),
+        (
+            "in the last I/O, written",
+            BlockRequest::write(0, header, status)
+                .data(data, MOST)
+                .data(gone(0), 4096),
+            None,
+            lost(1),
+        ),
+        ("not aligned, read", read(gone(3)), None, lost(0)),
+        ("not aligned, written", write(gone(3)), None, lost(1)),
         (
             "header",
             read(data),
             Some(with(0, Buf::readable(gone(8), 16))),
-            lost(0, 1),
+            lost(0),
         ),
         (
             "half of the header",
             read(data),
             Some(with(0, Buf::readable(GuestAddr(THERE + LEFT - 8), 16))),
-            lost(0, 1),
+            lost(0),
         ),
         (
             "status",
             read(data),
             Some(with(2, Buf::writable(gone(8), 1))),
-            (STATUS_UNWRITTEN, 0, 1),
+            None,
         ),
     ];
-    for (name, request, bufs, (status, len, malformed)) in cases {
+    for (name, request, bufs, expected) in cases {
         file.set_len(LEFT)?;
         let before = vm.device.stats()?.malformed;
         let bufs = bufs.unwrap_or_else(|| request.buffers());
-        let answer = vm.queue().request_as(&request, &bufs);
-        assert_eq!(answer, Answer::new(status, len), "{name}");
-        let after = vm.device.stats()?.malformed;
-        assert_eq!(after - before, malformed, "{name}");
+        let request = request.preset_ok();
+        match expected {
+            Some(answer) => {
+                let given = vm.queue().request_as(&request, &bufs);
+                assert_eq!(given, answer, "{name}");
+                let counted = vm.device.stats()?.malformed - before;
+                assert_eq!(vm.queue().err.take()?, counted, "{name}");
+            }
+            None => {
+                request.prepare(&*vm.memory);
+                vm.queue().submit(&bufs);
+                vm.await_stop(name)?;
+                vm.reset_queue(&disk)?;
+            }
+        }
         // The same once more when there is memory again.
         file.set_len(BYTES)?;
         let header = bufs[0].addr.0.checked_sub(THERE);
@@ -143,9 +143,10 @@ fn requests(_: &Context) -> Outcome {
             map.write(offset as usize, &request.header_bytes());
         }
         let answer = vm.queue().request_as(&request, &bufs);
+        let writable = bufs.iter().filter(|buf| buf.writable);
         assert_eq!(
             answer.len,
-            if request.kind == 0 { 4097 } else { 1 },
+            writable.map(|buf| buf.len).sum::<u32>(),
             "{name}"
         );
     }
@@ -165,13 +166,19 @@ fn requests(_: &Context) -> Outcome {
         }]),
     }
     queue.notify();
-    let used = queue.next_used();
-    assert_eq!((used.id, used.len), (100, 0), "indirect table");
+    vm.await_stop("indirect table")?;
+    vm.reset_queue(&disk)?;
+
+    // No request, which is told if it can be.
+    let bufs = [Buf::readable(header, 8), Buf::writable(gone(8), 1)];
+    vm.queue().submit(&bufs);
+    vm.await_stop("half a header alone")?;
+    vm.reset_queue(&disk)?;
     assert_eq!(vm.queue().request(&read(data)), Answer::new(OK, 4097));
     Ok(())
 }
 
-/// The ring stays where it was mapped, although nobody else can reach that any more.
+/// The ring stays where it was mapped, although only the device can reach that page.
 fn ring(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::new(&Setup::default())?;
@@ -196,6 +203,7 @@ fn ring(_: &Context) -> Outcome {
     }
     assert_eq!(vm.memory.read_u8(status), OK);
     vm.device.detach()?;
+    vm.device.set_vring_addr(&addr)?;
     let again = vm.device.attach(&disk.open(Mode::ReadWrite)?);
     assert_errno("attach", again, Errno::EFAULT);
     Ok(())

@@ -2,40 +2,17 @@
 
 //! Disks that go away, and disks that keep everybody waiting.
 
-use super::requests::{
-    Place,
-    DATA, //
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Delays,
-        Disk,
-        Mode,
-        NullBlk,
-        Target,
-        RAM, //
-    },
+    context::{Context, Outcome, Test},
+    disk::{Delays, Disk, Mode, NullBlk, Target, RAM},
+    fixtures::place::{Place, DATA},
     sys::Errno,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, IOERR, OK},
 };
 use std::time::Duration;
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -186,7 +163,7 @@ fn disappears(context: &Context) -> Outcome {
         assert_eq!(load.all(), 0, "without a disk");
         assert_eq!(load.vm.device.stats()?.requests, 2 * ALL);
         load.vm.device.detach()?;
-        load.vm.device.attach(&disk.open(Mode::ReadWrite)?)?;
+        load.vm.attach(&disk.open(Mode::ReadWrite)?)?;
         load.submit();
         assert_eq!(load.all(), ALL, "with a disk again");
         load.check(&disk)?;
@@ -234,7 +211,7 @@ fn suspended(context: &Context) -> Outcome {
     vm.queue().submit(&write.buffers());
     let interrupts = vm.queue().call.wait(Duration::from_millis(50))?;
     let used = vm.queue().driver.poll_used();
-    // Whoever controls the device does not wait with it.
+    // The VMM does not wait with it.
     let stats = vm.device.stats();
     let table = vm.device.set_mem_table(&vm.memory.table());
     let num = vm.device.set_vring_num(0, 256);

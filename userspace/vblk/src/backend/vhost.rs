@@ -6,66 +6,35 @@
 //! the module hold.
 
 use super::{
-    Backend,
-    Error,
-    Kind,
-    Offer,
-    Position,
-    QueueConfig,
-    Queues, //
+    Backend, Error, Kind, Offer, OfferSource, Position, QueueConfig, Queues, Tuning, Workers,
 };
 use crate::{
-    disk::{
-        self,
-        Disk, //
-    },
+    disk::{self, Disk},
     memory::Memory,
-    sys::vhost_blk, //
+    sys::vhost_blk,
 };
 use ::vhost::{
-    vhost_kern::VhostKernBackend,
-    VhostBackend,
-    VhostUserMemoryRegionInfo,
-    VringConfigData, //
+    vhost_kern::VhostKernBackend, VhostBackend, VhostUserMemoryRegionInfo, VringConfigData,
 };
 use std::{
-    fs::{
-        File,
-        OpenOptions, //
-    },
+    fs::{File, OpenOptions},
     io,
-    os::fd::{
-        AsFd,
-        AsRawFd,
-        RawFd, //
-    },
+    os::fd::{AsFd, AsRawFd, RawFd},
+    sync::Arc,
 };
 use vblk_core::{
     features::Features,
-    queue::{
-        QueueSize,
-        MAX_QUEUE_SIZE, //
-    },
+    queue::{QueueSize, MAX_QUEUE_SIZE},
     ring::Format,
-    uapi::{
-        Info,
-        Stats, //
-    },
+    uapi::{Info, Stats},
 };
-use vm_memory::{
-    Address,
-    GuestMemoryBackend,
-    GuestMemoryRegion, //
-};
-use vmm_sys_util::eventfd::{
-    EventFd,
-    EFD_NONBLOCK, //
-};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// The device node of the module.
 pub const DEVICE: &str = "/dev/vhost-blk-rs";
 
-/// What the module says of itself.
+/// Version, limits and features of the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Module {
     /// Version and limits.
@@ -158,19 +127,37 @@ fn get_features(file: &File) -> Result<Features, Error> {
     Ok(Features(features))
 }
 
+/// The version of the module's interface that has worker threads to choose and pinned memory.
+const TUNING_VERSION: u32 = 4;
+
 /// A disk that the kernel serves.
 pub struct VhostKernel {
-    device: File,
-    disk: Disk,
+    shared: Arc<Shared>,
+    tuning: Tuning,
     features: Features,
     /// Signalled by the module when the configuration space has changed.
     config_call: EventFd,
     /// The owner was set, so that the device must be reset before it is set up once more.
     owned: bool,
-    /// What is attached. The memory must stay mapped until it is detached.
+    /// The queues that are attached, and their memory, which must stay mapped until then.
     attached: Option<Attached>,
     /// Counters of what was attached earlier.
     earlier: Stats,
+}
+
+/// State that others use while the disk is being served.
+struct Shared {
+    device: File,
+    disk: Disk,
+}
+
+impl OfferSource for Shared {
+    fn offer(&self, queues: Queues) -> Result<Offer, Error> {
+        let disk = self.disk.file().as_fd();
+        let (features, config) = vhost_blk::get_config(&self.device, disk, queues)
+            .map_err(host("VHOST_BLK_GET_CONFIG"))?;
+        Ok(Offer { features, config })
+    }
 }
 
 struct Attached {
@@ -179,38 +166,91 @@ struct Attached {
 }
 
 impl VhostKernel {
-    /// Opens the module for `disk`.
+    /// Opens the module for `disk`, and becomes its owner once, so that a limit on threads is
+    /// found now.
     ///
     /// # Errors
     ///
     /// See [`Error`].
-    pub fn open(disk: Disk) -> Result<Self, Error> {
-        if disk.kind() != disk::Kind::Block {
+    pub fn open(disk: Disk, tuning: Tuning) -> Result<Self, Error> {
+        if disk.kind() != disk::DiskKind::Block {
             return Err(Error::NotABlockDevice(disk.path().display().to_string()));
         }
         let device = open_device()?;
-        Ok(Self {
+        let info = vhost_blk::get_info(&device).map_err(Error::Module)?;
+        check_version(info.version, tuning)?;
+        let mut this = Self {
             features: get_features(&device)?,
             config_call: EventFd::new(EFD_NONBLOCK).map_err(host("eventfd"))?,
-            device,
-            disk,
+            shared: Arc::new(Shared { device, disk }),
+            tuning,
             owned: false,
             attached: None,
             earlier: Stats::default(),
-        })
+        };
+        let workers = match tuning.workers {
+            Workers::Count(count) => count,
+            Workers::PerQueue => 1,
+        };
+        this.own(workers)?;
+        Ok(this)
     }
 
-    /// Forgets every earlier set-up, and what was counted for it.
-    fn own(&mut self, device: &impl VhostBackend) -> Result<(), Error> {
+    /// Forgets every earlier set-up, and what was counted for it. Returns the numbers of the
+    /// worker threads, without the first, which every owner has.
+    fn own(&mut self, workers: u16) -> Result<Vec<u32>, Error> {
+        let shared = self.shared.clone();
+        let device = Device::without_memory(&shared.device);
         if self.owned {
             self.earlier = self.stats()?;
+            // Nothing is attached any more.
+            self.earlier.stopped_queues = 0;
             device.reset_owner().map_err(step("VHOST_RESET_OWNER"))?;
             self.owned = false;
         }
         device.set_owner().map_err(step("VHOST_SET_OWNER"))?;
         self.owned = true;
-        Ok(())
+        if self.tuning.memory_pinned {
+            vhost_blk::set_memory_pinned(&shared.device)
+                .map_err(host("VHOST_BLK_SET_MEMORY_PINNED"))?;
+        }
+        (1..workers)
+            .map(|_| vhost_blk::new_worker(&shared.device).map_err(host("VHOST_NEW_WORKER")))
+            .collect()
     }
+}
+
+/// Spreads `queues` over the first worker thread, which has all of them, and `others`.
+fn spread(device: &File, queues: &[QueueConfig], others: &[u32]) -> Result<(), Error> {
+    for (queue, worker) in queues.iter().zip(round_robin(others)) {
+        if let Some(worker) = worker {
+            vhost_blk::attach_vring_worker(device, queue.index.into(), worker)
+                .map_err(host("VHOST_ATTACH_VRING_WORKER"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Yields the worker thread of each queue, for ever; `None` is the first one.
+fn round_robin(others: &[u32]) -> impl Iterator<Item = Option<u32>> + '_ {
+    let others = others.iter().copied().map(Some);
+    std::iter::once(None).chain(others).cycle()
+}
+
+/// Refuses `tuning` that a module with this version of its interface does not know.
+fn check_version(version: u32, tuning: Tuning) -> Result<(), Error> {
+    let wanted = Tuning::default();
+    let option = if tuning.memory_pinned != wanted.memory_pinned {
+        "memory-pinned"
+    } else if tuning.workers != wanted.workers {
+        "workers"
+    } else {
+        return Ok(());
+    };
+    if version < TUNING_VERSION {
+        return Err(Error::OldModule { option, version });
+    }
+    Ok(())
 }
 
 impl Backend for VhostKernel {
@@ -222,17 +262,16 @@ impl Backend for VhostKernel {
         self.features
     }
 
-    fn offer(&self, queues: Queues) -> Result<Offer, Error> {
-        vhost_blk::get_config(&self.device, self.disk.file().as_fd(), queues)
-            .map_err(host("VHOST_BLK_GET_CONFIG"))
+    fn offer_source(&self) -> Arc<dyn OfferSource> {
+        self.shared.clone()
     }
 
     fn set_writeback(&mut self, on: bool) -> Result<(), Error> {
-        vhost_blk::set_writeback(&self.device, on).map_err(host("VHOST_BLK_SET_WRITEBACK"))
+        vhost_blk::set_writeback(&self.shared.device, on).map_err(host("VHOST_BLK_SET_WRITEBACK"))
     }
 
     fn disk(&self) -> &Disk {
-        &self.disk
+        &self.shared.disk
     }
 
     fn start(
@@ -244,15 +283,18 @@ impl Backend for VhostKernel {
         if self.attached.is_some() {
             return Err(Error::Started);
         }
-        let file = self.device.try_clone().map_err(Error::Module)?;
+        let shared = self.shared.clone();
+        let (file, disk) = (&shared.device, &shared.disk);
         let features = Features(features.0 & self.features.0);
         let device = Device {
-            file: &file,
+            file,
             memory: memory.clone(),
             format: Format::of(features),
         };
-        self.own(&device)?;
-        vhost_blk::set_config_call(&file, &self.config_call)
+        let count = u16::try_from(queues.len()).unwrap_or(u16::MAX);
+        let workers = self.own(self.tuning.workers.for_queues(count))?;
+        spread(file, &queues, &workers)?;
+        vhost_blk::set_config_call(file, &self.config_call)
             .map_err(host("VHOST_BLK_SET_CONFIG_CALL"))?;
         device
             .set_features(features.0)
@@ -263,10 +305,8 @@ impl Backend for VhostKernel {
         for queue in &queues {
             set_vring(&device, queue)?;
         }
-        if let Some(serial) = self.disk.serial() {
-            vhost_blk::set_serial(&file, serial).map_err(host("VHOST_BLK_SET_SERIAL"))?;
-        }
-        vhost_blk::set_backend(&file, Some(self.disk.file().as_fd()))
+        vhost_blk::set_serial(file, disk.id()).map_err(host("VHOST_BLK_SET_SERIAL"))?;
+        vhost_blk::set_backend(file, Some(disk.file().as_fd()))
             .map_err(host("VHOST_BLK_SET_BACKEND"))?;
         self.attached = Some(Attached {
             _memory: memory.clone(),
@@ -279,8 +319,8 @@ impl Backend for VhostKernel {
         let Some(attached) = &self.attached else {
             return Ok(Vec::new());
         };
-        vhost_blk::set_backend(&self.device, None).map_err(host("VHOST_BLK_SET_BACKEND"))?;
-        let device = Device::without_memory(&self.device);
+        vhost_blk::set_backend(&self.shared.device, None).map_err(host("VHOST_BLK_SET_BACKEND"))?;
+        let device = Device::without_memory(&self.shared.device);
         let position = |&index: &u16| {
             let base = device
                 .get_vring_base(index.into())
@@ -296,8 +336,10 @@ impl Backend for VhostKernel {
         if !self.owned {
             return Ok(self.earlier);
         }
-        let now = vhost_blk::get_stats(&self.device).map_err(host("VHOST_BLK_GET_STATS"))?;
-        Ok(sum(&self.earlier, &now))
+        let mut stats =
+            vhost_blk::get_stats(&self.shared.device).map_err(host("VHOST_BLK_GET_STATS"))?;
+        stats += &self.earlier;
+        Ok(stats)
     }
 
     fn config_call(&self) -> Option<&EventFd> {
@@ -354,19 +396,6 @@ fn regions(memory: &Memory) -> Vec<VhostUserMemoryRegionInfo> {
     memory.iter().map(region).collect()
 }
 
-fn sum(a: &Stats, b: &Stats) -> Stats {
-    Stats {
-        kicks: a.kicks + b.kicks,
-        requests: a.requests + b.requests,
-        bytes_read: a.bytes_read + b.bytes_read,
-        bytes_written: a.bytes_written + b.bytes_written,
-        flushes: a.flushes + b.flushes,
-        interrupts: a.interrupts + b.interrupts,
-        io_errors: a.io_errors + b.io_errors,
-        malformed: a.malformed + b.malformed,
-    }
-}
-
 fn host(step: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |cause| Error::Setup { step, cause }
 }
@@ -378,5 +407,52 @@ fn step(step: &'static str) -> impl FnOnce(::vhost::Error) -> Error {
             other => io::Error::other(other),
         };
         Error::Setup { step, cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_module_is_refused_only_for_what_it_lacks() {
+        let pinned = Tuning {
+            memory_pinned: true,
+            ..Tuning::default()
+        };
+        let spread = Tuning {
+            workers: Workers::PerQueue,
+            ..Tuning::default()
+        };
+        assert!(check_version(3, Tuning::default()).is_ok());
+        for (tuning, option) in [(pinned, "memory-pinned"), (spread, "workers")] {
+            assert!(check_version(4, tuning).is_ok());
+            let refused = check_version(3, tuning).unwrap_err().to_string();
+            let line = format!(
+                "{option} needs version 4 of the module's interface, and the loaded module has 3: \
+                 load a newer vhost_blk_rs"
+            );
+            assert_eq!(refused, line);
+        }
+    }
+
+    #[test]
+    fn queues_are_spread_over_all_workers_in_turn() {
+        let workers: Vec<_> = round_robin(&[7, 9]).take(5).collect();
+        assert_eq!(workers, [None, Some(7), Some(9), None, Some(7)]);
+        assert!(round_robin(&[]).take(3).all(|worker| worker.is_none()));
+    }
+
+    #[test]
+    fn there_are_not_more_workers_than_queues() {
+        for (workers, queues, expected) in [
+            (Workers::Count(1), 4, 1),
+            (Workers::Count(3), 4, 3),
+            (Workers::Count(8), 4, 4),
+            (Workers::PerQueue, 4, 4),
+            (Workers::PerQueue, 0, 1),
+        ] {
+            assert_eq!(workers.for_queues(queues), expected, "{workers:?} {queues}");
+        }
     }
 }

@@ -4,15 +4,12 @@
 
 use super::UsageError;
 use crate::{
-    backend::Kind,
+    backend::{Kind, Tuning, Workers},
     devices::virtio::block::Virtqueues,
-    disk::Options, //
+    disk::Options,
 };
 use std::path::PathBuf;
-use vblk_core::{
-    queue::MAX_QUEUE_SIZE,
-    request::ID_BYTES, //
-};
+use vblk_core::{queue::MAX_QUEUE_SIZE, request::ID_BYTES};
 
 /// Queues that the kernel module has.
 const MAX_QUEUES: u16 = 256;
@@ -20,29 +17,34 @@ const MAX_QUEUES: u16 = 256;
 const MIN_QUEUE_SIZE: u16 = 4;
 const DEFAULT_QUEUE_SIZE: u16 = 256;
 const KNOWN: &str =
-    "unknown; known are path, backend, packed, readonly, queue-size, queues, serial";
+    "unknown; known are path, backend, block-size, memory-pinned, packed, readonly, \
+                     queue-size, queues, serial, workers";
+/// Smallest and largest block size of a file: Linux as a guest takes up to a page.
+const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=4096;
 
-/// What a disk is to be.
+/// A disk as the user wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Who serves it.
+    /// The back-end that serves it.
     pub backend: Kind,
     /// How it is opened.
     pub options: Options,
     /// Which queues it has.
     pub queues: Virtqueues,
+    /// How the module serves it.
+    pub tuning: Tuning,
 }
 
 impl DiskSpec {
-    /// What names the disk in messages.
+    /// Returns its name in messages.
     pub fn label(&self) -> String {
         format!("--disk path={}", self.path.display())
     }
 
-    /// Reads `path=…,backend=…[,packed=on|off][,readonly][,queue-size=…][,queues=…][,serial=…]`, in
-    /// any order. A comma in a value is written twice.
+    /// Reads `path=…` and other parts, see [`KNOWN`], in any order. A comma in a value is written
+    /// twice.
     ///
     /// # Errors
     ///
@@ -55,6 +57,9 @@ impl DiskSpec {
         let mut queues = None;
         let mut queue_size = None;
         let mut packed = None;
+        let mut block_size = None;
+        let mut memory_pinned = None;
+        let mut workers = None;
         for part in parts(text) {
             let refuse = |cause: &str| Err(UsageError::new(format!("--disk {part}"), cause));
             let (key, value) = match part.split_once('=') {
@@ -68,6 +73,18 @@ impl DiskSpec {
                 ("backend", Some(value)) => match value.parse::<Kind>() {
                     Ok(kind) => backend.replace(kind).is_some(),
                     Err(_) => return refuse("no such back-end: vhost or io-uring"),
+                },
+                ("block-size", Some(value)) => match value.parse::<u32>() {
+                    Ok(size) if BLOCK_SIZES.contains(&size) && size.is_power_of_two() => {
+                        block_size.replace(size).is_some()
+                    }
+                    _ => return refuse("not a power of two from 512 to 4096"),
+                },
+                ("memory-pinned", None) => memory_pinned.replace(true).is_some(),
+                ("workers", Some("per-queue")) => workers.replace(Workers::PerQueue).is_some(),
+                ("workers", Some(value)) => match value.parse() {
+                    Ok(count @ 1..=MAX_QUEUES) => workers.replace(Workers::Count(count)).is_some(),
+                    _ => return refuse("neither per-queue nor a number from 1 to 256"),
                 },
                 ("readonly", None) => read_only.replace(true).is_some(),
                 ("serial", Some(value)) if value.len() > ID_BYTES => {
@@ -87,10 +104,12 @@ impl DiskSpec {
                 ("packed", Some("on")) => packed.replace(true).is_some(),
                 ("packed", Some("off")) => packed.replace(false).is_some(),
                 ("packed", Some(_)) => return refuse("neither on nor off"),
-                ("readonly", Some(_)) => return refuse("takes no value"),
-                ("path" | "backend" | "serial" | "queues" | "queue-size" | "packed", _) => {
-                    return refuse("needs a value")
-                }
+                ("readonly" | "memory-pinned", Some(_)) => return refuse("takes no value"),
+                (
+                    "path" | "backend" | "block-size" | "serial" | "queues" | "queue-size"
+                    | "packed" | "workers",
+                    _,
+                ) => return refuse("needs a value"),
                 _ => return refuse(KNOWN),
             };
             if given_twice {
@@ -103,15 +122,35 @@ impl DiskSpec {
                 "path= is missing",
             ));
         };
+        let backend = backend.unwrap_or(Kind::Vhost);
+        let queues = queues.unwrap_or(1);
+        let of_module = [
+            ("memory-pinned", memory_pinned.is_some()),
+            ("workers", workers.is_some()),
+        ];
+        if let (Kind::IoUring, Some((option, _))) =
+            (backend, of_module.into_iter().find(|(_, given)| *given))
+        {
+            return Err(UsageError::new(
+                format!("--disk {option}"),
+                "needs backend=vhost: a disk of io-uring has one thread, and pins no memory",
+            ));
+        }
+        let workers = workers.unwrap_or(Workers::Count(1)).for_queues(queues);
         Ok(Self {
             path,
-            backend: backend.unwrap_or(Kind::Vhost),
+            backend,
             options: Options {
                 read_only: read_only.unwrap_or(false),
                 serial,
+                block_size,
+            },
+            tuning: Tuning {
+                memory_pinned: memory_pinned.unwrap_or(false),
+                workers: Workers::Count(workers),
             },
             queues: Virtqueues {
-                count: queues.unwrap_or(1),
+                count: queues,
                 size: queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
                 packed: packed.unwrap_or(false),
             },
@@ -152,14 +191,15 @@ mod tests {
                     size: 256,
                     packed: false,
                 },
+                tuning: Tuning::default(),
             }
         );
     }
 
     #[test]
     fn parts_come_in_any_order() {
-        let text =
-            "serial=abc,queues=4,readonly,packed=on,backend=io-uring,queue-size=1024,path=a=b,,c";
+        let text = "serial=abc,queues=4,readonly,packed=on,backend=io-uring,queue-size=1024,\
+             block-size=4096,path=a=b,,c";
         assert_eq!(
             DiskSpec::parse(text).unwrap(),
             DiskSpec {
@@ -168,20 +208,38 @@ mod tests {
                 options: Options {
                     read_only: true,
                     serial: Some("abc".into()),
+                    block_size: Some(4096),
                 },
                 queues: Virtqueues {
                     count: 4,
                     size: 1024,
                     packed: true,
                 },
+                tuning: Tuning::default(),
             }
         );
     }
 
     #[test]
+    fn the_module_is_told_how_to_serve_a_disk() {
+        let tuning = |text: &str| DiskSpec::parse(&format!("path=a,{text}")).unwrap().tuning;
+        for (text, memory_pinned, workers) in [
+            ("queues=4,workers=3", false, 3),
+            ("queues=4,workers=per-queue", false, 4),
+            ("workers=8,memory-pinned", true, 1),
+        ] {
+            let expected = Tuning {
+                memory_pinned,
+                workers: Workers::Count(workers),
+            };
+            assert_eq!(tuning(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn each_mistake_is_named() {
         for (text, line) in [
-            ("", "--disk : unknown; known are path, backend, packed, readonly, queue-size, queues, serial"),
+            ("", "--disk : unknown; known are path, backend, block-size, memory-pinned, packed, readonly, queue-size, queues, serial, workers"),
             ("backend=vhost", "--disk backend=vhost: path= is missing"),
             ("path=", "--disk path=: needs a value"),
             ("path", "--disk path: needs a value"),
@@ -198,7 +256,16 @@ mod tests {
             ("path=a,path=b", "--disk path=b: given more than once"),
             ("path=a,readonly,readonly", "--disk readonly: given more than once"),
             ("path=a,serial=123456789012345678901", "--disk serial=123456789012345678901: longer than 20 bytes"),
-            ("path=a,cache=none", "--disk cache=none: unknown; known are path, backend, packed, readonly, queue-size, queues, serial"),
+            ("path=a,block-size=513", "--disk block-size=513: not a power of two from 512 to 4096"),
+            ("path=a,block-size=256", "--disk block-size=256: not a power of two from 512 to 4096"),
+            ("path=a,block-size=8192", "--disk block-size=8192: not a power of two from 512 to 4096"),
+            ("path=a,workers=0", "--disk workers=0: neither per-queue nor a number from 1 to 256"),
+            ("path=a,workers=all", "--disk workers=all: neither per-queue nor a number from 1 to 256"),
+            ("path=a,workers", "--disk workers: needs a value"),
+            ("path=a,memory-pinned=on", "--disk memory-pinned=on: takes no value"),
+            ("path=a,backend=io-uring,workers=2", "--disk workers: needs backend=vhost: a disk of io-uring has one thread, and pins no memory"),
+            ("path=a,memory-pinned,backend=io-uring", "--disk memory-pinned: needs backend=vhost: a disk of io-uring has one thread, and pins no memory"),
+            ("path=a,cache=none", "--disk cache=none: unknown; known are path, backend, block-size, memory-pinned, packed, readonly, queue-size, queues, serial, workers"),
         ] {
             let error = DiskSpec::parse(text).expect_err(text);
             assert_eq!(error.to_string(), line);

@@ -6,76 +6,27 @@
 
 mod disk_spec;
 mod info;
+mod limits;
 mod run;
 mod size;
+mod status;
+mod stdio;
+mod usage_error;
 
 pub use disk_spec::DiskSpec;
+pub use info::InfoOptions;
 pub use run::RunOptions;
 pub use size::parse_size;
+pub use status::Status;
+pub use usage_error::UsageError;
 
 use clap::{
-    error::{
-        ContextKind,
-        ContextValue,
-        ErrorKind, //
-    },
-    Parser,
-    Subcommand, //
+    error::{ContextKind, ContextValue, ErrorKind},
+    CommandFactory, Parser, Subcommand,
 };
-use std::{
-    ffi::OsString,
-    fmt, //
-};
-
-/// How the process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// The guest ended as it wanted to, or the question was answered.
-    Success,
-    /// The guest or a back-end failed.
-    Failure,
-    /// The command line, or what it refers to, is wrong.
-    Usage,
-    /// A signal ended it.
-    Signal(u8),
-}
-
-impl Status {
-    /// As the shell sees it.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Success => 0,
-            Self::Failure => 1,
-            Self::Usage => 2,
-            Self::Signal(number) => number.saturating_add(128),
-        }
-    }
-}
-
-/// Something is wrong with an option.
-#[derive(Debug)]
-pub struct UsageError {
-    /// The option, with its value.
-    pub option: String,
-    /// What is wrong.
-    pub cause: String,
-}
-
-impl UsageError {
-    /// `cause` is wrong with `option`.
-    pub fn new(option: impl Into<String>, cause: impl fmt::Display) -> Self {
-        Self {
-            option: option.into(),
-            cause: cause.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.option, self.cause)
-    }
-}
+use clap_complete::Shell;
+use std::ffi::OsString;
+use stdio::{answer, tell};
 
 /// Boots guests whose disks are served by the kernel module vhost_blk_rs.
 #[derive(Parser)]
@@ -89,11 +40,21 @@ struct Cli {
 enum Command {
     /// Boots a Linux kernel, with its console on this terminal (Ctrl-A x quits).
     ///
-    /// Exit status: 0 when the guest powers off or restarts, 1 when it panics or a back-end fails,
-    /// 2 when an option is wrong.
+    /// Exit status: 0 when the guest powers off, restarts or halts, or Ctrl-A x was typed; 1 when
+    /// it panics or crashes, or a back-end fails; 2 when an option, or a limit of the host, does
+    /// not allow the guest to start; 128 and its number for a signal.
     Run(RunOptions),
     /// Tells what the kernel module offers, or why it is absent.
-    Info,
+    ///
+    /// Exit status: 0 when the module is there, 1 when it is not.
+    Info(InfoOptions),
+    /// Prints a script that completes the words of this command in a shell.
+    ///
+    /// For bash: source <(vblk completions bash)
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 /// Runs the command, and says on standard error what went wrong.
@@ -101,21 +62,27 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Status {
     let result = match Cli::try_parse_from(arguments) {
         Ok(cli) => match cli.command {
             Command::Run(options) => run::run(&options),
-            Command::Info => info::info(),
+            Command::Info(options) => info::info(&options),
+            Command::Completions { shell } => completions(shell),
         },
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            let _ = e.print();
-            Ok(Status::Success)
+            answer(&e.to_string())
         }
         Err(e) => Err(one_line(&e)),
     };
     result.unwrap_or_else(|line| {
-        eprintln!("vblk: {line}");
+        tell(&line);
         Status::Usage
     })
 }
 
-/// What clap says in a paragraph.
+fn completions(shell: Shell) -> Result<Status, String> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "vblk", &mut script);
+    answer(&String::from_utf8_lossy(&script))
+}
+
+/// Returns in one line what clap says in a paragraph.
 fn one_line(error: &clap::Error) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
@@ -139,6 +106,11 @@ fn one_line(error: &clap::Error) -> String {
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             "no command given: see vblk --help".into()
         }
+        ErrorKind::InvalidValue if !context(ContextKind::ValidValue).is_empty() => format!(
+            "{}: unknown; known are {}",
+            context(ContextKind::InvalidValue),
+            context(ContextKind::ValidValue)
+        ),
         ErrorKind::ArgumentConflict => format!("{option}: given more than once"),
         ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => {
             format!("{option}: needs a value")

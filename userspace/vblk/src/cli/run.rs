@@ -2,40 +2,23 @@
 
 //! `vblk run`: from options to a guest that ran.
 
-use super::{
-    parse_size,
-    DiskSpec,
-    Status,
-    UsageError, //
-};
+use super::{limits, parse_size, stdio::tell, DiskSpec, Status, UsageError};
 use crate::{
-    backend::Backend,
-    console::{
-        self,
-        Stopped, //
+    console::{Console, Stopped, Waited},
+    devices::{
+        bus::{lock, Shared},
+        virtio::block::BlockDevice,
     },
-    devices::bus::lock,
-    disk::{
-        self,
-        Disk, //
-    },
-    seccomp::{
-        self,
-        Filters,
-        Thread, //
-    },
-    vm::{
-        self,
-        Boot,
-        DiskSlot,
-        End,
-        Machine,
-        MAX_CPUS,
-        MAX_DISKS, //
-    },
+    disk::{self, Disk},
+    errno,
+    monitor::DiskMonitor,
+    output::Output,
+    seccomp::{self, Filters, Thread},
+    vm::{self, Boot, DiskSlot, End, Machine, MAX_CPUS, MAX_DISKS},
 };
-use clap::Args;
-use std::path::PathBuf;
+use clap::{Args, ValueHint};
+use std::{io, os::fd::AsFd, path::PathBuf, time::Duration};
+use vmm_sys_util::eventfd::EventFd;
 
 /// A kernel needs some room to unpack itself.
 const MIN_MEMORY: u64 = 16 << 20;
@@ -43,16 +26,16 @@ const MIN_MEMORY: u64 = 16 << 20;
 /// The options of `vblk run`.
 #[derive(Args, Debug)]
 pub struct RunOptions {
-    /// Kernel to boot: a bzImage, or an ELF file
-    #[arg(long, value_name = "FILE")]
+    /// Kernel to boot: a bzImage, or an ELF file (vmlinux)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     kernel: PathBuf,
-    /// Initial file system for the kernel
-    #[arg(long, value_name = "FILE")]
+    /// Initial file system for the kernel (none by default)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     initrd: Option<PathBuf>,
     /// Command line for the kernel, behind words that the launcher needs
     #[arg(long, value_name = "STR", default_value = "console=ttyS0")]
     cmdline: String,
-    /// Number of CPUs
+    /// Number of CPUs, 1 to 254
     #[arg(
         long,
         value_name = "N",
@@ -60,7 +43,7 @@ pub struct RunOptions {
         allow_hyphen_values = true
     )]
     cpus: String,
-    /// Size of memory in bytes, or with K, M or G
+    /// Size of memory in bytes, or with K, M, G or T for powers of 1024; at least 16M
     #[arg(
         long,
         value_name = "SIZE",
@@ -68,8 +51,11 @@ pub struct RunOptions {
         allow_hyphen_values = true
     )]
     memory: String,
-    /// A disk: path=FILE[,backend=vhost|io-uring][,readonly][,queues=N][,queue-size=N]
-    /// [,packed=on|off][,serial=STR]; may be given several times
+    /// A disk: path=FILE and, behind commas, any of backend=vhost|io-uring (default vhost),
+    /// readonly, queues=N (1 to 256, default 1), queue-size=N (entries, a power of two from 4 to
+    /// 32768, default 256), packed=on|off (default off), serial=STR (up to 20 bytes; default an
+    /// identity of the disk), block-size=N (bytes, of a file; default the smallest that it takes),
+    /// memory-pinned, workers=N|per-queue (threads of the module; default 1). May be given 18 times
     #[arg(long = "disk", value_name = "SPEC")]
     disks: Vec<String>,
     /// What happens to a thread of the launcher that makes a system call it has no use for: on
@@ -77,6 +63,13 @@ pub struct RunOptions {
     #[arg(long, value_name = "MODE", default_value = "on")]
     seccomp: String,
 }
+
+/// How long lines may take when their reader does not read.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a disk may take to answer what it was asked before the user is told what is waited for.
+const DISK_SILENCE: Duration = Duration::from_secs(2);
+/// How long a disk may take at all.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Boots a guest, and waits for its end.
 pub fn run(options: &RunOptions) -> Result<Status, String> {
@@ -86,8 +79,9 @@ pub fn run(options: &RunOptions) -> Result<Status, String> {
     let boot = Boot::open(&options.kernel, options.initrd.as_deref(), &options.cmdline)
         .map_err(|e| e.to_string())?;
     let filters = filters(&options.seccomp).map_err(|e| e.to_string())?;
+    limits::check(&specs, cpus, memory).map_err(|e| e.to_string())?;
     // Before the first thread: all of them inherit what is blocked.
-    let console = console::Console::new().map_err(|e| e.to_string())?;
+    let console = Console::new().map_err(|e| e.to_string())?;
     let slots = specs
         .iter()
         .map(|spec| open_disk(spec, &filters))
@@ -96,31 +90,65 @@ pub fn run(options: &RunOptions) -> Result<Status, String> {
     let kvm = vm::open_kvm()
         .map_err(|e| format!("{e} (this machine can't run guests, or you may not)"))?;
 
-    let output = Box::new(std::io::stdout());
-    let mut machine = Machine::new(&kvm, cpus, memory, boot, slots, filters.clone(), output)
-        .map_err(|e| e.to_string())?;
-    let stopped = machine
-        .start()
-        .map_err(|e| e.to_string())
-        .and_then(|()| filters.apply(Thread::Main).map_err(|e| e.to_string()))
-        .and_then(|()| console.run(&machine).map_err(|e| e.to_string()));
-    let all_stopped = machine.stop();
-    let mut status = report(stopped, &machine, all_stopped);
-    for (number, (device, spec)) in machine.disks().iter().zip(&specs).enumerate() {
-        let mut device = lock(device);
-        if let Err(e) = device.stop() {
-            eprintln!("vblk: {}: {e}", spec.label());
-            status = Status::Failure;
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    let spawn = |name, file| {
+        Output::spawn(name, file, &filters).map_err(|e| format!("{name}: {}", errno::text(&e)))
+    };
+    let output = spawn("vblk-stdout", stdout.as_fd())?;
+    let lines = spawn("vblk-stderr", stderr.as_fd())?;
+    let mut machine = Machine::new(
+        &kvm,
+        cpus,
+        memory,
+        boot,
+        slots,
+        filters.clone(),
+        output.clone(),
+    )
+    .map_err(|e| e.to_string())?;
+    let died = machine.disks().iter().map(died).flat_map(Result::transpose);
+    let died = died.collect::<io::Result<Vec<_>>>();
+    let died = died.map_err(|e| errno::text(&e))?;
+    let monitor = DiskMonitor::spawn(machine.disks(), &filters).map_err(|e| errno::text(&e))?;
+    machine.start().map_err(|e| e.to_string())?;
+    filters.apply(Thread::Main).map_err(|e| e.to_string())?;
+
+    machine.release();
+    let stopped = console.run(&mut machine, &died);
+    machine.stop();
+    let mut in_a_hurry = matches!(stopped, Ok(Stopped::Quit | Stopped::Signal(_)));
+    let mut status = report(stopped, &machine, &lines);
+    match stop_disks(&console, &monitor, &specs, &lines) {
+        Disks::Stopped { failed } => {
+            if failed {
+                status = Status::Failure;
+            }
+            if !machine.is_stopped() && !machine.stop() {
+                lines.tell("a CPU does not stop");
+                status = Status::Failure;
+                std::mem::forget(machine);
+            }
         }
-        eprintln!("vblk: disk{number} {}", summary(device.backend()));
+        Disks::Abandoned { by_signal } => {
+            status = by_signal.map_or(Status::Failure, Status::Signal);
+            in_a_hurry = true;
+            // Dropping them would wait for the disk. The kernel takes them back when it can.
+            std::mem::forget((machine, monitor));
+        }
     }
-    Ok(status)
+    finish_output(&console, &output, &lines, in_a_hurry).map_or(Ok(status), Ok)
+}
+
+/// A duplicate of what is signalled when the back-end of a disk dies.
+fn died(disk: &Shared<BlockDevice>) -> io::Result<Option<EventFd>> {
+    let device = lock(disk);
+    device.backend().died().map(EventFd::try_clone).transpose()
 }
 
 /// Says in one line why the guest ended, unless it wanted to.
-fn report(stopped: Result<Stopped, String>, machine: &Machine, all_stopped: bool) -> Status {
+fn report(stopped: io::Result<Stopped>, machine: &Machine, lines: &Output) -> Status {
     let (status, line) = match stopped {
-        Err(e) => (Status::Failure, Some(e)),
+        Err(e) => (Status::Failure, Some(errno::text(&e))),
         Ok(Stopped::Quit) => (Status::Success, Some("quit".into())),
         Ok(Stopped::Signal(number)) => {
             let line = format!("ended by signal {number}");
@@ -130,42 +158,96 @@ fn report(stopped: Result<Stopped, String>, machine: &Machine, all_stopped: bool
         Ok(Stopped::BackendDied) => (Status::Failure, None),
         Ok(Stopped::Ended) => match machine.ending().get() {
             Some(End::PowerOff | End::Reset) => (Status::Success, None),
+            Some(End::Halted) => {
+                let line = "the guest halted without switching itself off";
+                (Status::Success, Some(line.into()))
+            }
             Some(End::Panic) => (Status::Failure, Some("the guest's kernel panicked".into())),
             Some(End::Failed(why)) => (Status::Failure, Some(why)),
             None => (Status::Failure, Some("the guest vanished".into())),
         },
     };
     if let Some(line) = line {
-        eprintln!("vblk: {line}");
+        lines.tell(&line);
     }
-    if all_stopped {
-        return status;
-    }
-    eprintln!("vblk: a CPU does not stop");
-    Status::Failure
+    status
 }
 
-fn summary(backend: &dyn Backend) -> String {
-    let disk = format!(
-        "path={} backend={}",
-        backend.disk().path().display(),
-        backend.kind()
-    );
-    match backend.stats() {
-        Ok(stats) => format!(
-            "{disk} kicks={} requests={} bytes_read={} bytes_written={} flushes={} interrupts={} \
-             io_errors={} malformed={}",
-            stats.kicks,
-            stats.requests,
-            stats.bytes_read,
-            stats.bytes_written,
-            stats.flushes,
-            stats.interrupts,
-            stats.io_errors,
-            stats.malformed
-        ),
-        Err(e) => format!("{disk} no counters: {e}"),
+/// The outcome of stopping the disks.
+enum Disks {
+    /// All are stopped.
+    Stopped {
+        /// Not all of them properly.
+        failed: bool,
+    },
+    /// One does not answer.
+    Abandoned {
+        /// The signal that ended the wait for it.
+        by_signal: Option<u8>,
+    },
+}
+
+/// Lets the disks complete what they were asked, and tells what they did. Tells which disk is
+/// waited for, and gives up in the end.
+fn stop_disks(
+    console: &Console,
+    monitor: &DiskMonitor,
+    specs: &[DiskSpec],
+    lines: &Output,
+) -> Disks {
+    monitor.stop_disks();
+    let mut failed = false;
+    let mut number = 0;
+    for (limit, last) in [(DISK_SILENCE, false), (DISK_PATIENCE - DISK_SILENCE, true)] {
+        let waited = console.wait(monitor.stopped(), Some(limit));
+        for (disk, spec) in monitor.reports().zip(&specs[number..]) {
+            if let Some(e) = disk.error {
+                lines.tell(&format!("{}: {e}", spec.label()));
+                failed = true;
+            }
+            lines.tell(&format!("disk{number} {}", disk.summary));
+            number += 1;
+        }
+        let label = specs
+            .get(monitor.current())
+            .map_or("--disk".into(), DiskSpec::label);
+        match waited {
+            Ok(Waited::Done) => return Disks::Stopped { failed },
+            Ok(Waited::Signal(signal)) => {
+                lines.tell(&format!("{label}: not waited for, by signal {signal}"));
+                let by_signal = Some(signal as u8);
+                return Disks::Abandoned { by_signal };
+            }
+            Ok(Waited::TimeOut) if !last => lines.tell(&format!(
+                "{label}: waiting up to {} s for requests that the disk has not answered",
+                DISK_PATIENCE.as_secs()
+            )),
+            Ok(Waited::TimeOut) | Err(_) => {}
+        }
     }
+    lines.tell("giving up: the kernel ends this process when the disk has answered");
+    Disks::Abandoned { by_signal: None }
+}
+
+/// Waits until everything was written that the guest and the launcher have said: as long as a
+/// reader takes, unless a signal comes or one has ended the guest. Returns the status by a signal.
+fn finish_output(
+    console: &Console,
+    output: &Output,
+    lines: &Output,
+    in_a_hurry: bool,
+) -> Option<Status> {
+    let limit = in_a_hurry.then_some(OUTPUT_PATIENCE);
+    for output in [output, lines] {
+        while !output.is_written() {
+            match console.wait(output.written(), limit) {
+                Ok(Waited::Done) => {}
+                Ok(Waited::Signal(signal)) => return Some(Status::Signal(signal as u8)),
+                Ok(Waited::TimeOut) | Err(_) => break,
+            }
+        }
+    }
+    None
 }
 
 fn open_disk(spec: &DiskSpec, filters: &Filters) -> Result<DiskSlot, UsageError> {
@@ -175,10 +257,10 @@ fn open_disk(spec: &DiskSpec, filters: &Filters) -> Result<DiskSlot, UsageError>
         Err(e @ disk::Error::Serial(_)) => return Err(UsageError::new("--disk serial", e)),
         Err(e) => return Err(UsageError::new(label, e)),
     };
-    if !disk.direct() {
-        eprintln!("vblk: {label}: this file system has no direct I/O; its cache is used");
+    if let Some(cached) = disk.cache_use() {
+        tell(&format!("{label}: {}", cached.text()));
     }
-    let backend = spec.backend.open(disk, filters);
+    let backend = spec.backend.open_with(disk, filters, spec.tuning);
     Ok(DiskSlot {
         backend: backend.map_err(|e| UsageError::new(&label, e))?,
         queues: spec.queues,
@@ -220,7 +302,7 @@ fn memory(text: &str) -> Result<u64, UsageError> {
     }
 }
 
-/// Memory of the host in bytes, with swap, if it tells.
+/// Returns the memory of the host in bytes, with swap, if it tells.
 fn host_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kibibytes = |name: &str| -> Option<u64> {

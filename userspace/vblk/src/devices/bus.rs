@@ -2,11 +2,7 @@
 
 //! Finding the device behind an address.
 
-use std::sync::{
-    Arc,
-    Mutex,
-    PoisonError, //
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Something that a guest reads from and writes to. Any access may come at any time: none may
 /// panic.

@@ -5,10 +5,7 @@
 //! It can be read only: the time is the host's.
 
 use super::bus::Device;
-use std::time::{
-    SystemTime,
-    UNIX_EPOCH, //
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Port that chooses a register; the next one reads it.
 pub const CLOCK_PORT: u64 = 0x70;

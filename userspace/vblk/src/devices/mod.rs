@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a guest finds at its ports and in its address space. Nothing here knows of KVM.
+//! Devices at a guest's ports and in its address space. Nothing here knows of KVM.
 
 pub mod bus;
 pub mod clock;

@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a guest switches itself off or asks for a reset: the fixed registers of ACPI, and the
-//! keyboard controller.
+//! How a guest switches itself off, asks for a reset, or says that its kernel panicked: the fixed
+//! registers of ACPI, the keyboard controller, the two reset ports of a PC, and QEMU's pvpanic.
 
 use super::bus::Device;
-use std::{
-    sync::Arc,
-    time::Instant, //
-};
+use std::{sync::Arc, time::Instant};
 
-/// What the guest asked for.
+/// A request of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Power off.
     Off,
     /// Reset.
     Reset,
+    /// The kernel panicked, and nothing in the guest takes care of it.
+    Panic,
 }
 
 /// Is told what the guest asked for.
-pub type Sink = Arc<dyn Fn(Request) + Send + Sync>;
+pub type RequestHandler = Arc<dyn Fn(Request) + Send + Sync>;
 
 /// Ports of [`AcpiPower`].
 pub const ACPI_PORTS: u64 = 16;
@@ -31,7 +30,7 @@ pub const PM1_CONTROL: u64 = 4;
 pub const RESET: u64 = 8;
 /// The timer: 32 bits that count on and on.
 pub const PM_TIMER: u64 = 12;
-/// What to write to [`RESET`].
+/// The value for [`RESET`].
 pub const RESET_VALUE: u8 = 1;
 /// The type of sleep that is power-off, as the DSDT tells the guest.
 pub const SLEEP_TYPE_OFF: u16 = 5;
@@ -44,7 +43,7 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 
 /// The registers that the FADT points to (ACPI 6.5, 4.8.3).
 pub struct AcpiPower {
-    sink: Sink,
+    sink: RequestHandler,
     /// Which events may interrupt; none ever happens.
     enabled: u16,
     control: u16,
@@ -54,7 +53,7 @@ pub struct AcpiPower {
 
 impl AcpiPower {
     /// Tells `sink` what the guest asks for.
-    pub fn new(sink: Sink) -> Self {
+    pub fn new(sink: RequestHandler) -> Self {
         Self {
             sink,
             enabled: 0,
@@ -109,12 +108,12 @@ const KEYBOARD_RESET: u8 = 0xfe;
 
 /// As much of a keyboard controller as a guest without ACPI needs for a reset.
 pub struct KeyboardController {
-    sink: Sink,
+    sink: RequestHandler,
 }
 
 impl KeyboardController {
     /// Tells `sink` what the guest asks for.
-    pub fn new(sink: Sink) -> Self {
+    pub fn new(sink: RequestHandler) -> Self {
         Self { sink }
     }
 }
@@ -132,12 +131,91 @@ impl Device for KeyboardController {
     }
 }
 
+/// Port of the reset control register, which chipsets have since the PIIX3.
+pub const RESET_CONTROL_PORT: u64 = 0xcf9;
+/// System control port A.
+pub const CONTROL_PORT_A: u64 = 0x92;
+
+/// A port in which setting a bit resets the machine.
+pub struct ResetPort {
+    sink: RequestHandler,
+    reset: u8,
+    /// The last value that the guest wrote, without that bit.
+    value: u8,
+}
+
+impl ResetPort {
+    /// The reset control register. Which kind of reset it is, is told by other bits.
+    pub fn reset_control(sink: RequestHandler) -> Self {
+        Self {
+            sink,
+            reset: 1 << 2,
+            value: 0,
+        }
+    }
+
+    /// System control port A, which also has the gate of the 20th address line: it is open.
+    pub fn control_a(sink: RequestHandler) -> Self {
+        Self {
+            sink,
+            reset: 1 << 0,
+            value: 1 << 1,
+        }
+    }
+}
+
+impl Device for ResetPort {
+    fn read(&mut self, _: u64, data: &mut [u8]) {
+        data.fill(self.value);
+    }
+
+    fn write(&mut self, _: u64, data: &[u8]) {
+        if let &[value] = data {
+            self.value = value & !self.reset;
+            if value & self.reset != 0 {
+                (self.sink)(Request::Reset);
+            }
+        }
+    }
+}
+
+/// Port of [`PanicPort`], as in QEMU.
+pub const PANIC_PORT: u64 = 0x505;
+/// The kernel panicked.
+const PANICKED: u8 = 1 << 0;
+
+/// The port by which a kernel with a driver for it says that it panicked (pvpanic in QEMU's
+/// docs/specs). Of the events there, one is offered: a kernel that panics and goes on by loading
+/// another one (kexec) has nothing to tell here.
+pub struct PanicPort {
+    sink: RequestHandler,
+}
+
+impl PanicPort {
+    /// Tells `sink` what the guest says.
+    pub fn new(sink: RequestHandler) -> Self {
+        Self { sink }
+    }
+}
+
+impl Device for PanicPort {
+    fn read(&mut self, _: u64, data: &mut [u8]) {
+        data.fill(PANICKED);
+    }
+
+    fn write(&mut self, _: u64, data: &[u8]) {
+        if matches!(data, [events] if events & PANICKED != 0) {
+            (self.sink)(Request::Panic);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    fn recorder() -> (Sink, Arc<Mutex<Vec<Request>>>) {
+    fn recorder() -> (RequestHandler, Arc<Mutex<Vec<Request>>>) {
         let seen = Arc::<Mutex<Vec<Request>>>::default();
         let sink = seen.clone();
         (
@@ -169,6 +247,47 @@ mod tests {
         KeyboardController::new(sink.clone()).write(0, &[0xfe]);
         KeyboardController::new(sink).write(0, &[0xd1]);
         assert_eq!(*seen.lock().unwrap(), [Request::Reset, Request::Reset]);
+    }
+
+    /// As Linux does with `reboot=p`, cold and warm, and FreeBSD at port 0x92.
+    #[test]
+    fn reset_ports_reset_when_their_bit_is_set() {
+        for values in [[0x02, 0x0e], [0x02, 0x06]] {
+            let (sink, seen) = recorder();
+            let mut port = ResetPort::reset_control(sink);
+            port.write(0, &[values[0]]);
+            assert_eq!(*seen.lock().unwrap(), []);
+            port.write(0, &[values[1]]);
+            assert_eq!(*seen.lock().unwrap(), [Request::Reset]);
+            let mut value = [0];
+            port.read(0, &mut value);
+            assert_eq!(value[0] & 4, 0);
+        }
+        let (sink, seen) = recorder();
+        let mut port = ResetPort::control_a(sink);
+        let mut value = [0];
+        port.read(0, &mut value);
+        assert_eq!(value, [2]);
+        port.write(0, &[value[0]]);
+        assert_eq!(*seen.lock().unwrap(), []);
+        port.write(0, &[value[0] | 1]);
+        port.write(0, &[1, 1]);
+        assert_eq!(*seen.lock().unwrap(), [Request::Reset]);
+    }
+
+    #[test]
+    fn only_the_event_that_is_offered_is_a_panic() {
+        let (sink, seen) = recorder();
+        let mut port = PanicPort::new(sink);
+        let mut offered = [0];
+        port.read(0, &mut offered);
+        assert_eq!(offered, [1]);
+        // A kernel that another one takes over from, and a word.
+        port.write(0, &[2]);
+        port.write(0, &[1, 0]);
+        assert_eq!(*seen.lock().unwrap(), []);
+        port.write(0, &[1]);
+        assert_eq!(*seen.lock().unwrap(), [Request::Panic]);
     }
 
     #[test]

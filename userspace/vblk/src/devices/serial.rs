@@ -3,19 +3,11 @@
 //! The guest's first serial port, its console.
 
 use super::bus::Device;
-use std::{
-    collections::VecDeque,
-    io::Write,
-    sync::Arc, //
-};
-use vm_superio::{
-    serial::SerialEvents,
-    Serial,
-    Trigger, //
-};
+use std::{collections::VecDeque, io::Write, sync::Arc};
+use vm_superio::{serial::SerialEvents, Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Where the port is.
+/// The first port.
 pub const SERIAL_PORT: u64 = 0x3f8;
 /// How many ports it has.
 pub const SERIAL_PORTS: u64 = 8;
@@ -26,10 +18,10 @@ const RECEIVED_DATA: u8 = 1;
 
 /// The register of the lines to the terminal.
 const MODEM_CONTROL: u64 = 4;
-/// What is set there by a driver that is ready for input: "data terminal ready", "request to
+/// Bits set there by a driver that is ready for input: "data terminal ready", "request to
 /// send", and OUT2, which lets interrupts of the port through in a PC.
 const READY: u8 = 1 << 0 | 1 << 1 | 1 << 3;
-/// What is set there while a driver tests the port: what it says does not reach the terminal then.
+/// The bit set there while a driver tests the port: what it says does not reach the terminal then.
 const LOOPBACK: u8 = 1 << 4;
 
 /// Input that may wait for the guest to read it.
@@ -78,7 +70,7 @@ impl SerialConsole {
         }
     }
 
-    /// Whether [`Self::input`] would drop something.
+    /// Returns whether [`Self::input`] would drop something.
     pub fn is_full(&self) -> bool {
         self.pending.len() >= MAX_PENDING
     }
@@ -104,9 +96,9 @@ impl SerialConsole {
         }
     }
 
-    /// Whether a terminal would send: flow control as the lines have it. Enabled interrupts alone
-    /// do not say that the guest listens, since drivers enable them to find out what the port is,
-    /// and empty it before they use it.
+    /// Returns whether a terminal would send: flow control as the lines have it. Enabled interrupts
+    /// alone do not say that the guest listens, since drivers enable them to find out what the port
+    /// is, and empty it before they use it.
     fn is_wanted(&self) -> bool {
         let state = self.port.state();
         state.interrupt_enable & RECEIVED_DATA != 0

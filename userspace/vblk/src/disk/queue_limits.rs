@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel tells of a block device's queue in sysfs only.
+//! Limits of a block device's queue, which are in sysfs only.
 
 use std::{
     fs,
-    path::{
-        Path,
-        PathBuf, //
-    },
+    path::{Path, PathBuf},
 };
 use vblk_core::addr::SECTOR_SIZE;
 
-/// Limits of a block device, in bytes where they are lengths; 0 where the kernel does not tell, or the device can't.
+/// Limits of a block device, in bytes where they are lengths; 0 where the kernel does not tell, or
+/// the device can't.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueLimits {
     /// By how much the first physical block precedes the device.
@@ -20,10 +18,6 @@ pub struct QueueLimits {
     pub io_min: u32,
     /// Best request for sustained throughput.
     pub io_opt: u32,
-    /// Most buffers of a request.
-    pub max_segments: u32,
-    /// Longest buffer of a request.
-    pub max_segment_size: u32,
     /// Unit of discarding.
     pub discard_granularity: u32,
     /// Most that can be discarded at a time.
@@ -49,8 +43,6 @@ impl QueueLimits {
             alignment_offset: u32::try_from(number(&device.join("alignment_offset"))).unwrap_or(0),
             io_min: small("minimum_io_size"),
             io_opt: small("optimal_io_size"),
-            max_segments: small("max_segments"),
-            max_segment_size: small("max_segment_size"),
             discard_granularity: small("discard_granularity"),
             discard_bytes: number(&queue.join("discard_max_bytes")),
             write_zeroes_bytes: number(&queue.join("write_zeroes_max_bytes")),
@@ -73,7 +65,7 @@ impl QueueLimits {
     }
 }
 
-/// What is in a file; 0 if it is not there. An offset of -1 says that there is none.
+/// Returns the number in a file; 0 if it is not there. An offset of -1 says that there is none.
 fn number(file: &Path) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
@@ -95,8 +87,6 @@ mod tests {
         for (name, value) in [
             ("minimum_io_size", "4096\n"),
             ("optimal_io_size", "65536\n"),
-            ("max_segments", "128\n"),
-            ("max_segment_size", "65536\n"),
             ("discard_granularity", "4096\n"),
             ("discard_max_bytes", "2199023255040\n"),
             ("write_zeroes_max_bytes", "0\n"),
@@ -107,8 +97,6 @@ mod tests {
             alignment_offset: 0,
             io_min: 4096,
             io_opt: 65536,
-            max_segments: 128,
-            max_segment_size: 65536,
             discard_granularity: 4096,
             discard_bytes: 2_199_023_255_040,
             write_zeroes_bytes: 0,

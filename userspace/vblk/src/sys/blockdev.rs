@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel tells of a block device or a file.
+//! Properties of a block device or a file.
 
 use std::{
     fs::File,
     io,
-    os::fd::AsRawFd, //
+    os::{fd::AsRawFd, unix::fs::FileExt},
 };
-use vmm_sys_util::{
-    ioctl::ioctl_with_mut_ref,
-    ioctl_io_nr, //
-    ioctl_ior_nr,
-};
+use vmm_sys_util::{ioctl::ioctl_with_mut_ref, ioctl_io_nr, ioctl_ior_nr};
 
-/// What a direct read or write of a file must be a multiple of, in bytes.
+/// Alignment of direct reads and writes of a file, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectAlign {
     /// Addresses in memory.
@@ -52,7 +48,7 @@ pub fn physical_block_size(file: &File) -> io::Result<u32> {
     Ok(bytes)
 }
 
-/// Whether a block device refuses writes.
+/// Returns whether a block device refuses writes.
 pub fn is_read_only(file: &File) -> io::Result<bool> {
     let mut value: libc::c_int = 0;
     // SAFETY: BLKROGET stores an `int` at its argument, which is a valid `c_int`.
@@ -60,7 +56,7 @@ pub fn is_read_only(file: &File) -> io::Result<bool> {
     Ok(value != 0)
 }
 
-/// What direct I/O on `file` must be aligned to; `None` when the kernel does not tell (before
+/// Returns the alignment of direct I/O on `file`; `None` when the kernel does not tell (before
 /// Linux 6.1, or a filesystem that can't do direct I/O).
 pub fn direct_align(file: &File) -> Option<DirectAlign> {
     // SAFETY: `statx` is made of integers, for which zeroes are valid.
@@ -81,6 +77,43 @@ pub fn direct_align(file: &File) -> Option<DirectAlign> {
         memory: answer.stx_dio_mem_align,
         offset: answer.stx_dio_offset_align,
     })
+}
+
+/// Returns whether a direct read of `unit` bytes works at a position and to memory that are a
+/// multiple of `unit`, a power of two up to 2048, and of nothing larger.
+pub fn takes_direct_io(file: &File, unit: u32) -> bool {
+    #[repr(C, align(4096))]
+    struct Page([u8; 4096]);
+
+    let mut page = Page([0; 4096]);
+    let unit = (unit as usize).min(2048);
+    let buffer = &mut page.0[unit..2 * unit];
+    let read = file.read_at(buffer, unit as u64);
+    !read.is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL))
+}
+
+/// Lets I/O on a file go through the page cache from now on.
+pub fn leave_direct_io(file: &File) -> io::Result<()> {
+    // SAFETY: F_GETFL takes no argument, and the descriptor is open.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    check(flags)?;
+    // SAFETY: F_SETFL takes an `int`, and the descriptor is open.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_DIRECT) })
+}
+
+/// Returns whether the file system can punch holes into a file. It is tried far behind the end of
+/// the file, where nothing is.
+pub fn can_punch_holes(file: &File) -> bool {
+    const MIB: i64 = 1 << 20;
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let end = file.metadata().map_or(0, |metadata| metadata.len());
+    let at = i64::try_from(end.next_multiple_of(MIB as u64)).unwrap_or(0);
+    if at == 0 {
+        return false;
+    }
+    // SAFETY: fallocate takes an open descriptor and no pointer.
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), mode, at, MIB) };
+    !check(result).is_err_and(|e| matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)))
 }
 
 /// Locks a whole file until it is closed, against others that lock it; does not wait.

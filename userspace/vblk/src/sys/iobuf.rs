@@ -5,16 +5,8 @@
 //! Both kinds keep what they point to alive. There is no `unsafe` here, but [`super::uring`]
 //! relies on the pieces to stay valid for as long as the buffer exists.
 
-use std::{
-    ops::Range,
-    sync::Arc, //
-};
-use vm_memory::{
-    GuestAddress,
-    GuestMemoryBackend,
-    GuestMemoryMmap,
-    VolatileSlice, //
-};
+use std::{ops::Range, sync::Arc};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 /// Bytes of the memory pages that bounce buffers are made of; no disk wants a larger alignment.
 const PAGE: usize = 4096;
@@ -71,8 +63,8 @@ impl GuestBuffer {
         Ok(())
     }
 
-    /// Whether each piece begins at a multiple of `align` and is a multiple of `block` long, both
-    /// powers of two.
+    /// Returns whether each piece begins at a multiple of `align` and is a multiple of `block`
+    /// long, both powers of two.
     pub fn is_aligned(&self, align: u32, block: u32) -> bool {
         let (align, block) = (align.max(1) as usize, block.max(1) as usize);
         self.pieces.iter().all(|piece| {
@@ -160,7 +152,7 @@ impl Bounce {
     }
 }
 
-/// What an operation works on.
+/// The memory that an operation works on.
 pub enum Buffer {
     /// Guest memory, without copying.
     Guest(GuestBuffer),
@@ -171,7 +163,7 @@ pub enum Buffer {
 }
 
 impl Buffer {
-    /// What is left to do, in order.
+    /// Returns the pieces that are left, in order.
     pub(super) fn pieces(&self) -> &[libc::iovec] {
         match self {
             Self::Guest(guest) => &guest.pieces[guest.first..],

@@ -9,7 +9,7 @@ const WHO_PROCESS: libc::c_int = 1;
 /// The real-time class at its lowest level.
 const REALTIME: libc::c_long = 1 << 13 | 7;
 
-/// Whether I/O of the calling thread may have real-time priority.
+/// Returns whether I/O of the calling thread may have real-time priority.
 ///
 /// The kernel is asked by trying, so that its rule need not be repeated here. The thread's own
 /// priority is afterwards what it was.

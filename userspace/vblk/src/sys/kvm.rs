@@ -3,30 +3,16 @@
 //! A virtual machine that keeps its memory mapped for as long as anything can run in it.
 
 use crate::memory::Memory;
-use kvm_bindings::{
-    kvm_pit_config,
-    kvm_userspace_memory_region,
-    KVM_PIT_SPEAKER_DUMMY, //
-};
-use kvm_ioctls::{
-    Cap,
-    IoEventAddress,
-    Kvm,
-    VcpuFd,
-    VmFd, //
-};
+use kvm_bindings::{kvm_pit_config, kvm_userspace_memory_region, KVM_PIT_SPEAKER_DUMMY};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use std::sync::Arc;
-use vm_memory::{
-    Address,
-    GuestMemoryBackend,
-    GuestMemoryRegion, //
-};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::{
-    errno::Result,
-    eventfd::EventFd, //
+    errno::{Error, Result},
+    eventfd::EventFd,
 };
 
-/// Where KVM on Intel keeps three pages of its own: in the gap below 4 GiB.
+/// Address of three pages that KVM on Intel has for itself, in the gap below 4 GiB.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// A virtual machine and its memory.
@@ -43,7 +29,7 @@ pub struct Vm {
 impl Vm {
     /// A machine with `memory`, interrupt controllers and a timer, but no CPUs.
     pub fn new(kvm: &Kvm, memory: Memory) -> Result<Self> {
-        let fd = kvm.create_vm()?;
+        let fd = uninterrupted(|| kvm.create_vm())?;
         fd.set_tss_address(TSS_ADDRESS)?;
         for (slot, region) in memory.iter().enumerate() {
             let region = kvm_userspace_memory_region {
@@ -72,12 +58,12 @@ impl Vm {
     /// Adds a CPU.
     pub fn create_vcpu(&self, id: u64) -> Result<Vcpu> {
         Ok(Vcpu {
-            fd: self.fd.create_vcpu(id)?,
+            fd: uninterrupted(|| self.fd.create_vcpu(id))?,
             _memory: self.memory.clone(),
         })
     }
 
-    /// Whether this machine can do something.
+    /// Returns whether this machine has a capability.
     pub fn has(&self, cap: Cap) -> bool {
         self.fd.check_extension(cap)
     }
@@ -92,6 +78,18 @@ impl Vm {
     pub fn signal_on_write(&self, event: &EventFd, address: u64, value: u32) -> Result<()> {
         let address = IoEventAddress::Mmio(address);
         self.fd.register_ioevent(event, &address, value)
+    }
+}
+
+/// Asks KVM again as long as it was interrupted: it gives up for any signal, also one that does
+/// nothing, such as SIGCONT after SIGSTOP.
+fn uninterrupted<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let interrupted = Error::new(libc::EINTR);
+    loop {
+        match ask() {
+            Err(e) if e == interrupted => {}
+            answer => return answer,
+        }
     }
 }
 

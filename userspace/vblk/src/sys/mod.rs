@@ -10,6 +10,7 @@ pub mod iobuf;
 pub mod ioprio;
 pub mod kvm;
 pub mod poll;
+pub mod rlimit;
 pub mod signals;
 pub mod terminal;
 pub mod uring;

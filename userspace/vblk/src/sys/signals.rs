@@ -4,17 +4,8 @@
 
 use std::{
     io,
-    mem::{
-        size_of,
-        MaybeUninit, //
-    },
-    os::fd::{
-        AsFd,
-        AsRawFd,
-        BorrowedFd,
-        FromRawFd,
-        OwnedFd, //
-    },
+    mem::{size_of, MaybeUninit},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 /// Signals that would end the process, which reads them here instead.
@@ -25,7 +16,7 @@ impl Signals {
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// Returns the kernel's error.
     pub fn block(signals: &[libc::c_int], ignored: &[libc::c_int]) -> io::Result<Self> {
         let read = set_of(signals);
         let mut blocked = read;
@@ -66,6 +57,12 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Stops this process as SIGTSTP would have done it, until it gets SIGCONT.
+pub fn stop_self() {
+    // SAFETY: raise takes no pointer.
+    unsafe { libc::raise(libc::SIGSTOP) };
 }
 
 fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {

@@ -7,19 +7,8 @@
 //! waits for every operation; if it can't, it leaks their memory.
 
 use super::iobuf::Buffer;
-use io_uring::{
-    cqueue,
-    opcode,
-    squeue,
-    types,
-    IoUring, //
-};
-use std::{
-    fs::File,
-    io,
-    os::fd::AsRawFd,
-    sync::Arc, //
-};
+use io_uring::{cqueue, opcode, squeue, types, IoUring};
+use std::{fs::File, io, os::fd::AsRawFd, sync::Arc};
 use vblk_core::priority::Priority;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -33,19 +22,19 @@ const DISK: types::Fixed = types::Fixed(0);
 /// BLOCK_URING_CMD_DISCARD of `<linux/blkdev.h>`, from Linux 6.12.
 const DISCARD_COMMAND: u32 = 0x12 << 8;
 
-/// What zeroes are written from.
+/// A buffer of zeroes to write.
 #[repr(C, align(4096))]
 struct Zeroes([u8; 64 << 10]);
 static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
 
-/// What to do with the disk.
+/// An operation on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Fill the buffer from this position in bytes.
     Read(u64),
     /// Write the buffer to this position in bytes.
     Write {
-        /// Where.
+        /// Position in bytes.
         offset: u64,
         /// Complete only when the data is durable.
         durable: bool,
@@ -54,38 +43,38 @@ pub enum Operation {
     Sync,
     /// Forget what is in some bytes of a block device.
     Discard {
-        /// Where.
+        /// Position in bytes.
         offset: u64,
-        /// How many.
+        /// Length in bytes.
         len: u32,
     },
     /// Make some bytes zero by giving up the space behind them.
     PunchHole {
-        /// Where.
+        /// Position in bytes.
         offset: u64,
-        /// How many.
+        /// Length in bytes.
         len: u32,
     },
     /// Write zeroes, maybe fewer than asked for.
     WriteZeroes {
-        /// Where.
+        /// Position in bytes.
         offset: u64,
-        /// How many.
+        /// Length in bytes.
         len: u32,
         /// Complete only when they are durable.
         durable: bool,
     },
 }
 
-/// What [`Ring::next`] reports.
+/// A report of [`Ring::next`].
 pub enum Event<T> {
     /// The watched eventfd with this number was signalled since the last report.
     Signalled(usize),
     /// An operation is done.
     Done {
-        /// What was given with it.
+        /// The context that was given with it.
         context: T,
-        /// What it worked on.
+        /// The memory that it worked on.
         buffer: Buffer,
         /// Bytes moved, which may be fewer than asked for, or the error.
         result: io::Result<usize>,
@@ -95,7 +84,7 @@ pub enum Event<T> {
 /// An io_uring on one disk, with at most as many operations in flight as it has slots.
 pub struct Ring<T> {
     ring: IoUring,
-    /// What is in flight: the buffer belongs to the kernel from `start` to `next`.
+    /// Operations in flight: a buffer belongs to the kernel from `start` to `next`.
     flights: Vec<Option<(T, Buffer)>>,
     free: Vec<u32>,
     watched: Vec<Arc<EventFd>>,
@@ -123,7 +112,7 @@ impl<T> Ring<T> {
         })
     }
 
-    /// Whether [`Self::start`] would find no slot.
+    /// Returns whether [`Self::start`] would find no slot.
     pub fn is_full(&self) -> bool {
         self.free.is_empty()
     }
@@ -219,7 +208,7 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Whether `entry` found room.
+    /// Returns whether `entry` found room.
     ///
     /// # Safety
     ///
@@ -248,6 +237,35 @@ impl<T> Drop for Ring<T> {
             while self.next().is_some() {}
         }
     }
+}
+
+/// Abilities of this kernel's io_uring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Discard sectors of a block device (from Linux 6.12).
+    pub discard: bool,
+}
+
+/// Builds a ring for `disk` with this many entries, and asks it what it can do.
+///
+/// # Errors
+///
+/// When the kernel has no io_uring or does not allow it.
+pub fn probe(disk: &File, entries: u32) -> io::Result<Abilities> {
+    let mut ring = build(entries)?;
+    ring.submitter().register_files(&[disk.as_raw_fd()])?;
+    // Of no bytes: a kernel that knows the command refuses the length.
+    let nothing = Operation::Discard { offset: 0, len: 0 };
+    let entry = entry(nothing, Priority::NONE, &Buffer::Empty);
+    // SAFETY: The entry refers to no memory.
+    if unsafe { ring.submission().push(&entry) }.is_err() {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    ring.submit_and_wait(1)?;
+    let answer = ring.completion().next().map(|entry| entry.result());
+    Ok(Abilities {
+        discard: answer.is_some_and(|result| result != -libc::EOPNOTSUPP),
+    })
 }
 
 /// A ring with the cheapest way of completing that this kernel has.

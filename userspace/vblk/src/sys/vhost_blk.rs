@@ -3,46 +3,26 @@
 //! The ioctls of `/dev/vhost-blk-rs` that `<linux/vhost.h>` does not have, and one whose argument
 //! the `vhost` crate cuts to 16 bits. The other standard ones come from there.
 
-use crate::backend::Offer;
 use std::{
     fs::File,
     io,
-    os::fd::{
-        AsFd,
-        AsRawFd,
-        BorrowedFd, //
-    },
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 use vblk_core::{
-    config::{
-        Queues,
-        CONFIG_BYTES, //
-    },
+    config::{Queues, CONFIG_BYTES},
     features::Features,
     request::ID_BYTES,
     uapi::{
-        ConfigHeader,
-        Info,
-        Stats,
-        VringFile,
-        VringState,
-        FD_UNBIND,
-        VHOST_BLK_GET_CONFIG,
-        VHOST_BLK_GET_INFO,
-        VHOST_BLK_GET_STATS,
-        VHOST_BLK_SET_BACKEND,
-        VHOST_BLK_SET_CONFIG_CALL,
-        VHOST_BLK_SET_SERIAL,
-        VHOST_BLK_SET_WRITEBACK,
-        VHOST_SET_VRING_BASE, //
+        ConfigHeader, Info, Stats, VringFile, VringState, VringWorker, WorkerState, CONFIG_ROOM,
+        FD_UNBIND, VHOST_ATTACH_VRING_WORKER, VHOST_BLK_GET_CONFIG, VHOST_BLK_GET_INFO,
+        VHOST_BLK_GET_STATS, VHOST_BLK_SET_BACKEND, VHOST_BLK_SET_CONFIG_CALL,
+        VHOST_BLK_SET_MEMORY_PINNED, VHOST_BLK_SET_SERIAL, VHOST_BLK_SET_WRITEBACK,
+        VHOST_NEW_WORKER, VHOST_SET_VRING_BASE,
     },
 };
 use vmm_sys_util::{
     eventfd::EventFd,
-    ioctl::{
-        ioctl_with_mut_ref,
-        ioctl_with_ref, //
-    },
+    ioctl::{ioctl_with_mut_ref, ioctl_with_ref},
 };
 
 /// Attaches `disk`, or detaches the disk when there is none given.
@@ -95,15 +75,19 @@ pub fn set_vring_base(device: &File, index: u32, base: u32) -> io::Result<()> {
     check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_SET_VRING_BASE.into(), &argument) })
 }
 
-/// What the module offers for `disk` with these queues.
-pub fn get_config(device: &File, disk: BorrowedFd<'_>, queues: Queues) -> io::Result<Offer> {
+/// Returns the features and the configuration space for `disk` with these queues.
+pub fn get_config(
+    device: &File,
+    disk: BorrowedFd<'_>,
+    queues: Queues,
+) -> io::Result<(Features, [u8; CONFIG_BYTES])> {
     let header = ConfigHeader {
         fd: disk.as_raw_fd(),
         queues: queues.count.into(),
         queue_size: queues.size.into(),
         ..ConfigHeader::default()
     };
-    let mut argument = [0; ConfigHeader::BYTES + CONFIG_BYTES];
+    let mut argument = [0; ConfigHeader::BYTES + CONFIG_ROOM];
     argument[..ConfigHeader::BYTES].copy_from_slice(&header.to_bytes());
     // SAFETY: The kernel reads and writes a `struct vhost_blk_config`, which has the argument's
     // size.
@@ -113,10 +97,9 @@ pub fn get_config(device: &File, disk: BorrowedFd<'_>, queues: Queues) -> io::Re
     let (header, config) = argument
         .split_first_chunk()
         .ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Offer {
-        features: Features(ConfigHeader::from_bytes(header).features),
-        config: config.try_into().map_err(|_| io::ErrorKind::InvalidData)?,
-    })
+    let features = Features(ConfigHeader::from_bytes(header).features);
+    let config = config.first_chunk().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((features, *config))
 }
 
 /// Switches between writing back and writing through.
@@ -124,6 +107,35 @@ pub fn set_writeback(device: &File, on: bool) -> io::Result<()> {
     let argument = u32::from(on).to_ne_bytes();
     // SAFETY: The kernel reads 32 bits from the argument.
     check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_SET_WRITEBACK.into(), &argument) })
+}
+
+/// Lets the module pin all of guest memory when the memory table is set.
+pub fn set_memory_pinned(device: &File) -> io::Result<()> {
+    let argument = 1u32.to_ne_bytes();
+    // SAFETY: The kernel reads 32 bits from the argument.
+    check(unsafe {
+        ioctl_with_ref(
+            &device.as_fd(),
+            VHOST_BLK_SET_MEMORY_PINNED.into(),
+            &argument,
+        )
+    })
+}
+
+/// Creates a worker thread, and returns its number.
+pub fn new_worker(device: &File) -> io::Result<u32> {
+    let mut answer = [0; WorkerState::BYTES];
+    // SAFETY: The kernel writes a `struct vhost_worker_state` to the argument, which has its size.
+    check(unsafe { ioctl_with_mut_ref(&device.as_fd(), VHOST_NEW_WORKER.into(), &mut answer) })?;
+    Ok(WorkerState::from_bytes(&answer).worker_id)
+}
+
+/// Lets the worker thread with this number serve queue `index`.
+pub fn attach_vring_worker(device: &File, index: u32, worker_id: u32) -> io::Result<()> {
+    let argument = VringWorker { index, worker_id }.to_bytes();
+    // SAFETY: The kernel reads a `struct vhost_vring_worker` from the argument, and its bytes are
+    // there.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_ATTACH_VRING_WORKER.into(), &argument) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

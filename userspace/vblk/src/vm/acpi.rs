@@ -5,23 +5,11 @@
 
 use super::{
     dsdt,
-    layout::{
-        ACPI_IRQ,
-        ACPI_PORT,
-        ACPI_TABLES,
-        IO_APIC,
-        LOCAL_APIC, //
-    },
+    layout::{ACPI_IRQ, ACPI_PORT, ACPI_TABLES, IO_APIC, LOCAL_APIC},
 };
 use crate::devices::{
     clock::CENTURY,
-    power::{
-        PM1_CONTROL,
-        PM1_EVENT,
-        PM_TIMER,
-        RESET,
-        RESET_VALUE, //
-    },
+    power::{PM1_CONTROL, PM1_EVENT, PM_TIMER, RESET, RESET_VALUE},
 };
 
 const HEADER_BYTES: usize = 36;

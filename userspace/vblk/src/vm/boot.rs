@@ -3,56 +3,31 @@
 //! Getting a Linux kernel into memory, with what its boot protocol asks for.
 
 use super::{
-    acpi,
+    acpi, elf,
     layout::{
-        ACPI_TABLES,
-        CMDLINE,
-        CMDLINE_MAX,
-        GAP_END,
-        GAP_START,
-        HIGH_MEMORY,
-        LOW_MEMORY_END,
-        ZERO_PAGE, //
+        ACPI_TABLES, CMDLINE, CMDLINE_MAX, GAP_END, GAP_START, HIGH_MEMORY, LOW_MEMORY_END,
+        RESET_FLAG, RESET_FLAG_UNTOUCHED, RESET_VECTOR, ZERO_PAGE,
     },
     registers,
+    restart::RestartMarks,
 };
-use crate::{
-    errno,
-    memory::Memory, //
-};
+use crate::{errno, memory::Memory};
 use linux_loader::loader::{
-    bootparam::{
-        boot_e820_entry,
-        boot_params,
-        setup_header, //
-    },
-    BzImage,
-    Elf,
-    KernelLoader, //
+    bootparam::{boot_e820_entry, boot_params, setup_header},
+    BzImage, Elf, KernelLoader,
 };
 use std::{
     fs::File,
-    io::{
-        self,
-        Read,
-        Seek, //
-    },
-    path::{
-        Path,
-        PathBuf, //
-    },
+    io::{self, Read, Seek},
+    path::{Path, PathBuf},
 };
-use vm_memory::{
-    Address,
-    Bytes,
-    GuestAddress,
-    GuestMemoryBackend,
-    GuestMemoryRegion, //
-};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-/// What goes before the user's own words. A panic restarts the machine, and marks the restart as a
-/// warm one, which other restarts are not: so the launcher can tell them apart.
-const CMDLINE_PREFIX: &str = "panic=-1 reboot=panic_warm";
+/// Words for the kernel before the user's own: a panic restarts the machine.
+const CMDLINE_PREFIX: &str = "panic=-1";
+/// Code for a kernel that wants the BIOS to restart: the keyboard controller does it.
+/// `mov al, 0xfe; out 0x64, al; hlt; jmp $-1`
+const RESET_CODE: [u8; 7] = [0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
 
 /// Why a guest can't be booted. The text names the option.
 #[derive(Debug, thiserror::Error)]
@@ -81,12 +56,35 @@ pub enum Error {
     Memory(u64),
 }
 
-/// What a guest is to be booted with: open files.
+/// The files and words that a guest is booted with.
 pub struct Boot {
     kernel: (PathBuf, File),
     format: Format,
     initrd: Option<(PathBuf, File)>,
     cmdline: String,
+}
+
+/// A kernel in memory.
+struct LoadedKernel {
+    /// The address to start at.
+    entry: GuestAddress,
+    /// The end of the memory that it takes at first.
+    end: u64,
+    /// Bytes that it takes.
+    bytes: u64,
+}
+
+impl LoadedKernel {
+    /// Returns how much memory it takes to unpack an initial file system of `initrd` bytes. A
+    /// kernel with less stops without a word, or ends its own processes for a minute.
+    fn memory_to_unpack(&self, initrd: u64) -> u64 {
+        /// For page tables, caches, and the first processes.
+        const ROOM: u64 = 16 << 20;
+        // The archive and its content are there at the same time; the content is not smaller.
+        let file_system = initrd.saturating_mul(2);
+        let taken = self.bytes.saturating_add(file_system);
+        taken.saturating_add(HIGH_MEMORY.0 + ROOM)
+    }
 }
 
 enum Format {
@@ -125,6 +123,11 @@ impl Boot {
         })
     }
 
+    /// Returns how the kernel will mark its restarts.
+    pub fn restart_marks(&self) -> RestartMarks {
+        RestartMarks::of(&self.cmdline)
+    }
+
     /// Loads everything, and describes a machine with so many CPUs and disks. Gives the address to
     /// start at.
     ///
@@ -133,8 +136,8 @@ impl Boot {
     /// See [`Error`].
     pub fn load(mut self, memory: &Memory, cpus: u8, disks: usize) -> Result<GuestAddress, Error> {
         let mut params = boot_params::default();
-        let (entry, kernel_end) = self.load_kernel(memory, &mut params.hdr)?;
-        self.load_initrd(memory, &mut params.hdr, kernel_end)?;
+        let kernel = self.load_kernel(memory, &mut params.hdr)?;
+        self.load_initrd(memory, &mut params.hdr, &kernel)?;
         self.load_cmdline(memory, &mut params.hdr)?;
         params.acpi_rsdp_addr = ACPI_TABLES.0;
         describe_memory(memory, &mut params);
@@ -142,16 +145,18 @@ impl Boot {
             .write_obj(params, ZERO_PAGE)
             .and_then(|()| memory.write_slice(&acpi::tables(cpus, disks), ACPI_TABLES))
             .and_then(|()| registers::write_tables(memory))
+            .and_then(|()| memory.write_obj(RESET_FLAG_UNTOUCHED, RESET_FLAG))
+            .and_then(|()| memory.write_slice(&RESET_CODE, RESET_VECTOR))
             .map_err(|_| Error::Memory(HIGH_MEMORY.0 >> 20))?;
-        Ok(entry)
+        Ok(kernel.entry)
     }
 
-    /// The address to start at, and where the memory that the kernel takes at first ends.
+    /// Loads the kernel.
     fn load_kernel(
         &mut self,
         memory: &Memory,
         header: &mut setup_header,
-    ) -> Result<(GuestAddress, u64), Error> {
+    ) -> Result<LoadedKernel, Error> {
         /// The kernel has an entry for CPUs in 64-bit mode, at this offset.
         const XLF_KERNEL_64: u16 = 1;
         const ENTRY_64: u64 = 0x200;
@@ -163,13 +168,13 @@ impl Boot {
             cause: cause.to_owned(),
         };
         let size = file.metadata().map_or(0, |metadata| metadata.len());
-        let needed = |end: u64| Error::Memory(end.div_ceil(1 << 20));
-        if HIGH_MEMORY.0 + size > low_memory(memory) {
-            return Err(needed(HIGH_MEMORY.0 + size));
-        }
-        let mut end;
-        let entry = match self.format {
+        let check = |end: u64| match end > low_memory(memory) {
+            true => Err(Error::Memory(end.div_ceil(1 << 20))),
+            false => Ok(()),
+        };
+        let kernel = match self.format {
             Format::BzImage => {
+                check(HIGH_MEMORY.0.saturating_add(size))?;
                 let loaded = BzImage::load(&**memory, Some(HIGH_MEMORY), file, None)
                     .map_err(|_| refused("not a usable bzImage"))?;
                 *header = loaded.setup_header.unwrap_or_default();
@@ -182,37 +187,44 @@ impl Boot {
                 if header.xloadflags & XLF_KERNEL_64 == 0 {
                     return Err(refused("not a 64-bit kernel"));
                 }
-                end = (HIGH_MEMORY.0.max(header.pref_address))
+                let unpacked = (HIGH_MEMORY.0.max(header.pref_address))
                     .saturating_add(header.init_size.into());
-                HIGH_MEMORY.unchecked_add(ENTRY_64)
+                LoadedKernel {
+                    entry: HIGH_MEMORY.unchecked_add(ENTRY_64),
+                    end: unpacked.max(HIGH_MEMORY.0 + size),
+                    bytes: header.init_size.into(),
+                }
             }
             Format::Elf => {
-                let loaded = Elf::load(&**memory, None, file, Some(HIGH_MEMORY)).map_err(|_| {
-                    refused("not a usable ELF kernel (64-bit, at 1 MiB or higher?)")
-                })?;
-                end = loaded.kernel_end;
-                loaded.kernel_load
+                const UNUSABLE: &str = "not a usable ELF kernel (64-bit, at 1 MiB or higher?)";
+                // Debug information may make a file many times as long as what is loaded of it.
+                let segments = elf::segments(file).ok_or_else(|| refused(UNUSABLE))?;
+                check(segments.end)?;
+                let loaded = Elf::load(&**memory, None, file, Some(HIGH_MEMORY))
+                    .map_err(|_| refused(UNUSABLE))?;
+                LoadedKernel {
+                    entry: loaded.kernel_load,
+                    end: segments.end,
+                    bytes: segments.end - segments.start,
+                }
             }
         };
-        end = end.max(HIGH_MEMORY.0 + size);
-        if end > low_memory(memory) {
-            return Err(needed(end));
-        }
+        check(kernel.end)?;
         header.header = MAGIC;
         header.boot_flag = 0xaa55;
         // A boot loader without a number of its own.
         header.type_of_loader = 0xff;
-        Ok((entry, end))
+        Ok(kernel)
     }
 
     fn load_initrd(
         &mut self,
         memory: &Memory,
         header: &mut setup_header,
-        kernel_end: u64,
+        kernel: &LoadedKernel,
     ) -> Result<(), Error> {
         const PAGE: u64 = 4096;
-        /// Where an initrd may end at most if the kernel does not say.
+        /// The last address of an initrd if the kernel does not say.
         const MAX: u32 = 0x7fff_ffff;
 
         let Some((path, file)) = &mut self.initrd else {
@@ -232,9 +244,11 @@ impl Boot {
         };
         let top = low_memory(memory).min(u64::from(max) + 1);
         let start = top.checked_sub(size).map(|start| start & !(PAGE - 1));
-        let Some(start) = start.filter(|start| *start >= kernel_end) else {
-            let needed = kernel_end.saturating_add(size).saturating_add(PAGE);
-            return Err(Error::Memory(needed.div_ceil(1 << 20)));
+        let all = memory.iter().map(GuestMemoryRegion::len).sum::<u64>();
+        let needed = kernel.memory_to_unpack(size);
+        let Some(start) = start.filter(|start| *start >= kernel.end && needed <= all) else {
+            let place = kernel.end.saturating_add(size).saturating_add(PAGE);
+            return Err(Error::Memory(needed.max(place).div_ceil(1 << 20)));
         };
         memory
             .read_exact_volatile_from(GuestAddress(start), file, size as usize)
@@ -246,10 +260,11 @@ impl Boot {
     }
 
     fn load_cmdline(&self, memory: &Memory, header: &mut setup_header) -> Result<(), Error> {
-        /// What a kernel takes that does not say.
+        /// The length that a kernel takes that does not say.
         const DEFAULT_MAX: u32 = 255;
 
-        let mut line = format!("{CMDLINE_PREFIX} {}", self.cmdline).into_bytes();
+        let word = self.restart_marks().word();
+        let mut line = format!("{CMDLINE_PREFIX}{word} {}", self.cmdline).into_bytes();
         let max = match (&self.format, header.cmdline_size) {
             (Format::Elf, _) => CMDLINE_MAX - 1,
             (Format::BzImage, 0) => DEFAULT_MAX as usize,
@@ -303,7 +318,7 @@ fn format(file: &mut File) -> Result<Format, String> {
     }
 }
 
-/// Where the memory that begins at 0 ends.
+/// Returns the end of the memory that begins at 0.
 fn low_memory(memory: &Memory) -> u64 {
     memory
         .find_region(GuestAddress(0))
@@ -329,4 +344,20 @@ fn describe_memory(memory: &Memory, params: &mut boot_params) {
     }
     params.e820_entries = entries.len() as u8;
     params.e820_table[..entries.len()].copy_from_slice(&entries);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_initial_file_system_takes_its_place_twice() {
+        const MIB: u64 = 1 << 20;
+        let kernel = LoadedKernel {
+            entry: HIGH_MEMORY,
+            end: 32 * MIB,
+            bytes: 16 * MIB,
+        };
+        assert_eq!(kernel.memory_to_unpack(11 * MIB), (1 + 16 + 16 + 22) * MIB);
+    }
 }

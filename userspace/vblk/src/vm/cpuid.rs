@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a CPU of the guest says of itself: what KVM supports, and its own place among the others.
+//! The CPUID of a CPU of the guest: what KVM supports, and its place among the others.
 
-use kvm_bindings::{
-    kvm_cpuid_entry2,
-    CpuId, //
-};
+use kvm_bindings::{kvm_cpuid_entry2, CpuId};
 
 /// Adapts what KVM supports to CPU `cpu` of `cpus`, each a core of one package.
 pub fn adapt(cpuid: &mut CpuId, cpu: u8, cpus: u8, tsc_deadline: bool) {

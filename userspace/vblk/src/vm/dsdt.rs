@@ -1,30 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What ACPI can't find out by itself, in its own language: how to power off, and the disks.
+//! The DSDT, in ACPI's own language: how to power off, where to tell of a panic, and the disks.
 
-use super::layout::{
-    disk_places,
-    DiskPlace, //
-};
+use super::layout::{disk_places, DiskPlace};
 use crate::devices::{
-    power::SLEEP_TYPE_OFF,
-    virtio::mmio::MMIO_BYTES, //
+    power::{PANIC_PORT, SLEEP_TYPE_OFF},
+    virtio::mmio::MMIO_BYTES,
 };
 use acpi_tables::{
-    aml::{
-        Device,
-        Interrupt,
-        Memory32Fixed,
-        Name,
-        Package,
-        ResourceTemplate,
-        Scope, //
-    },
+    aml::{Device, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope, IO},
     Aml,
 };
 
-/// What drivers know virtio devices on the MMIO transport by.
+/// The hardware ID of virtio devices on the MMIO transport.
 const VIRTIO_MMIO: &str = "LNRO0005";
+/// That of pvpanic.
+const PVPANIC: &str = "QEMU0001";
 
 /// The definition block of a machine with so many disks.
 pub fn definitions(disks: usize) -> Vec<u8> {
@@ -34,9 +25,25 @@ pub fn definitions(disks: usize) -> Vec<u8> {
     let sleep = Package::new(vec![&off, &off, &0u8, &0u8]);
     Name::new("_S5_".into(), &sleep).to_aml_bytes(&mut bytes);
 
-    let devices: Vec<_> = (0u8..).zip(disk_places().take(disks)).map(disk).collect();
-    let system_bus = Scope::raw("_SB_".into(), devices.concat());
+    let mut devices = panic_port();
+    devices.extend((0u8..).zip(disk_places().take(disks)).flat_map(disk));
+    let system_bus = Scope::raw("_SB_".into(), devices);
     bytes.extend(system_bus);
+    bytes
+}
+
+fn panic_port() -> Vec<u8> {
+    let port = IO::new(PANIC_PORT as u16, PANIC_PORT as u16, 1, 1);
+    let resources = ResourceTemplate::new(vec![&port]);
+    let mut bytes = Vec::new();
+    Device::new(
+        "PEVT".into(),
+        vec![
+            &Name::new("_HID".into(), &PVPANIC),
+            &Name::new("_CRS".into(), &resources),
+        ],
+    )
+    .to_aml_bytes(&mut bytes);
     bytes
 }
 
@@ -63,7 +70,7 @@ mod tests {
     use super::*;
     use crate::vm::layout::MAX_DISKS;
 
-    /// What stands before the values of the two resources of a disk (ACPI 6.5, 6.4.3).
+    /// The bytes before the values of the two resources of a disk (ACPI 6.5, 6.4.3).
     const MEMORY: [u8; 4] = [0x86, 9, 0, 1];
     const INTERRUPT: [u8; 5] = [0x89, 6, 0, 0b0011, 1];
 
@@ -87,6 +94,15 @@ mod tests {
             let ids = bytes.windows(8).filter(|id| *id == VIRTIO_MMIO.as_bytes());
             assert_eq!(ids.count(), disks);
         }
+    }
+
+    #[test]
+    fn the_port_for_panics_is_described_where_it_is() {
+        // An I/O port that is decoded in full (ACPI 6.5, 6.4.2.5).
+        let port = [0x47, 1, 0x05, 0x05, 0x05, 0x05, 1, 1];
+        let bytes = definitions(0);
+        assert!(bytes.windows(port.len()).any(|it| it == port));
+        assert!(bytes.windows(8).any(|it| it == PVPANIC.as_bytes()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where things are in a guest's address space.
+//! The layout of a guest's address space.
 
 use crate::devices::virtio::mmio::MMIO_BYTES;
 use vm_memory::GuestAddress;
@@ -9,13 +9,18 @@ use vm_memory::GuestAddress;
 pub const GAP_START: u64 = 0xc000_0000;
 /// The end of the gap.
 pub const GAP_END: u64 = 1 << 32;
-/// Where the registers of the first disk are; those of the others follow.
+/// Address of the registers of the first disk; those of the others follow.
 const DISK_BASE: u32 = 0xd000_0000;
 
 /// The BIOS keeps the kind of a restart here.
 pub const RESET_FLAG: GuestAddress = GuestAddress(0x472);
-/// What the kernel writes there before a restart that is to be a warm one.
+/// Written by the kernel before a warm restart.
 pub const RESET_FLAG_WARM: u16 = 0x1234;
+/// Written by the launcher: the kernel has not prepared a restart.
+pub const RESET_FLAG_UNTOUCHED: u16 = 0xffff;
+/// The address at which a CPU begins after a reset; a kernel that wants the BIOS to restart jumps
+/// there.
+pub const RESET_VECTOR: GuestAddress = GuestAddress(0xf_fff0);
 
 /// Segment descriptors that the kernel starts with.
 pub const GDT: GuestAddress = GuestAddress(0x500);
@@ -53,10 +58,10 @@ const DISK_IRQS: [u32; 18] = [
 /// Most disks.
 pub const MAX_DISKS: usize = DISK_IRQS.len();
 
-/// What a disk has for itself.
+/// The address and the interrupt of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskPlace {
-    /// Where its registers are.
+    /// Address of its registers.
     pub base: u32,
     /// Its interrupt.
     pub irq: u32,

@@ -3,81 +3,37 @@
 //! Putting a machine together, running it, and taking it apart.
 
 use super::{
-    boot::{
-        Boot,
-        Error as BootError, //
-    },
+    boot::Boot,
     cpuid,
-    layout::{
-        disk_places,
-        memory_ranges,
-        MAX_DISKS, //
-    },
+    ending::Ending,
+    error::{event, kvm, Error},
+    layout::{disk_places, memory_ranges, MAX_DISKS},
     registers,
-    vcpu::{
-        self,
-        Ending,
-        Surroundings, //
-    },
-    wiring::Builder, //
+    vcpu::{self, HaltCheck, VcpuContext},
+    wiring::{Builder, DiskSlot},
 };
 use crate::{
-    backend::{
-        self,
-        Backend, //
-    },
     devices::{
-        bus::{
-            Bus,
-            Shared, //
-        },
+        bus::{Bus, Shared},
         serial::SerialConsole,
-        virtio::block::{
-            BlockDevice,
-            Virtqueues, //
-        },
+        virtio::block::BlockDevice,
     },
     errno, memory,
+    output::Output,
     seccomp::Filters,
-    sys::kvm::{
-        Vcpu,
-        Vm, //
-    },
+    sys::kvm::{Vcpu, Vm},
 };
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
-use kvm_ioctls::{
-    Cap,
-    Kvm, //
-};
+use kvm_ioctls::{Cap, Kvm};
 use std::{
-    io::{
-        self,
-        Write, //
-    },
-    sync::{
-        Arc,
-        Mutex, //
-    },
-    thread::{
-        self,
-        JoinHandle, //
-    },
-    time::{
-        Duration,
-        Instant, //
-    },
+    sync::{mpsc, Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 use vm_memory::GuestAddress;
 use vmm_sys_util::{
-    eventfd::{
-        EventFd,
-        EFD_NONBLOCK, //
-    },
-    signal::{
-        register_signal_handler,
-        Killable,
-        SIGRTMIN, //
-    },
+    eventfd::EventFd,
+    signal::{register_signal_handler, Killable, SIGRTMIN},
 };
 
 /// Most CPUs: numbers of local APICs have 8 bits here, and one is a broadcast.
@@ -85,62 +41,12 @@ pub const MAX_CPUS: u8 = 254;
 /// How long CPUs may take to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why there is no machine. The text names the option or the step.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// KVM is not there, or refuses something.
-    #[error("{step}: {}", errno::text(.cause))]
-    Kvm {
-        /// What it refused.
-        step: &'static str,
-        /// Why.
-        cause: io::Error,
-    },
-    /// More CPUs than KVM can do.
-    #[error("--cpus {asked}: this host can do {max} at most")]
-    Cpus {
-        /// How many were asked for.
-        asked: u8,
-        /// How many there can be.
-        max: usize,
-    },
-    /// More disks than there are interrupts for.
-    #[error("--disk: given {0} times, {MAX_DISKS} is the most")]
-    Disks(usize),
-    /// Memory can't be mapped.
-    #[error("--memory: {0}")]
-    Memory(#[from] memory::Error),
-    /// The guest can't be booted.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// A disk can't be offered.
-    #[error("{label}: {cause}")]
-    Disk {
-        /// What names it.
-        label: String,
-        /// Why.
-        cause: backend::Error,
-    },
-    /// Two devices at one address: a mistake in the layout.
-    #[error(transparent)]
-    Layout(#[from] crate::devices::bus::Taken),
-}
-
-/// A disk of the machine.
-pub struct DiskSlot {
-    /// Who serves it.
-    pub backend: Box<dyn Backend>,
-    /// Which queues it has.
-    pub queues: Virtqueues,
-    /// What names it in messages.
-    pub label: String,
-}
-
 /// A machine that is ready to run, or runs.
 pub struct Machine {
     vcpus: Vec<Vcpu>,
     threads: Vec<JoinHandle<()>>,
-    around: Surroundings,
+    context: VcpuContext,
+    output: Output,
     serial: Shared<SerialConsole>,
     drained: Arc<EventFd>,
     disks: Vec<Shared<BlockDevice>>,
@@ -170,7 +76,7 @@ impl Machine {
         boot: Boot,
         disks: Vec<DiskSlot>,
         filters: Filters,
-        output: Box<dyn Write + Send>,
+        output: Output,
     ) -> Result<Self, Error> {
         let max = kvm_fd.get_max_vcpus().min(MAX_CPUS.into());
         if usize::from(cpus) > max {
@@ -190,9 +96,10 @@ impl Machine {
             mmio: Bus::default(),
         };
         let drained = Arc::new(event()?);
-        let serial = builder.serial(drained.clone(), output)?;
+        let serial = builder.serial(drained.clone(), output.clone())?;
         builder.clock()?;
-        builder.power()?;
+        let marks = boot.restart_marks();
+        builder.power(marks)?;
         let devices = disk_places()
             .zip(disks)
             .map(|(place, disk)| builder.disk(place, disk))
@@ -203,12 +110,17 @@ impl Machine {
         Ok(Self {
             vcpus,
             threads: Vec::new(),
-            around: Surroundings {
+            context: VcpuContext {
                 ports,
                 mmio,
                 ending,
                 filters,
+                gate: Arc::default(),
+                halt_check: Arc::new(HaltCheck::new(cpus)),
+                memory,
+                marks,
             },
+            output,
             serial,
             drained,
             disks: devices,
@@ -216,32 +128,51 @@ impl Machine {
         })
     }
 
-    /// Lets the guest run.
+    /// Starts the threads of the CPUs. The guest does not run before [`Self::release`].
     ///
     /// # Errors
     ///
-    /// When threads can't be started; to be stopped all the same.
+    /// [`Error::Threads`]; to be stopped all the same.
     pub fn start(&mut self) -> Result<(), Error> {
         extern "C" fn wake(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         // The signal does nothing but end KVM_RUN.
         register_signal_handler(SIGRTMIN(), wake).map_err(kvm("installing a signal handler"))?;
+        let cpus = self.vcpus.len();
+        let failed = |cause: String| Error::Threads { cpus, cause };
+        let (tell, confined) = mpsc::channel();
         for (number, vcpu) in self.vcpus.drain(..).enumerate() {
-            let around = self.around.clone();
+            let (context, tell) = (self.context.clone(), tell.clone());
             let thread = thread::Builder::new()
                 .name(format!("vblk-cpu{number}"))
-                .spawn(move || vcpu::run(number, vcpu, &around))
-                .map_err(|cause| Error::Kvm {
-                    step: "starting a thread for a CPU",
-                    cause,
-                })?;
+                .spawn(move || vcpu::run(number, vcpu, &context, &tell))
+                .map_err(|e| failed(format!("starting a thread: {}", errno::text(&e))))?;
             self.threads.push(thread);
         }
-        Ok(())
+        // So that a thread that ends without a word is noticed.
+        drop(tell);
+        confined
+            .iter()
+            .take(cpus)
+            .try_for_each(|confined| confined.map_err(|e| failed(e.to_string())))
     }
 
-    /// Where the guest's end is reported.
+    /// Lets the guest run.
+    pub fn release(&self) {
+        self.context.gate.open();
+    }
+
+    /// Asks the CPUs whether all of them have halted for good. They report that as the guest's end.
+    /// To be called about once a second.
+    pub fn check_halted(&self) {
+        self.context.halt_check.ask();
+        for thread in &self.threads {
+            let _ = thread.kill(SIGRTMIN());
+        }
+    }
+
+    /// Returns the place where the guest's end is reported.
     pub fn ending(&self) -> &Arc<Ending> {
-        &self.around.ending
+        &self.context.ending
     }
 
     /// The guest's console.
@@ -259,9 +190,12 @@ impl Machine {
         &self.disks
     }
 
-    /// Stops the CPUs, whatever the guest does. Whether all of them did.
+    /// Stops the CPUs, whatever the guest does. Returns whether all of them did within some
+    /// seconds.
     pub fn stop(&mut self) -> bool {
-        self.around.ending.stop();
+        self.context.ending.stop();
+        self.context.gate.open();
+        self.output.release();
         let end = Instant::now() + PATIENCE;
         for thread in &self.threads {
             // A signal that comes just before KVM_RUN is lost: hence more than one.
@@ -270,12 +204,19 @@ impl Machine {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        let stopped = self.threads.iter().all(JoinHandle::is_finished);
-        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
+        let (done, stuck): (Vec<_>, Vec<_>) =
+            self.threads.drain(..).partition(JoinHandle::is_finished);
+        self.threads = stuck;
+        for thread in done {
             // A panic of the thread was reported as the guest's end.
             let _ = thread.join();
         }
-        stopped
+        self.is_stopped()
+    }
+
+    /// Returns whether all CPUs have stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
     }
 }
 
@@ -306,18 +247,4 @@ fn create_vcpus(
         vcpus.push(vcpu);
     }
     Ok(vcpus)
-}
-
-pub(super) fn event() -> Result<EventFd, Error> {
-    EventFd::new(EFD_NONBLOCK).map_err(|cause| Error::Kvm {
-        step: "eventfd",
-        cause,
-    })
-}
-
-pub(super) fn kvm(step: &'static str) -> impl FnOnce(vmm_sys_util::errno::Error) -> Error {
-    move |error| Error::Kvm {
-        step,
-        cause: error.into(),
-    }
 }

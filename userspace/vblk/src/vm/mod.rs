@@ -8,28 +8,19 @@ mod acpi;
 mod boot;
 mod cpuid;
 mod dsdt;
+mod elf;
+mod ending;
+mod error;
 mod layout;
 mod machine;
 mod registers;
+mod restart;
 mod vcpu;
 mod wiring;
 
-pub use boot::{
-    Boot,
-    Error as BootError, //
-};
-pub use layout::{
-    memory_ranges,
-    MAX_DISKS, //
-};
-pub use machine::{
-    open_kvm,
-    DiskSlot,
-    Error,
-    Machine,
-    MAX_CPUS, //
-};
-pub use vcpu::{
-    End,
-    Ending, //
-};
+pub use boot::{Boot, Error as BootError};
+pub use ending::{End, Ending};
+pub use error::Error;
+pub use layout::{memory_ranges, MAX_DISKS};
+pub use machine::{open_kvm, Machine, MAX_CPUS};
+pub use wiring::DiskSlot;

@@ -3,29 +3,11 @@
 //! The state that a CPU starts in: 64-bit mode, as the kernel's boot protocol asks for
 //! (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
 
-use super::layout::{
-    GDT,
-    PAGE_TABLES,
-    ZERO_PAGE, //
-};
+use super::layout::{GDT, PAGE_TABLES, ZERO_PAGE};
 use crate::sys::kvm::Vcpu;
-use kvm_bindings::{
-    kvm_fpu,
-    kvm_msr_entry,
-    kvm_regs,
-    kvm_segment,
-    Msrs, //
-};
-use vm_memory::{
-    Bytes,
-    GuestAddress,
-    GuestMemoryError,
-    GuestMemoryMmap, //
-};
-use vmm_sys_util::errno::{
-    Error,
-    Result, //
-};
+use kvm_bindings::{kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, Msrs};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vmm_sys_util::errno::{Error, Result};
 
 const PAGE: u64 = 4096;
 /// Nothing, nothing, code at 0x10, data at 0x18, a task: what the boot protocol wants.
@@ -83,7 +65,7 @@ pub fn set_up_first(vcpu: &Vcpu, entry: GuestAddress) -> Result<()> {
     set_up_mode(vcpu)
 }
 
-/// What every CPU gets.
+/// Sets up the state that every CPU gets.
 pub fn set_up_any(vcpu: &Vcpu) -> Result<()> {
     vcpu.fd().set_fpu(&kvm_fpu {
         fcw: 0x37f,
@@ -120,7 +102,7 @@ fn set_up_mode(vcpu: &Vcpu) -> Result<()> {
     vcpu.fd().set_sregs(&sregs)
 }
 
-/// What the CPU would load for this descriptor.
+/// Returns the segment that the CPU would load for this descriptor.
 fn segment(index: u16) -> kvm_segment {
     let descriptor = DESCRIPTORS[usize::from(index)];
     let bits = |from: u32, count: u32| (descriptor >> from & ((1 << count) - 1)) as u8;

@@ -3,66 +3,59 @@
 //! Adding devices to a machine: addresses, interrupts, kicks.
 
 use super::{
-    layout::{
-        DiskPlace,
-        ACPI_PORT,
-        RESET_FLAG,
-        RESET_FLAG_WARM,
-        SERIAL_IRQ, //
-    },
-    machine::{
-        event,
-        kvm,
-        DiskSlot,
-        Error, //
-    },
-    vcpu::{
-        End,
-        Ending, //
-    },
+    ending::{End, Ending},
+    error::{event, kvm, Error},
+    layout::{DiskPlace, ACPI_PORT, SERIAL_IRQ},
+    restart::RestartMarks,
 };
 use crate::{
+    backend::Backend,
     devices::{
-        bus::{
-            Bus,
-            Shared, //
-        },
-        clock::{
-            Clock,
-            CLOCK_PORT,
-            CLOCK_PORTS, //
-        },
+        bus::{lock, Bus, Device, Shared},
+        clock::{Clock, CLOCK_PORT, CLOCK_PORTS},
         power::{
-            self,
-            AcpiPower,
-            KeyboardController,
-            Request, //
+            self, AcpiPower, KeyboardController, PanicPort, Request, RequestHandler, ResetPort,
         },
-        serial::{
-            SerialConsole,
-            SERIAL_PORT,
-            SERIAL_PORTS, //
-        },
+        serial::{SerialConsole, SERIAL_PORT, SERIAL_PORTS},
         virtio::{
-            block::BlockDevice,
-            mmio::{
-                MMIO_BYTES,
-                QUEUE_NOTIFY, //
-            },
+            block::{BlockDevice, Virtqueues},
+            mmio::{MMIO_BYTES, QUEUE_NOTIFY},
         },
     },
     memory::Memory,
-    sys::kvm::Vm, //
+    output::Output,
+    sys::kvm::Vm,
 };
-use std::{
-    io::Write,
-    sync::{
-        Arc,
-        Mutex, //
-    },
-};
-use vm_memory::Bytes;
+use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
+
+/// A disk of the machine.
+pub struct DiskSlot {
+    /// The back-end that serves it.
+    pub backend: Box<dyn Backend>,
+    /// Which queues it has.
+    pub queues: Virtqueues,
+    /// Its name in messages.
+    pub label: String,
+}
+
+/// The serial port as CPUs reach it. A CPU that writes faster than the output takes waits here,
+/// without the lock that input needs.
+struct SerialPort {
+    console: Shared<SerialConsole>,
+    output: Output,
+}
+
+impl Device for SerialPort {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        lock(&self.console).read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        lock(&self.console).write(offset, data);
+        self.output.wait_for_room();
+    }
+}
 
 /// Adds devices to a machine.
 pub(super) struct Builder<'a> {
@@ -77,16 +70,20 @@ impl Builder<'_> {
     pub(super) fn serial(
         &mut self,
         drained: Arc<EventFd>,
-        output: Box<dyn Write + Send>,
+        output: Output,
     ) -> Result<Shared<SerialConsole>, Error> {
         let interrupt = event()?;
         self.vm
             .interrupt_on(&interrupt, SERIAL_IRQ)
             .map_err(kvm("KVM_IRQFD"))?;
-        let console = SerialConsole::new(interrupt, drained, output);
+        let console = SerialConsole::new(interrupt, drained, Box::new(output.clone()));
         let console = Arc::new(Mutex::new(console));
-        self.ports
-            .insert(SERIAL_PORT, SERIAL_PORTS, console.clone())?;
+        let port = SerialPort {
+            console: console.clone(),
+            output,
+        };
+        let port = Arc::new(Mutex::new(port));
+        self.ports.insert(SERIAL_PORT, SERIAL_PORTS, port)?;
         Ok(console)
     }
 
@@ -95,21 +92,26 @@ impl Builder<'_> {
         Ok(self.ports.insert(CLOCK_PORT, CLOCK_PORTS, clock)?)
     }
 
-    pub(super) fn power(&mut self) -> Result<(), Error> {
+    pub(super) fn power(&mut self, marks: RestartMarks) -> Result<(), Error> {
         let (ending, memory) = (self.ending.clone(), self.memory.clone());
-        let sink: power::Sink = Arc::new(move |request| {
-            let flag: u16 = memory.read_obj(RESET_FLAG).unwrap_or(0);
+        let sink: RequestHandler = Arc::new(move |request| {
             ending.report(match request {
                 Request::Off => End::PowerOff,
-                // As the command line has told the kernel.
-                Request::Reset if flag == RESET_FLAG_WARM => End::Panic,
-                Request::Reset => End::Reset,
+                Request::Reset => marks.after_reset(&memory),
+                Request::Panic => End::Panic,
             });
         });
-        let acpi = Arc::new(Mutex::new(AcpiPower::new(sink.clone())));
-        let keyboard = Arc::new(Mutex::new(KeyboardController::new(sink)));
-        self.ports.insert(ACPI_PORT, power::ACPI_PORTS, acpi)?;
-        self.ports.insert(power::KEYBOARD_PORT, 1, keyboard)?;
+        let acpi = AcpiPower::new(sink.clone());
+        let keyboard = KeyboardController::new(sink.clone());
+        let control = ResetPort::reset_control(sink.clone());
+        let control_a = ResetPort::control_a(sink.clone());
+        let panic = PanicPort::new(sink);
+        let mut insert = |port, count, device| self.ports.insert(port, count, device);
+        insert(ACPI_PORT, power::ACPI_PORTS, shared(acpi))?;
+        insert(power::KEYBOARD_PORT, 1, shared(keyboard))?;
+        insert(power::RESET_CONTROL_PORT, 1, shared(control))?;
+        insert(power::CONTROL_PORT_A, 1, shared(control_a))?;
+        insert(power::PANIC_PORT, 1, shared(panic))?;
         Ok(())
     }
 
@@ -143,4 +145,8 @@ impl Builder<'_> {
         self.mmio.insert(base, MMIO_BYTES, device.clone())?;
         Ok(device)
     }
+}
+
+fn shared(device: impl Device + 'static) -> Shared<dyn Device> {
+    Arc::new(Mutex::new(device))
 }

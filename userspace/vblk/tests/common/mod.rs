@@ -9,47 +9,25 @@ use std::{
     io::Write,
     path::PathBuf,
     thread,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::{Duration, Instant},
 };
 use tempfile::NamedTempFile;
 pub use vblk::testing::Guest;
 use vblk::{
-    backend::{
-        Backend,
-        Features,
-        Kind,
-        Position,
-        QueueConfig, //
-    },
-    disk::{
-        Disk,
-        Options, //
-    },
+    backend::{Backend, Features, Kind, Position, QueueConfig},
+    disk::{Disk, Options},
     memory,
-    seccomp::Filters, //
+    seccomp::Filters,
 };
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
     queue::QueueSize,
     ring::Format,
-    testing::{
-        BlockRequest,
-        Buf,
-        Driver,
-        DriverMemory,
-        Layout,
-        UsedEntry, //
-    },
+    testing::{BlockRequest, Buf, Driver, DriverMemory, Layout, UsedEntry},
 };
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{
-    EventFd,
-    EFD_NONBLOCK, //
-};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -135,6 +113,15 @@ impl Rig {
     pub fn new(setup: Setup) -> Self {
         let (file, disk) = file_disk(&setup.contents, &setup.options);
         let backend = Kind::IoUring.open(disk, &Filters::default()).unwrap();
+        Self {
+            file,
+            ..Self::with_backend(setup, backend)
+        }
+    }
+
+    /// A rig that runs with this back-end. Its file is another.
+    pub fn with_backend(setup: Setup, backend: Box<dyn Backend>) -> Self {
+        let file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let seam = SEAM as usize;
         let ranges = [
             (GuestAddress(0), seam),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is to be done for a request, in numbers that do not wrap.
+//! The action for a request, in numbers that do not wrap.
 
 use super::reference::Memory;
 use vblk_core::{
+    disk::Disk,
     range::{
         Range,
         RangeOp,
@@ -12,7 +13,6 @@ use vblk_core::{
     },
     request::{
         Action,
-        Disk,
         Payload,
         Request,
         RequestType,
@@ -20,7 +20,7 @@ use vblk_core::{
     },
 };
 
-/// One of many disks, sensible and not.
+/// Returns one of many disks, sensible and not.
 pub fn disk(choice: u8) -> Disk {
     let sectors = [0, 8, 0x2000, 1 << 40, u64::MAX >> 9, u64::MAX];
     let blocks = [512, 1024, 4096, 520];
@@ -37,7 +37,7 @@ pub fn disk(choice: u8) -> Disk {
     }
 }
 
-/// Whether these bytes are whole blocks of the disk, as far as 64 bits can count bytes.
+/// Returns whether these bytes are whole blocks of the disk, as far as 64 bits can count bytes.
 fn on(disk: &Disk, sector: u64, bytes: u128) -> bool {
     let (start, block) = (u128::from(sector) * 512, u128::from(disk.block_size));
     let end = start + bytes;

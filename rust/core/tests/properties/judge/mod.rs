@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the crate makes of any input, compared with a reference that is written plainly. The
+//! Compares what the crate makes of any input with a reference that is written plainly. The
 //! property tests and the fuzzers bring the inputs.
 
 // Each of them uses its own part of this.
@@ -15,5 +15,5 @@ pub mod table;
 
 use vblk_core::addr::GuestAddr;
 
-/// Where the ring lies. The first bytes of memory stay free of it.
+/// Address of the ring. The first bytes of memory stay free of it.
 pub const RING: GuestAddr = GuestAddr(0x1000);

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Both halves of a packed ring under a driver without rules, against a reference that counts
-//! descriptors from the beginning of time and laps with a division.
+//! descriptors from the beginning of time and finds the wrap counter by a division.
 
 use super::RING;
 use vblk_core::{
     packed::{
         Avail,
         Descriptor,
-        Overrun,
         PackedRing,
         Used, //
     },
     queue::{
         Head,
-        Popped, //
+        Popped,
+        RingError, //
     },
     testing::{
         Layout,
@@ -40,7 +40,7 @@ pub enum Step {
     Decide,
 }
 
-/// What a ring is to the reference: where the halves stand since the beginning of time.
+/// A ring as the reference has it: positions of both halves since the beginning of time.
 pub struct Reference {
     pub size: u64,
     pub avail: u64,
@@ -52,7 +52,7 @@ impl Reference {
         1 - (at / self.size % 2) as u16
     }
 
-    /// What a pop must find, given the flags of each place.
+    /// Returns what a pop must find, given the flags of each place.
     pub fn pop(&self, flags: impl Fn(u64) -> u16) -> Result<Option<u64>, u64> {
         let head = flags(self.avail % self.size);
         let (avail, used) = (head >> 7 & 1, head >> 15);
@@ -66,17 +66,20 @@ impl Reference {
     }
 }
 
-/// Does all steps on a ring of `1 << order` entries that was gone round `laps` times.
-pub fn judge(order: u32, laps: u16, event_idx: bool, steps: &[Step]) {
+/// Does all steps on a ring of `1 << order` entries that was gone around `rounds` times.
+pub fn judge(order: u32, rounds: u16, event_idx: bool, steps: &[Step]) {
     let ram = Ram::new(0x4000);
     let layout = Layout::packed(1 << order, RING);
     let size = layout.size.get();
-    let start = size.wrapping_mul(laps).wrapping_add(laps).wrapping_sub(2);
+    let start = size
+        .wrapping_mul(rounds)
+        .wrapping_add(rounds)
+        .wrapping_sub(2);
     let driver = PackedDriver::starting_at(&ram, layout, event_idx, start);
     let ring = PackedRing::new(layout.size, ram.parts(&layout));
     let mut avail = Avail::new(start, event_idx);
     let mut used = Used::new(start, event_idx);
-    // A multiple of two laps, so that it is the same for the reference.
+    // A multiple of two rounds, so that it is the same for the reference.
     let time = u64::from(start) + (1 << 32);
     let mut reference = Reference {
         size: size.into(),
@@ -117,7 +120,7 @@ pub fn judge(order: u32, laps: u16, event_idx: bool, steps: &[Step]) {
                             assert_eq!(expected, Ok(None));
                             break;
                         }
-                        Err(Overrun { next, free }) => {
+                        Err(RingError::ChainOverrun { next, free }) => {
                             if !known {
                                 assert_eq!(expected, Err(free.into()));
                             }
@@ -125,6 +128,7 @@ pub fn judge(order: u32, laps: u16, event_idx: bool, steps: &[Step]) {
                             break;
                         }
                         Ok(Popped::OutOfRange(_)) => panic!("a packed ring has no such entry"),
+                        Err(RingError::AvailIndex { .. }) => panic!("a packed ring has no index"),
                     }
                     assert!(reference.avail - reference.used <= size.into());
                 }
@@ -132,7 +136,7 @@ pub fn judge(order: u32, laps: u16, event_idx: bool, steps: &[Step]) {
             Step::Give(which) => {
                 if !held.is_empty() {
                     let head = held.remove(usize::from(which) % held.len());
-                    used.push(&ring, head, which.into());
+                    used.add_used(&ring, head, which.into());
                     let at = place(reference.used);
                     assert_eq!(driver.used_entry(at), (head.id(), which.into()));
                     let wrap = 0x8080 * reference.wrap(reference.used);

@@ -35,7 +35,7 @@ impl Memory<'_> {
         })
     }
 
-    /// `len` bytes, if all are there.
+    /// Returns `len` bytes, if all are there.
     pub fn bytes(&self, addr: u128, len: u128) -> Option<Vec<u8>> {
         self.with(|memory| memory.bytes(addr, len))
     }

@@ -4,7 +4,10 @@
 
 use super::RING;
 use vblk_core::{
-    queue::Popped,
+    queue::{
+        Popped,
+        RingError, //
+    },
     split::{
         Avail,
         SplitRing,
@@ -57,11 +60,13 @@ pub fn judge(order: u32, start: u16, event_idx: bool, steps: &[Step]) {
                         }
                         Ok(Popped::OutOfRange(head)) => assert!(u32::from(head) >= size),
                         Ok(Popped::Empty) => break,
-                        Err(impossible) => {
-                            let ahead = impossible.claimed.wrapping_sub(impossible.next);
-                            assert!(u32::from(ahead) > size);
-                            assert_eq!(impossible.next, avail.position());
+                        Err(RingError::AvailIndex { next, claimed }) => {
+                            assert!(u32::from(claimed.wrapping_sub(next)) > size);
+                            assert_eq!(next, avail.position());
                             break;
+                        }
+                        Err(RingError::ChainOverrun { .. }) => {
+                            panic!("entries of a split ring are not chains")
                         }
                     }
                     taken = taken.wrapping_add(1);
@@ -69,7 +74,7 @@ pub fn judge(order: u32, start: u16, event_idx: bool, steps: &[Step]) {
             }
             Step::Give => {
                 if let Some(head) = held.pop() {
-                    used.push(&ring, head, given.into());
+                    used.add_used(&ring, head, given.into());
                     let entry = driver.used_entry(start.wrapping_add(given));
                     assert_eq!((entry.id, entry.len), (head.index().into(), given.into()));
                     given += 1;

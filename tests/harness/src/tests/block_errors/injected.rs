@@ -3,30 +3,12 @@
 //! Failures that only the debug kernel can inject: any error that the block layer knows, requests
 //! that time out, requests that come back to the queue.
 
-use super::{
-    super::requests::Place,
-    filled,
-    read,
-    write,
-    BAD, //
-};
+use super::judge::{filled, read, write, BAD};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Injection,
-        NullBlk, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        IOERR,
-        UNSUPP, //
-    },
+    context::{Context, Outcome, Test},
+    disk::{Injection, NullBlk},
+    fixtures::place::Place,
+    vm::{Answer, Setup, Vm, IOERR, UNSUPP},
 };
 
 #[rustfmt::skip]

@@ -4,31 +4,25 @@
 //! io_uring back-end, on two disks that are alike: disks, guest memory, status bytes, used
 //! entries and counters must stay alike.
 
+mod features;
+mod layout;
 mod open;
+mod page_cache;
 mod priority;
 mod recipe;
 mod side;
 
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    context::{Context, Outcome, Test},
     disk::Disk,
-    rng::Rng, //
+    rng::Rng,
 };
+use features::{common, on_split_rings};
 use open::left_open;
-use recipe::{
-    Recipe,
-    Recipes, //
-};
+use recipe::{Recipe, Recipes};
 use side::Side;
 use std::error::Error;
-use vblk::backend::{
-    Features,
-    Kind, //
-};
+use vblk::backend::{Features, Kind};
 use vblk_core::features::bit;
 
 #[rustfmt::skip]
@@ -38,10 +32,11 @@ pub const TESTS: &[Test] = &[
     Test { name: "differential/requests_that_fail", limit: 90, run: failing },
     Test { name: "differential/random_descriptors", limit: 90, run: random_descriptors },
     Test { name: "differential/random_descriptors_without_indirect", limit: 90, run: no_indirect },
+    Test { name: "differential/page_cache_of_the_host", limit: 30, run: page_cache::page_cache },
     Test { name: "differential/priorities", limit: 30, run: priority::priorities },
 ];
 
-/// On packed rings, without descriptors that nobody means.
+/// Compares on packed rings, without descriptors that have no meaning.
 #[rustfmt::skip]
 pub const ON_PACKED_RINGS: &[Test] = &[
     Test { name: "differential/reads_and_writes", limit: 90, run: packed_reads_and_writes },
@@ -77,7 +72,7 @@ impl Pair {
         })
     }
 
-    /// Lets both perform `recipes`, all at once, and compares the outcome.
+    /// Performs `recipes` with both, all at once, and compares the outcome.
     fn perform(&mut self, what: &str, recipes: &[Recipe]) -> Outcome {
         let answers = [0, 1].map(|side| self.sides[side].perform(recipes));
         let [a, b] = answers;
@@ -140,15 +135,6 @@ fn compare(
         pair.perform(&format!("round {round}"), &batch(&mut recipes))?;
     }
     pair.finish()
-}
-
-/// What both back-ends can do.
-fn common() -> Features {
-    Features(Features::SUPPORTED.0 & !(1 << bit::BLK_SECURE_ERASE))
-}
-
-fn on_split_rings() -> Features {
-    Features(common().0 & !(1 << bit::RING_PACKED))
 }
 
 fn packed_reads_and_writes(context: &Context) -> Outcome {

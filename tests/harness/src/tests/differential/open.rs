@@ -1,39 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What virtio leaves open of a request that failed.
+//! Bytes of a failed request that virtio leaves undefined.
 
 use super::{
-    recipe::{
-        Recipe,
-        Ring, //
-    },
-    side::{
-        self,
-        MEMORY_END, //
-    },
+    layout::{self, MEMORY_END},
+    recipe::{Recipe, Ring},
 };
 use std::ops::Range;
 use vblk_core::{
     addr::GuestAddr,
-    chain::{
-        Chains,
-        Segment, //
-    },
+    chain::{max_segments, Segment},
     queue::Popped,
-    request::{
-        Request,
-        RequestType, //
-    },
-    ring::{
-        Avail,
-        Base,
-        Format, //
-    },
-    testing::{
-        DriverMemory,
-        Ram,
-        SplitDriver, //
-    },
+    request::{Request, RequestType},
+    ring::{Avail, Base, Format},
+    table::TableMemory,
+    testing::{DriverMemory, Ram, SplitDriver},
 };
 
 /// The memory that a device may have written, or not, when it gave a chain back with a length of
@@ -48,7 +29,7 @@ pub fn left_open(recipe: &Recipe, indirect: bool) -> Vec<Range<u64>> {
     for (at, bytes) in &recipe.writes {
         ram.write(*at, bytes);
     }
-    let layout = side::layout(Format::Split);
+    let layout = layout::layout(Format::Split);
     let mut driver = SplitDriver::new(&ram, layout, false);
     for (index, descriptor) in descriptors {
         driver.write_descriptor(*index, descriptor);
@@ -61,12 +42,15 @@ pub fn left_open(recipe: &Recipe, indirect: bool) -> Vec<Range<u64>> {
     let Ok(Popped::Chain(head)) = Avail::new(&ring, base, false).pop(&ring, || 0) else {
         return Vec::new();
     };
-    let table = ram.table();
-    let mut segments = vec![Segment::default(); layout.size.get().into()];
-    let Ok(chain) = ring.walk(head, indirect, &table, &ram, &mut segments) else {
+    let memory = TableMemory {
+        table: &ram.table(),
+        memory: &ram,
+    };
+    let mut segments = vec![Segment::default(); max_segments(layout.size)];
+    let Ok(chain) = ring.walk(head, indirect, &memory, &mut segments) else {
         return Vec::new();
     };
-    let Ok(request) = Request::parse(&chain, &table, &ram) else {
+    let Ok(request) = Request::parse(&chain, &memory) else {
         return Vec::new();
     };
     if request.kind != RequestType::In {

@@ -4,36 +4,21 @@
 //! [`super::super::priority`], neighbours become one if theirs are the same, and else not.
 
 use super::{
-    on_split_rings,
-    recipe::{
-        Recipe,
-        Ring, //
-    },
-    side::{
-        Side,
-        BORDER, //
-    },
+    features::on_split_rings,
+    layout::BORDER,
+    recipe::{Recipe, Ring},
+    side::Side,
 };
 use crate::{
     area::Area,
-    context::{
-        Context,
-        Outcome, //
-    },
-    disk::{
-        Disk,
-        NullBlk, //
-    },
-    tests::priority::merged,
-    vm::OK, //
+    context::{Context, Outcome},
+    disk::{Disk, NullBlk},
+    vm::OK,
 };
 use vblk::backend::Kind;
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        STATUS_UNWRITTEN, //
-    },
+    testing::{BlockRequest, STATUS_UNWRITTEN},
 };
 
 const NONE: u32 = 0;
@@ -64,12 +49,12 @@ pub fn priorities(_: &Context) -> Outcome {
         let mut side = Side::new(kind, disk.path(), on_split_rings())?;
         for (priorities, same) in PAIRS {
             for write in [false, true] {
-                let before = merged(&disk)?;
+                let before = disk.merged()?;
                 let outcome = side.perform(&row(priorities, write))?;
                 for memory in &outcome.memory {
                     assert_eq!(memory[STATUS_AT], OK, "{kind} {priorities:x?}");
                 }
-                let merges = merged(&disk)? > before;
+                let merges = disk.merged()? > before;
                 assert_eq!(merges, same, "{kind} {priorities:x?}, writes: {write}");
             }
         }

@@ -2,38 +2,24 @@
 
 //! Random requests as data, so that two back-ends can be given the same ones.
 
-use super::side::{
-    BORDER,
-    MEMORY_END,
-    QUEUE_SIZE, //
-};
+use super::layout::{BORDER, MEMORY_END, QUEUE_SIZE};
 use crate::{
-    area::{
-        Area,
-        Io,
-        Kind,
-        Placed, //
-    },
-    rng::Rng, //
+    area::{Area, Io, Kind, Placed},
+    rng::Rng,
 };
 use std::ops::Range;
 use vblk_core::{
     addr::GuestAddr,
     split::Descriptor,
-    testing::{
-        cut,
-        BlockRequest,
-        Buf,
-        STATUS_UNWRITTEN, //
-    },
+    testing::{cut, BlockRequest, Buf, STATUS_UNWRITTEN},
 };
 
-/// How a request gets into the ring.
+/// Form in which a request gets into the ring.
 #[derive(Clone, Debug)]
 pub enum Ring {
-    /// As a chain of these.
+    /// A chain of these.
     Direct(Vec<Buf>),
-    /// As an indirect table at some address.
+    /// An indirect table at some address.
     Indirect(GuestAddr, Vec<Buf>),
     /// Descriptors, whatever they are, and a head.
     Raw {
@@ -47,15 +33,15 @@ pub enum Ring {
 pub struct Recipe {
     /// The part of guest memory that it has for itself.
     pub area: Area,
-    /// What is in there before.
+    /// Content before the request.
     pub content: Vec<u8>,
-    /// What is written over it.
+    /// Bytes that are written over it.
     pub writes: Vec<(GuestAddr, Vec<u8>)>,
     /// The request itself.
     pub ring: Ring,
 }
 
-/// Without the content.
+/// Leaves the content out.
 impl std::fmt::Debug for Recipe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Recipe")
@@ -85,7 +71,7 @@ pub struct Recipes {
 }
 
 impl Recipes {
-    /// From a seed.
+    /// Starts from a seed.
     pub fn new(rng: Rng, window: u64, indirect: bool) -> Self {
         let bytes = Area::overhead(SEGMENTS, 1) + LONGEST;
         let area = |index| Area {
@@ -196,7 +182,7 @@ impl Recipes {
             0 => (beyond[self.rng.index(0..beyond.len())], 1, 0),
             // Longer than any range may be.
             1 => (0, (1 << 22) + 1, 0),
-            // A flag that nobody knows.
+            // An unknown flag.
             _ => (0, 8, 2),
         };
         let mut ranges = [(8, 8, 0), bad];
@@ -231,7 +217,7 @@ impl Recipes {
         recipe
     }
 
-    /// With room for an indirect table at the beginning of the area.
+    /// Leaves room for an indirect table at the beginning of the area.
     fn simple(&mut self, area: Area, request: BlockRequest, bufs: Vec<Buf>) -> Recipe {
         let table = area.start;
         self.recipe(
@@ -266,7 +252,7 @@ impl Recipes {
         }
     }
 
-    /// A flush, a serial number, or a type that nobody knows, with any buffers.
+    /// Returns a flush, a serial number, or an unknown type, with any buffers.
     fn without_sectors(&mut self, area: Area) -> Recipe {
         let kinds = [4, 8, 8, 2, 11, 13, 0x8000_0000, u64::from(u32::MAX)];
         let kind = kinds[self.rng.index(0..kinds.len())] as u32;

@@ -2,63 +2,26 @@
 
 //! One back-end with a guest of its own.
 
-use super::recipe::{
-    Recipe,
-    Ring, //
+use super::{
+    layout::{layout, BORDER, MEMORY_END, QUEUE_SIZE},
+    recipe::{Recipe, Ring},
 };
-use crate::vm::PATIENCE;
-use std::{
-    error::Error,
-    path::Path,
-    time::Instant, //
-};
+use crate::context::PATIENCE;
+use std::{error::Error, path::Path, time::Instant};
 use vblk::{
-    backend::{
-        Backend,
-        Features,
-        Kind,
-        QueueConfig, //
-    },
-    disk::{
-        Disk,
-        Options, //
-    },
+    backend::{Backend, Features, Kind, QueueConfig},
+    disk::{Disk, Options},
     memory,
     seccomp::Filters,
-    testing::Guest, //
+    testing::Guest,
 };
 use vblk_core::{
-    addr::GuestAddr,
     features::bit,
-    queue::QueueSize,
     ring::Format,
-    testing::{
-        Driver,
-        DriverMemory,
-        Layout,
-        UsedEntry, //
-    },
+    testing::{Driver, DriverMemory, UsedEntry},
 };
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{
-    EventFd,
-    EFD_NONBLOCK, //
-};
-
-/// Entries of the queue.
-pub const QUEUE_SIZE: u16 = 256;
-/// Where the ring lies.
-const RING: GuestAddr = GuestAddr(0x1_0000);
-/// The end of the second region: there is nothing behind it.
-pub const MEMORY_END: u64 = 8 << 20;
-/// Where one region ends and its neighbour begins.
-pub const BORDER: u64 = 4 << 20;
-
-/// The only ring.
-pub fn layout(format: Format) -> Layout {
-    let size = QueueSize::new(QUEUE_SIZE.into()).expect("a queue size");
-    Layout::new(format, size, RING)
-}
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// A back-end at work.
 pub struct Side {
@@ -68,12 +31,12 @@ pub struct Side {
     kick: EventFd,
 }
 
-/// What became of some recipes.
+/// Outcome of some recipes.
 pub struct Outcome {
-    /// For each recipe, the length in its used entry, if it has one. The order of the entries is
+    /// The length in the used entry of each recipe, if it has one. The order of the entries is
     /// up to the back-end.
     pub lens: Vec<Option<u32>>,
-    /// For each recipe, its part of guest memory.
+    /// The part of guest memory of each recipe.
     pub memory: Vec<Vec<u8>>,
 }
 

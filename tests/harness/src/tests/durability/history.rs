@@ -2,43 +2,26 @@
 
 //! Random writes and flushes with many under way, cut off anywhere.
 //!
-//! What must hold: a sector has the content of the last write that was answered before a flush was
+//! The rule: a sector has the content of the last write that was answered before a flush was
 //! submitted that was answered too, or of a later write. A write that is answered in writethrough
 //! mode needs no flush.
 
 use super::{
-    cached,
     log,
-    SECTOR, //
+    power::{cached, SECTOR},
 };
 use crate::{
-    context::{
-        Context,
-        Outcome, //
-    },
-    disk::{
-        Disk,
-        Target,
-        RAM,
-        SECOND_RAM, //
-    },
+    context::{Context, Outcome},
+    disk::{Disk, Target, RAM, SECOND_RAM},
     memory::MIDDLE,
     rng::Rng,
     sys::Errno,
-    vm::{
-        Setup,
-        Vm,
-        IOERR,
-        OK, //
-    },
+    vm::{Setup, Vm, IOERR, OK},
 };
 use std::time::Duration;
 use vblk_core::{
     addr::GuestAddr,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 /// Requests that are under way at once.
@@ -63,13 +46,13 @@ struct Slot {
     durable: u64,
 }
 
-/// What a request under way was for.
+/// Purpose of a request under way.
 enum Job {
     Write {
         slot: usize,
         version: u64,
     },
-    /// With what was answered when it was submitted.
+    /// A flush, with what was answered when it was submitted.
     Flush(Vec<u64>),
 }
 
@@ -84,7 +67,7 @@ struct History<'a> {
     vm: Vm,
     rng: &'a mut Rng,
     slots: &'a mut Vec<Slot>,
-    /// Whether each write goes where none was before.
+    /// Set when each write goes where none was before.
     fresh: bool,
     through: bool,
     flying: Vec<Flying>,
@@ -284,13 +267,13 @@ impl<'a> History<'a> {
     }
 }
 
-/// What each 16 bytes of a sector are after a write: its version, and where it belongs.
+/// Each 16 bytes of a sector after a write: its version, and where it belongs.
 fn stamp(slot: usize, sector: usize, version: u64) -> [u8; 16] {
     let place = (slot * SLOT_SECTORS + sector) as u128;
     (u128::from(version) | place << 64).to_le_bytes()
 }
 
-/// What a write puts there.
+/// Returns the bytes that a write puts there.
 fn content(slot: usize, version: u64) -> Vec<u8> {
     let sector = |number| stamp(slot, number, version).repeat(SECTOR / 16);
     (0..SLOT_SECTORS).flat_map(sector).collect()

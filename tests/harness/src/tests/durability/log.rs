@@ -5,10 +5,7 @@
 //! A write is logged when it is durable: behind the flush that was submitted after it was done, or
 //! at once with FUA. So the log up to a mark is what a power cut at that moment leaves.
 
-use crate::{
-    disk::Disk,
-    sys::Errno, //
-};
+use crate::{disk::Disk, sys::Errno};
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SECTOR: usize = 512;
@@ -49,7 +46,7 @@ pub fn replay(disk: &Disk, image: &mut [u8], mark: &str, most: usize) -> Result<
             assert_eq!(text, mark.as_bytes(), "the log ends without our mark");
             return Ok(());
         }
-        assert_eq!(entry.flags & DISCARD, 0, "nobody discards here");
+        assert_eq!(entry.flags & DISCARD, 0, "a discard");
         let bytes = entry.sectors * SECTOR;
         image[entry.sector * SECTOR..][..bytes].copy_from_slice(&log[at..at + bytes]);
         at += bytes;

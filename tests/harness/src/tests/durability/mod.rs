@@ -1,51 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is on the disk after its power was cut.
+//! Content of a disk after its power was cut.
 //!
 //! Two kinds of disk can tell. A null_blk with a write cache forgets the cache, and nothing else,
 //! when its power is cut; but it caches only blocks that were never written before. dm-log-writes,
 //! of the debug kernel, logs what becomes durable, whatever was there. Each test has its own proof
-//! that the cut is one: a write that nobody asked to be durable, and that is gone afterwards.
+//! that the cut is one: a write without a request to be durable, which is gone afterwards.
 
 mod history;
 mod log;
+mod power;
 
-use super::requests::{
-    Place,
-    DATA, //
-};
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    disk::{
-        Disk,
-        NullBlk,
-        Target,
-        RAM,
-        SECOND_RAM, //
-    },
+    context::{Context, Outcome, Test},
+    disk::{Disk, Target, RAM, SECOND_RAM},
+    fixtures::place::{Place, DATA},
     sys::Errno,
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, OK},
 };
-use std::{
-    path::Path,
-    time::Duration, //
-};
+use power::{cached, cut_and_restore, SECTOR};
+use std::{path::Path, time::Duration};
 use vblk_core::{
     addr::GuestAddr,
     features::bit,
-    testing::{
-        BlockRequest,
-        DriverMemory, //
-    },
+    testing::{BlockRequest, DriverMemory},
 };
 
 #[rustfmt::skip]
@@ -56,14 +34,12 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/any_history_survives_a_power_cut", limit: 60, run: history::cut_anywhere },
 ];
 
-/// Those that need the debug kernel.
+/// Tests that need the debug kernel.
 #[rustfmt::skip]
 pub const LOGGED: &[Test] = &[
     Test { name: "harness/whatever_is_overwritten_is_durable_when_flushed", limit: 30, run: overwritten },
     Test { name: "harness/any_history_of_overwrites_survives_a_power_cut", limit: 60, run: history::overwrites },
 ];
-
-const SECTOR: usize = 512;
 
 /// Sectors that a request writes: enough for several bios.
 const SECTORS: u64 = 3 << 10;
@@ -83,7 +59,7 @@ enum Way {
 }
 
 impl Way {
-    /// What can be seen on a disk without content. There zeroes look like nothing at all.
+    /// Returns what can be seen on a disk without content. There zeroes look like nothing at all.
     const OF_DATA: [Self; 3] = [Self::Small, Self::Large, Self::Copied];
 
     const ALL: [Self; 5] = [
@@ -138,25 +114,6 @@ fn flush(vm: &mut Vm) -> Answer {
     vm.queue().request(&request)
 }
 
-/// A disk with a cache that is larger than all that is written here, so that nothing leaves it
-/// before it must.
-fn cached(fua: bool, delay: Option<Duration>) -> Result<Disk, Errno> {
-    Disk::null(&NullBlk {
-        mib: 64,
-        cache_mib: 64,
-        fua,
-        delay,
-        ..NullBlk::default()
-    })
-}
-
-/// Cuts the power under a device and gives it back without one.
-fn cut_and_restore(disk: &Disk, vm: Vm) -> Result<(), Errno> {
-    disk.cut_power()?;
-    drop(vm);
-    disk.restore_power()
-}
-
 /// Fails unless exactly the first of two writes is there: the other one was in the cache.
 fn judge(now: &[u8], kept: &[u8], old: u8, what: &str) {
     assert!(now[..kept.len()] == *kept, "{what}: lost");
@@ -201,7 +158,7 @@ fn slow_writes(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// How a guest says that its writes shall be durable when they are answered.
+/// Ways in which a guest asks that its writes are durable when they are answered.
 #[derive(Clone, Copy, Debug)]
 enum Through {
     /// By the writeback switch.
@@ -233,7 +190,7 @@ fn written_through(context: &Context) -> Outcome {
                 let disk = cached(fua, None)?;
                 let mut vm = through.attach(&disk)?;
                 let kept = way.write(&mut vm, 0, &new);
-                // From here on nobody asks for it.
+                // From here on it is not asked for.
                 vm.device.set_writeback(1)?;
                 way.write(&mut vm, SECTORS, &new);
                 cut_and_restore(&disk, vm)?;
@@ -245,7 +202,7 @@ fn written_through(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// All ways, over something that was there before.
+/// Writes in all ways, over something that was there before.
 fn overwritten(context: &Context) -> Outcome {
     const OLD: u8 = 0x0D;
     const LOG: usize = 5 << 20;

@@ -2,40 +2,21 @@
 
 //! Ioctls that run out of memory, or whose arguments can't be copied.
 
-use super::MOST;
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
+    context::{Context, Outcome, Test},
     device::Device,
-    disk::{
-        Disk,
-        Mode, //
-    },
-    fail_nth::FailNth,
+    disk::{Disk, Mode},
+    fail_nth::{FailNth, MOST},
+    fixtures::place::Place,
     oracle::facts,
     sys::Errno,
-    tests::{
-        owner::locked,
-        requests::Place, //
-    },
-    vm::{
-        Answer,
-        Setup,
-        Vm,
-        OK, //
-    },
+    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
-    cell::{
-        Cell,
-        RefCell, //
-    },
+    cell::{Cell, RefCell},
     fs::File,
 };
-use vblk_core::features::Features;
+use vblk_core::{features::Features, uapi::FORK_OWNER_KTHREAD};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -57,14 +38,14 @@ fn nothing(_: &mut Vm, _: &File) -> Result<(), Errno> {
 }
 
 fn attach(vm: &mut Vm, disk: &File) -> Result<(), Errno> {
-    vm.device.attach(disk)
+    vm.attach(disk)
 }
 
 fn detach(vm: &mut Vm, _: &File) -> Result<(), Errno> {
     vm.device.detach()
 }
 
-/// Those that change nothing when they are repeated, and may be called at any time.
+/// Returns the commands that change nothing when they are repeated, at any time.
 #[rustfmt::skip]
 const ALWAYS: &[Step] = &[
     Step { name: "SET_MEM_TABLE", undo: nothing, call: |vm, _| vm.device.set_mem_table(&vm.memory.table()) },
@@ -81,7 +62,7 @@ const ALWAYS: &[Step] = &[
     Step { name: "GET_VRING_BASE", undo: nothing, call: |vm, _| vm.device.vring_base(0).map(drop) },
 ];
 
-/// Those for which no disk may be attached.
+/// Returns the commands for which no disk may be attached.
 #[rustfmt::skip]
 const DETACHED: &[Step] = &[
     Step { name: "SET_FEATURES", undo: nothing, call: |vm, _| vm.device.set_features(Features::SUPPORTED.0 & !(1 << 34)) },
@@ -102,8 +83,9 @@ fn setup() -> Setup {
     }
 }
 
-/// What may go wrong. Thread creation has an error of its own.
+/// Errors that a failure may lead to. Thread creation has one of its own.
 const MEMORY: &[Errno] = &[Errno::ENOMEM, Errno::EFAULT];
+const OWNER: &[Errno] = &[Errno::ENOMEM, Errno::EFAULT, Errno::EAGAIN];
 const THREAD: &[Errno] = &[Errno::ENOMEM, Errno::EAGAIN];
 
 /// Performs a call again and again, with one more thing going well each time. After a failure,
@@ -161,12 +143,13 @@ fn owner(context: &Context) -> Outcome {
         }
         Ok(())
     };
-    let failures = sweep("SET_OWNER", &faults, MEMORY, || device.set_owner(), after)?;
+    // The thread is made by its owner.
+    let failures = sweep("SET_OWNER", &faults, OWNER, || device.set_owner(), after)?;
     assert!(failures > 2, "{failures}");
     Ok(())
 }
 
-/// The thread that makes kernel threads is the one that fails.
+/// The thread that makes kernel threads is the one that fails, where one is asked for.
 fn no_thread(context: &Context) -> Outcome {
     const KTHREADD: u32 = 2;
     context.needs_debug_kernel()?;
@@ -179,7 +162,12 @@ fn no_thread(context: &Context) -> Outcome {
         }
         Ok(())
     };
-    let failures = sweep("SET_OWNER", &faults, THREAD, || device.set_owner(), after)?;
+    let own = || {
+        // A device without an owner has the default again.
+        device.set_fork_from_owner(FORK_OWNER_KTHREAD)?;
+        device.set_owner()
+    };
+    let failures = sweep("SET_OWNER", &faults, THREAD, own, after)?;
     assert!(failures > 2, "{failures}");
     Ok(())
 }
@@ -210,11 +198,11 @@ fn detached(context: &Context) -> Outcome {
         sweep_step(step, &mut vm, &file, |vm| {
             // Nothing is attached, and no memory is locked.
             vm.device.set_vring_base(1, 0)?;
-            assert_eq!(locked()?, 0, "locked memory");
+            assert_eq!(facts::locked_memory()?, 0, "locked memory");
             Ok(())
         })?;
     }
-    vm.device.attach(&file)?;
+    vm.attach(&file)?;
     request(&mut vm)
 }
 
@@ -223,7 +211,7 @@ fn attached(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;
     let mut vm = Vm::new(&setup())?;
-    vm.device.attach(&file)?;
+    vm.attach(&file)?;
     let end = Step {
         name: "SET_BACKEND, detaching",
         call: detach,

@@ -2,36 +2,19 @@
 
 //! Loading the module while the kernel runs out of memory.
 
-use super::MOST;
 use crate::{
-    context::{
-        Context,
-        Outcome,
-        Test, //
-    },
-    device::{
-        self,
-        Device, //
-    },
-    fail_nth::FailNth,
+    context::{Context, Outcome, Test},
+    device::{self, Device},
+    fail_nth::{FailNth, MOST},
     kmod,
-    oracle::klog::{
-        self,
-        KernelLog, //
-    },
-    sys::{
-        system,
-        Errno, //
-    },
+    oracle::klog::{self, KernelLog},
+    sys::{system, Errno},
 };
 use std::{
     env,
     error::Error,
-    fs::{
-        self,
-        File, //
-    },
-    path::Path, //
+    fs::{self, File},
+    path::Path,
 };
 
 #[rustfmt::skip]
@@ -39,7 +22,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/loading_survives_each_failure", limit: 60, run: each },
 ];
 
-/// What there is of a module that is loaded.
+/// Traces of a module that is loaded.
 const TRACES: [&str; 3] = [
     "/sys/module/vhost_blk_rs",
     "/sys/class/misc/vhost-blk-rs",
@@ -55,17 +38,17 @@ fn copy() -> Result<File, Box<dyn Error>> {
     Ok(file)
 }
 
-/// Where a failure was.
+/// Place of a failure.
 enum Place {
     /// In the module.
     Module,
     /// In the kernel's own loader.
     Loader,
-    /// Nothing failed, or nothing was told about it.
+    /// None: nothing failed, or nothing was told about it.
     Unknown,
 }
 
-/// Where the failure was that the log tells of.
+/// Returns the place of the failure that the log tells of.
 fn place(log: &[String]) -> Place {
     let parts = klog::parts(log).into_iter();
     let mut caused = parts.filter_map(|(caused, part)| caused.then_some(part));
@@ -97,7 +80,7 @@ fn load(file: &File, faults: &FailNth, nth: u32) -> Result<bool, Box<dyn Error>>
     }
 }
 
-/// How many things could fail while the module is loaded, or few less.
+/// Returns the number of things that could fail while the module is loaded, or few less.
 fn count(file: &File, faults: &FailNth) -> Result<u32, Box<dyn Error>> {
     faults.arm(MOST)?;
     let result = system::load_module(file, c"");
@@ -108,7 +91,7 @@ fn count(file: &File, faults: &FailNth) -> Result<u32, Box<dyn Error>> {
     Ok(MOST - left)
 }
 
-/// So many failures of the loader in a row say that the module's part is over. One does not: how
+/// Failures of the loader in a row that say that the module's part is over. One does not: how
 /// often an allocation takes a new page, which can fail too, is different each time, so that the
 /// same number is not always the same place.
 const LOADER_ONLY: u32 = 8;

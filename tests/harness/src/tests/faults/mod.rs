@@ -4,13 +4,12 @@
 //! fails cleanly, and works when it is tried again. What leaks is for the oracle and for kmemleak to
 //! find.
 
+mod fragmented;
 mod ioctls;
 mod loading;
 mod requests;
 
+pub use fragmented::TESTS as FRAGMENTED;
 pub use ioctls::TESTS as IOCTLS;
 pub use loading::TESTS as LOADING;
 pub use requests::TESTS as REQUESTS;
-
-/// More things that can fail than any tested step has: where a sweep has gone astray.
-const MOST: u32 = 5000;

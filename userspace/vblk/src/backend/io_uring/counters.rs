@@ -2,13 +2,10 @@
 
 //! Counters of a disk: written by its thread, read by anyone.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering, //
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 use vblk_core::uapi::Stats;
 
-/// One number that only grows.
+/// One number.
 #[derive(Default)]
 pub struct Counter(AtomicU64);
 
@@ -17,6 +14,11 @@ impl Counter {
     pub fn add(&self, amount: u64) {
         let now = self.0.load(Ordering::Relaxed);
         self.0.store(now.wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -36,6 +38,7 @@ pub struct Counters {
     pub interrupts: Counter,
     pub io_errors: Counter,
     pub malformed: Counter,
+    pub stopped_queues: Counter,
 }
 
 impl Counters {
@@ -50,6 +53,8 @@ impl Counters {
             interrupts: self.interrupts.get(),
             io_errors: self.io_errors.get(),
             malformed: self.malformed.get(),
+            stopped_queues: self.stopped_queues.get(),
+            ..Stats::default()
         }
     }
 }

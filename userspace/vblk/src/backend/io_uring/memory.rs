@@ -5,34 +5,15 @@
 //! Addresses "in the owner" are guest-physical addresses here: vm-memory translates them again at
 //! each access, and checks them.
 
-use std::sync::atomic::{
-    fence,
-    Ordering, //
-};
+use std::sync::atomic::{fence, Ordering};
 use vblk_core::{
-    addr::{
-        GuestAddr,
-        HostAddr, //
-    },
-    memory::{
-        CopyIn,
-        Fault,
-        SharedMemory, //
-    },
-    table::{
-        MemoryTable,
-        Region,
-        TableError, //
-    },
+    addr::{GuestAddr, HostAddr},
+    memory::{CopyIn, Fault, SharedMemory},
+    table::{MemoryTable, Region, TableError},
 };
 use vm_memory::{
-    Address,
-    Bytes,
-    GuestAddress,
-    GuestMemoryBackend,
-    GuestMemoryMmap,
-    GuestMemoryRegion,
-    VolatileSlice, //
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    VolatileSlice,
 };
 
 /// One part of a ring. Accesses outside it or misaligned ones do nothing, as they must.
@@ -75,7 +56,7 @@ impl CopyIn for GuestReader<'_> {
     fn copy_in(&self, from: HostAddr, to: &mut [u8]) -> Result<(), Fault> {
         self.0
             .read_slice(to, GuestAddress(from.0))
-            .map_err(|_| Fault)
+            .map_err(|_| Fault::Inaccessible)
     }
 }
 

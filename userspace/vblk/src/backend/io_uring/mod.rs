@@ -8,69 +8,39 @@
 
 mod counters;
 mod memory;
+mod next;
 mod pool;
+mod probe;
 mod queue;
 mod ranges;
 mod request;
-mod serve;
+mod shared;
+mod submitter;
+mod target;
 mod thread;
 mod worker;
 
-use super::{
-    Backend,
-    Error,
-    Kind,
-    Offer,
-    Position,
-    QueueConfig, //
-};
+use super::{Backend, Error, Kind, OfferSource, Position, QueueConfig};
 use crate::{
-    disk::{
-        self,
-        Disk, //
-    },
+    disk::{Disk, DiskKind},
     memory::Memory,
-    seccomp::Filters, //
+    seccomp::Filters,
 };
 use counters::Counters;
-use std::{
-    fs::File,
-    io,
-    sync::{
-        atomic::{
-            AtomicBool,
-            AtomicU64,
-            Ordering, //
-        },
-        Arc, //
-    },
-};
+use shared::{SharedState, NOT_HERE};
+use std::sync::{atomic::Ordering, Arc};
+use target::Target;
 use thread::DiskThread;
 use vblk_core::{
-    config::{
-        Limits,
-        Queues, //
-    },
-    features::{
-        bit,
-        Features, //
-    },
+    features::{bit, Features},
     range::RangeOps,
-    request::{
-        self as rules,
-        ID_BYTES, //
-    },
-    uapi::Stats, //
+    uapi::Stats,
 };
-use vmm_sys_util::eventfd::{
-    EventFd,
-    EFD_NONBLOCK, //
-};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// A disk that a thread of this process serves.
 pub struct IoUring {
-    disk: Disk,
-    live: Arc<Live>,
+    shared: Arc<SharedState>,
     counters: Arc<Counters>,
     died: EventFd,
     thread: DiskThread,
@@ -78,54 +48,24 @@ pub struct IoUring {
     running: Option<Arc<EventFd>>,
 }
 
-/// What the thread is given of a disk.
-struct Target {
-    file: File,
-    kind: disk::Kind,
-    rules: rules::Disk,
-    memory_align: u32,
-    id: [u8; ID_BYTES],
-    live: Arc<Live>,
-}
-
-impl Target {
-    /// What decides over a request now.
-    fn rules(&self) -> rules::Disk {
-        rules::Disk {
-            sectors: self.live.sectors.load(Ordering::Relaxed),
-            ..self.rules
-        }
-    }
-
-    /// Whether writes must be durable when they are answered.
-    fn write_through(&self) -> bool {
-        self.live.write_through.load(Ordering::Relaxed)
-    }
-}
-
-/// What may change while the thread serves the disk. The driver sees that something has changed
-/// before it makes requests that rely on it, and the ring orders those: no ordering is needed here.
-struct Live {
-    /// Length of the disk.
-    sectors: AtomicU64,
-    /// Writes must be durable when they are answered: the driver wants it so, or has no command to
-    /// make them durable.
-    write_through: AtomicBool,
-}
-
 impl IoUring {
     /// Makes `disk` ready, with a thread that makes only the system calls that `filters` allow.
+    /// Tries an io_uring of the size that it may need, so that a kernel that refuses one is found
+    /// now.
     ///
     /// # Errors
     ///
-    /// [`Error::Setup`] when there are no file descriptors or threads left.
+    /// [`Error::IoUring`], and [`Error::Setup`] when there are no file descriptors or threads left.
     pub fn open(disk: Disk, filters: &Filters) -> Result<Self, Error> {
+        let abilities = probe::ring(disk.file())?;
         Ok(Self {
-            live: Arc::new(Live {
+            shared: Arc::new(SharedState {
                 sectors: disk.sectors().into(),
                 write_through: false.into(),
+                // A hole can be punched into a file without it.
+                can_discard: disk.kind() == DiskKind::File || abilities.discard,
+                disk,
             }),
-            disk,
             counters: Arc::default(),
             died: event_fd()?,
             thread: DiskThread::spawn(filters.clone())?,
@@ -134,20 +74,18 @@ impl IoUring {
     }
 
     fn target(&self, features: Features) -> Result<Target, Error> {
-        let file = self.disk.file().try_clone();
+        let disk = &self.shared.disk;
+        let file = disk.file().try_clone();
         Ok(Target {
-            file: file.map_err(setup("duplicating the disk's descriptor"))?,
-            kind: self.disk.kind(),
-            rules: self.disk.rules(RangeOps::negotiated(features)),
-            memory_align: self.disk.memory_align(),
-            id: *self.disk.id(),
-            live: self.live.clone(),
+            file: file.map_err(Error::setup("duplicating the disk's descriptor"))?,
+            kind: disk.kind(),
+            rules: disk.rules(RangeOps::negotiated(features)),
+            memory_align: disk.memory_align(),
+            id: *disk.id(),
+            shared: self.shared.clone(),
         })
     }
 }
-
-/// What only the module does.
-const NOT_HERE: u64 = 1 << bit::BLK_SECURE_ERASE;
 
 impl Backend for IoUring {
     fn kind(&self) -> Kind {
@@ -158,26 +96,17 @@ impl Backend for IoUring {
         Features(Features::SUPPORTED.0 & !NOT_HERE)
     }
 
-    fn offer(&self, queues: Queues) -> Result<Offer, Error> {
-        let sectors = self.disk.sectors_now();
-        let limits = Limits {
-            sectors: sectors.map_err(setup("asking for the disk's size"))?,
-            ..self.disk.limits()
-        };
-        self.live.sectors.store(limits.sectors, Ordering::Relaxed);
-        Ok(Offer {
-            features: Features(limits.features(&queues).0 & !NOT_HERE),
-            config: limits.config(&queues),
-        })
+    fn offer_source(&self) -> Arc<dyn OfferSource> {
+        self.shared.clone()
     }
 
     fn set_writeback(&mut self, on: bool) -> Result<(), Error> {
-        self.live.write_through.store(!on, Ordering::Relaxed);
+        self.shared.write_through.store(!on, Ordering::Relaxed);
         Ok(())
     }
 
     fn disk(&self) -> &Disk {
-        &self.disk
+        &self.shared.disk
     }
 
     fn start(
@@ -192,6 +121,7 @@ impl Backend for IoUring {
         let features = Features(features.0 & self.features().0);
         queue::check(memory, features, &queues)?;
         self.set_writeback(features.has(bit::BLK_FLUSH))?;
+        self.counters.stopped_queues.set(0);
         let stop = Arc::new(event_fd()?);
         let setup = worker::Setup {
             target: self.target(features)?,
@@ -200,7 +130,7 @@ impl Backend for IoUring {
             queues,
             stop: stop.clone(),
             counters: self.counters.clone(),
-            died: self.died.try_clone().map_err(self::setup("eventfd"))?,
+            died: self.died.try_clone().map_err(Error::setup("eventfd"))?,
         };
         // The ring belongs to the thread that made it, so that the thread tells whether it could.
         self.thread.begin(setup)?;
@@ -212,7 +142,7 @@ impl Backend for IoUring {
         let Some(running) = self.running.take() else {
             return Ok(Vec::new());
         };
-        running.write(1).map_err(setup("eventfd"))?;
+        running.write(1).map_err(Error::setup("eventfd"))?;
         self.thread.end()
     }
 
@@ -232,9 +162,5 @@ impl Drop for IoUring {
 }
 
 fn event_fd() -> Result<EventFd, Error> {
-    EventFd::new(EFD_NONBLOCK).map_err(setup("eventfd"))
-}
-
-fn setup(step: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |cause| Error::Setup { step, cause }
+    EventFd::new(EFD_NONBLOCK).map_err(Error::setup("eventfd"))
 }

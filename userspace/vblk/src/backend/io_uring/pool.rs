@@ -8,10 +8,7 @@
 
 use crate::{
     memory::Memory,
-    sys::iobuf::{
-        Bounce,
-        GuestBuffer, //
-    },
+    sys::iobuf::{Bounce, GuestBuffer},
 };
 
 /// Pieces of all transfers in flight, unless there is a single one.
@@ -26,7 +23,7 @@ pub const BOUNCE_BYTES: usize = 256 << 10;
 pub struct Exhausted;
 
 /// The buffers of one disk.
-pub struct Pool {
+pub struct BufferPool {
     memory: Memory,
     lists: Vec<GuestBuffer>,
     bounces: Vec<Bounce>,
@@ -34,7 +31,7 @@ pub struct Pool {
     bounces_out: usize,
 }
 
-impl Pool {
+impl BufferPool {
     /// A pool for transfers to and from `memory`.
     pub fn new(memory: Memory) -> Self {
         Self {
@@ -98,8 +95,8 @@ mod tests {
     use crate::memory;
     use vm_memory::GuestAddress;
 
-    fn pool() -> Pool {
-        Pool::new(memory::anonymous(&[(GuestAddress(0), 1 << 16)]).unwrap())
+    fn pool() -> BufferPool {
+        BufferPool::new(memory::anonymous(&[(GuestAddress(0), 1 << 16)]).unwrap())
     }
 
     #[test]

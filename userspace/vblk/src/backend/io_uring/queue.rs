@@ -2,52 +2,21 @@
 
 //! One virtqueue: taking chains from it and giving them back.
 
-use super::{
-    counters::Counters,
-    memory::RingPart, //
-};
-use crate::backend::{
-    Error,
-    Position,
-    QueueConfig, //
-};
-use std::{
-    io,
-    sync::Arc, //
-};
+use super::{counters::Counters, memory::RingPart};
+use crate::backend::{Error, Position, QueueConfig};
+use std::{io, sync::Arc};
 use vblk_core::{
-    features::{
-        bit,
-        Features, //
-    },
-    queue::{
-        Head,
-        Part,
-        Parts,
-        Popped,
-        QueueSize, //
-    },
+    features::{bit, Features},
+    queue::RingError,
+    queue::{Head, Part, Parts, Popped, QueueSize},
     request::Status,
-    ring::{
-        Avail,
-        Base,
-        Format,
-        Impossible,
-        Ring,
-        Used, //
-    },
+    ring::{Avail, Base, Format, Ring, Used},
 };
-use vm_memory::{
-    Address,
-    Bytes,
-    GuestAddress,
-    GuestMemoryBackend,
-    GuestMemoryMmap, //
-};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 /// A queue that is being served.
-pub struct Queue<'m> {
+pub struct Virtqueue<'m> {
     memory: &'m GuestMemoryMmap,
     index: u16,
     ring: Ring<RingPart<'m>>,
@@ -67,10 +36,10 @@ pub struct Queue<'m> {
     faulty: bool,
 }
 
-/// What the used ring and the status byte of a request are told.
+/// The answer to a request: its status byte and used entry.
 #[derive(Clone, Copy)]
 pub struct Answer {
-    /// Where the status byte goes; nothing is written there if it is not memory.
+    /// Address of the status byte; nothing is written there if it is not memory.
     pub status_at: GuestAddress,
     /// The status byte.
     pub status: Status,
@@ -78,7 +47,7 @@ pub struct Answer {
     pub len: u32,
 }
 
-impl<'m> Queue<'m> {
+impl<'m> Virtqueue<'m> {
     /// Goes on with the ring where it stands.
     pub fn new(
         memory: &'m GuestMemoryMmap,
@@ -105,7 +74,7 @@ impl<'m> Queue<'m> {
         Ok((queue, Arc::new(config.kick)))
     }
 
-    /// The ring, to walk chains in.
+    /// Returns the ring, to walk chains in.
     pub fn ring(&self) -> &Ring<RingPart<'m>> {
         &self.ring
     }
@@ -115,7 +84,7 @@ impl<'m> Queue<'m> {
         self.ring.size().get()
     }
 
-    /// Where to go on later.
+    /// Returns where to go on later.
     pub fn position(&self) -> Position {
         let base = Base {
             avail: self.avail.position(),
@@ -132,30 +101,30 @@ impl<'m> Queue<'m> {
         self.avail.disable_notify(&self.ring);
     }
 
-    /// Asks for kicks; whether something came up meanwhile.
-    pub fn enable_notify(&mut self) -> Result<bool, Impossible> {
+    /// Asks for kicks. Returns whether something came up meanwhile.
+    pub fn enable_notify(&mut self) -> Result<bool, RingError> {
         self.avail.enable_notify(&self.ring)
     }
 
     /// Takes the next chain.
-    pub fn pop(&mut self) -> Result<Popped, Impossible> {
+    pub fn pop(&mut self) -> Result<Popped, RingError> {
         self.avail.pop(&self.ring, || self.used.position())
     }
 
     /// Gives a chain back with its status, or with length 0 if there is no place for that.
     pub fn answer(&mut self, counters: &Counters, head: Head, answer: Answer) {
         match self.memory.write_obj(answer.status as u8, answer.status_at) {
-            Ok(()) => self.give_back(counters, head, answer.len),
+            Ok(()) => self.add_used(counters, head, answer.len),
             Err(_) => {
                 self.malformed(counters);
-                self.give_back(counters, head, 0);
+                self.add_used(counters, head, 0);
             }
         }
     }
 
     /// Gives a chain back.
-    pub fn give_back(&mut self, counters: &Counters, head: Head, len: u32) {
-        self.used.push(&self.ring, head, len);
+    pub fn add_used(&mut self, counters: &Counters, head: Head, len: u32) {
+        self.used.add_used(&self.ring, head, len);
         self.answered = true;
         counters.requests.add(1);
     }
@@ -167,7 +136,7 @@ impl<'m> Queue<'m> {
     }
 
     /// Signals the driver, if it wants that, for what was given back, and the owner for mistakes.
-    pub fn notify(&mut self, counters: &Counters) -> io::Result<()> {
+    pub fn signal_used(&mut self, counters: &Counters) -> io::Result<()> {
         if std::mem::take(&mut self.faulty) {
             if let Some(err) = &self.err {
                 signal(err)?;

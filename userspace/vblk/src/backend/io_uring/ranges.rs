@@ -2,23 +2,17 @@
 
 //! Requests about ranges of sectors: discard and write zeroes.
 
-use super::request::Next;
-use crate::{
-    disk,
-    sys::uring::Operation, //
-};
+use super::next::Next;
+use crate::{disk, sys::uring::Operation};
 use std::io;
 use vblk_core::{
     addr::SECTOR_SIZE,
-    range::{
-        Range,
-        MAX_RANGES, //
-    },
+    range::{Range, MAX_RANGES},
 };
 
-/// What to do with the ranges.
+/// The operation on the ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum RangeKind {
     /// Their content is not needed any more.
     Discard,
     /// Their content shall be zero.
@@ -30,8 +24,8 @@ pub enum What {
 
 /// A request about ranges, which are done one after the other.
 pub struct Ranges {
-    what: What,
-    disk: disk::Kind,
+    kind: RangeKind,
+    disk: disk::DiskKind,
     ranges: [Range; MAX_RANGES],
     /// The one that the disk works on.
     current: usize,
@@ -43,9 +37,9 @@ pub struct Ranges {
 
 impl Ranges {
     /// `ranges` may have empty ones among them.
-    pub fn new(what: What, disk: disk::Kind, ranges: [Range; MAX_RANGES]) -> Self {
+    pub fn new(kind: RangeKind, disk: disk::DiskKind, ranges: [Range; MAX_RANGES]) -> Self {
         Self {
-            what,
+            kind,
             disk,
             ranges,
             current: 0,
@@ -54,7 +48,7 @@ impl Ranges {
         }
     }
 
-    /// What the disk is to do next.
+    /// Returns the disk's next operation.
     pub fn next(&mut self) -> Next {
         while let Some(range) = self.ranges.get(self.current) {
             if self.done < range.bytes {
@@ -70,15 +64,17 @@ impl Ranges {
         // The range was checked against the disk: no overflow.
         let offset = range.sector.0 * SECTOR_SIZE + u64::from(self.done);
         let len = range.bytes - self.done;
-        match self.what {
-            What::Discard if self.disk == disk::Kind::Block => Operation::Discard { offset, len },
-            What::Discard => Operation::PunchHole { offset, len },
+        match self.kind {
+            RangeKind::Discard if self.disk == disk::DiskKind::Block => {
+                Operation::Discard { offset, len }
+            }
+            RangeKind::Discard => Operation::PunchHole { offset, len },
             // As the module does: what a device makes of zeroes by itself can't be made durable at
             // once, and zeroes that keep their space are written.
-            What::Zero { durable: false } if range.unmap && !self.must_write => {
+            RangeKind::Zero { durable: false } if range.unmap && !self.must_write => {
                 Operation::PunchHole { offset, len }
             }
-            What::Zero { durable } => Operation::WriteZeroes {
+            RangeKind::Zero { durable } => Operation::WriteZeroes {
                 offset,
                 len,
                 durable,
@@ -101,14 +97,75 @@ impl Ranges {
                     self.done += len.min(u32::try_from(written).unwrap_or(len));
                 }
                 (_, Ok(_)) => self.done = range.bytes,
-                (Operation::PunchHole { .. }, Err(e))
-                    if self.what != What::Discard && e.raw_os_error() == Some(libc::EOPNOTSUPP) =>
-                {
-                    self.must_write = true;
+                (operation, Err(e)) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    match (self.kind, operation) {
+                        // Discarding is a hint: a disk that takes none does what it can.
+                        (RangeKind::Discard, _) => self.done = range.bytes,
+                        (_, Operation::PunchHole { .. }) => self.must_write = true,
+                        _ => return Err(e),
+                    }
                 }
                 (_, Err(e)) => return Err(e),
             }
         }
         Ok(self.next())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vblk_core::addr::Sector;
+
+    fn ranges(kind: RangeKind, disk: disk::DiskKind) -> Ranges {
+        let mut ranges = [Range::default(); MAX_RANGES];
+        for (sector, range) in (0..2).zip(&mut ranges) {
+            *range = Range {
+                sector: Sector(sector * 8),
+                bytes: 4096,
+                unmap: true,
+            };
+        }
+        Ranges::new(kind, disk, ranges)
+    }
+
+    fn unsupported() -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+
+    #[test]
+    fn a_disk_that_can_not_discard_does_nothing_and_succeeds() {
+        for disk in [disk::DiskKind::File, disk::DiskKind::Block] {
+            let mut ranges = ranges(RangeKind::Discard, disk);
+            assert!(matches!(ranges.next(), Next::Again(_)));
+            assert!(matches!(ranges.advance(unsupported()), Ok(Next::Again(_))));
+            assert!(matches!(ranges.advance(unsupported()), Ok(Next::Done(0))));
+        }
+    }
+
+    #[test]
+    fn a_disk_that_can_not_punch_holes_is_written() {
+        let mut ranges = ranges(RangeKind::Zero { durable: false }, disk::DiskKind::File);
+        let is_hole = |next: &Next| matches!(next, Next::Again(Operation::PunchHole { .. }));
+        assert!(is_hole(&ranges.next()));
+        let next = ranges.advance(unsupported()).unwrap();
+        let expected = Operation::WriteZeroes {
+            offset: 0,
+            len: 4096,
+            durable: false,
+        };
+        assert!(matches!(next, Next::Again(operation) if operation == expected));
+        // What can't be written has failed.
+        assert!(ranges.advance(unsupported()).is_err());
+    }
+
+    #[test]
+    fn another_error_is_an_error() {
+        for kind in [RangeKind::Discard, RangeKind::Zero { durable: true }] {
+            let mut ranges = ranges(kind, disk::DiskKind::File);
+            ranges.next();
+            let failed = ranges.advance(Err(io::Error::from_raw_os_error(libc::EIO)));
+            assert_eq!(failed.err().and_then(|e| e.raw_os_error()), Some(libc::EIO));
+        }
     }
 }

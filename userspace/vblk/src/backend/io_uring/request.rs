@@ -3,37 +3,24 @@
 //! A request on its way to the disk and back.
 
 use super::{
-    pool::{
-        Exhausted,
-        Pool,
-        BOUNCE_BYTES, //
-    },
+    next::Next,
+    pool::{BufferPool, Exhausted, BOUNCE_BYTES},
     queue::Answer,
-    ranges::Ranges, //
+    ranges::Ranges,
 };
 use crate::sys::{
-    iobuf::{
-        Bounce,
-        Buffer, //
-    },
-    uring::Operation, //
+    iobuf::{Bounce, Buffer},
+    uring::Operation,
 };
 use std::io;
 use vblk_core::{
     priority::Priority,
     queue::Head,
-    request::{
-        Payload,
-        Status, //
-    },
+    request::{Payload, Status},
 };
-use vm_memory::{
-    GuestAddress,
-    GuestMemoryBackend,
-    GuestMemoryMmap, //
-};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// What a transfer does.
+/// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the disk to the guest.
@@ -45,9 +32,9 @@ pub enum Direction {
     },
 }
 
-/// Where a request came from, and how it goes back there.
+/// Names a request, and how it is given back.
 #[derive(Clone, Copy)]
-pub struct Ticket {
+pub struct RequestTag {
     /// Which of the queues being served it came from.
     pub queue: usize,
     /// Its chain.
@@ -60,14 +47,14 @@ pub struct Ticket {
 
 /// A request that the disk works on.
 pub struct InFlight {
-    /// Whose it is.
-    pub ticket: Ticket,
-    /// What the disk does.
-    pub job: Job,
+    /// Its queue and chain.
+    pub tag: RequestTag,
+    /// The disk's work for it.
+    pub work: DiskWork,
 }
 
-/// What the disk does for a request.
-pub enum Job {
+/// The disk's work for a request.
+pub enum DiskWork {
     /// Move data.
     Transfer(Transfer),
     /// Do something with ranges of sectors.
@@ -87,7 +74,7 @@ pub struct Transfer {
     bytes: u32,
     /// Pieces that the pool counts for it.
     pieces: usize,
-    /// Where the data goes if it takes a bounce buffer.
+    /// The guest's side of a bounce buffer, if it takes one.
     bounced: Option<Bounced>,
 }
 
@@ -115,19 +102,11 @@ impl From<Exhausted> for NoTransfer {
     }
 }
 
-/// How a request goes on.
-pub enum Next {
-    /// Something is left to do.
-    Again(Operation),
-    /// All is done: so many bytes were moved.
-    Done(u32),
-}
-
 impl Transfer {
     /// Finds a buffer for `data`: guest memory if it suits the disk, otherwise a bounce buffer.
     pub fn begin(
         memory: &GuestMemoryMmap,
-        pool: &mut Pool,
+        pool: &mut BufferPool,
         direction: Direction,
         position: u64,
         data: &Payload<'_>,
@@ -179,7 +158,7 @@ impl Transfer {
         Ok((transfer, Buffer::Bounce(bounce)))
     }
 
-    /// What the disk is to do next.
+    /// Returns the disk's next operation.
     pub fn operation(&self) -> Operation {
         match self.direction {
             Direction::Read => Operation::Read(self.position),
@@ -223,13 +202,13 @@ impl Transfer {
         })
     }
 
-    /// What moved, in [`Next::Done`].
+    /// Returns the direction that data moved in.
     pub fn direction(&self) -> Direction {
         self.direction
     }
 
     /// Gives the buffers back.
-    pub fn release(&self, pool: &mut Pool, buffer: Buffer) {
+    pub fn release(&self, pool: &mut BufferPool, buffer: Buffer) {
         pool.discharge(self.pieces);
         match buffer {
             Buffer::Guest(list) => pool.put_list(list),
@@ -287,14 +266,14 @@ impl InFlight {
                 Some(libc::EOPNOTSUPP) => Status::Unsupported,
                 _ => Status::IoError,
             },
-            len: self.ticket.answer.len.min(match self.job {
-                Job::Transfer(Transfer {
+            len: self.tag.answer.len.min(match self.work {
+                DiskWork::Transfer(Transfer {
                     direction: Direction::Read,
                     ..
                 }) => 0,
                 _ => u32::MAX,
             }),
-            ..self.ticket.answer
+            ..self.tag.answer
         }
     }
 }

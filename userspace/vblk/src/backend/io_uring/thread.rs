@@ -1,38 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The thread of a disk. It is there from the time the disk is opened, so that whoever starts the
-//! disk, a CPU's thread, need not be able to start threads.
+//! The thread of a disk. It is there from the time the disk is opened, so that the thread that
+//! starts the disk, a CPU's thread, need not be able to start threads.
 
-use super::{
-    setup,
-    worker::{
-        self,
-        Setup, //
-    },
-    Error, //
-};
+use super::worker::{self, Setup};
 use crate::{
-    backend::Position,
-    seccomp::{
-        Filters,
-        Thread, //
-    },
+    backend::{Error, Position},
+    seccomp::{Filters, Thread},
     sys::ioprio,
 };
 use std::{
     io,
-    sync::mpsc::{
-        self,
-        Receiver,
-        Sender, //
-    },
-    thread::{
-        self,
-        JoinHandle, //
-    },
+    sync::mpsc::{self, Receiver, Sender},
+    thread::{self, JoinHandle},
 };
 
-/// What the thread tells.
+/// A message of the thread.
 enum Report {
     /// It serves the disk, or could not begin to; is ready for that, when it is new.
     Begun(io::Result<()>),
@@ -60,13 +43,13 @@ impl DiskThread {
         let thread = thread::Builder::new()
             .name("vblk-io-uring".into())
             .spawn(move || run(&filters, &taken, &tell))
-            .map_err(setup("starting a thread"))?;
+            .map_err(Error::setup("starting a thread"))?;
         let mut this = Self {
             orders: Some(orders),
             reports,
             thread: Some(thread),
         };
-        this.begun(setup("confining a thread"))?;
+        this.begun(Error::setup("confining a thread"))?;
         Ok(this)
     }
 
@@ -80,7 +63,7 @@ impl DiskThread {
             // If it is dead, that is found next.
             let _ = orders.send(setup);
         }
-        self.begun(Error::IoUring)
+        self.begun(|e| Error::IoUring(crate::errno::text(&e)))
     }
 
     fn begun(&mut self, failed: impl FnOnce(io::Error) -> Error) -> Result<(), Error> {

@@ -2,34 +2,22 @@
 
 //! A disk as the guest sees it: the transport's registers before, a back-end behind.
 
-use super::mmio::{
-    Action,
-    Transport, //
+use super::{
+    mmio::{interrupt, Action, Transport, INTERRUPT_ACK, INTERRUPT_STATUS},
+    used::UsedWatch,
 };
 use crate::{
-    backend::{
-        self,
-        Backend,
-        Features,
-        Format,
-        QueueConfig, //
-    },
+    backend::{self, Backend, Features, Format, Offer, OfferSource, QueueConfig},
     devices::bus::Device,
     memory::Memory,
 };
 use std::sync::Arc;
 use vblk_core::{
-    config::{
-        Queues,
-        CONFIG_WCE, //
-    },
-    features::bit, //
+    config::{Queues, CONFIG_WCE},
+    features::bit,
 };
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{
-    EventFd,
-    EFD_NONBLOCK, //
-};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// The virtio device type of a disk.
 const BLOCK: u32 = 2;
@@ -44,7 +32,7 @@ pub struct Virtqueues {
     pub count: u16,
     /// Most entries of each.
     pub size: u16,
-    /// Whether the driver may choose packed rings.
+    /// The driver may choose packed rings.
     pub packed: bool,
 }
 
@@ -60,19 +48,41 @@ impl Virtqueues {
 }
 
 /// Is told that a back-end can't serve its disk.
-pub type Sink = Arc<dyn Fn(&backend::Error) + Send + Sync>;
+pub type FailureHandler = Arc<dyn Fn(&backend::Error) + Send + Sync>;
+
+/// Asks what to offer to the driver of a disk. Needs no lock on the disk, since the host may take
+/// its time to answer.
+#[derive(Clone)]
+pub struct Prober {
+    source: Arc<dyn OfferSource>,
+    queues: Queues,
+}
+
+impl Prober {
+    /// Returns what to offer now.
+    ///
+    /// # Errors
+    ///
+    /// As [`OfferSource::offer`].
+    pub fn offer(&self) -> Result<Offer, backend::Error> {
+        self.source.offer(self.queues)
+    }
+}
 
 /// A virtio disk.
 pub struct BlockDevice {
     transport: Transport,
     backend: Box<dyn Backend>,
     memory: Memory,
-    queues: Queues,
+    prober: Prober,
+    used: UsedWatch,
     /// For each queue, signalled by a kick of the guest.
     kicks: Vec<EventFd>,
     /// Signalled to interrupt the guest, for all queues and for changes of the configuration.
     call: EventFd,
-    failed: Sink,
+    /// Signalled by the back-end for mistakes of the driver, and when a queue stops.
+    err: EventFd,
+    failed: FailureHandler,
 }
 
 impl BlockDevice {
@@ -80,18 +90,22 @@ impl BlockDevice {
     ///
     /// # Errors
     ///
-    /// When there are no file descriptors left, and as [`Backend::offer`].
+    /// When there are no file descriptors left, and as [`OfferSource::offer`].
     pub fn new(
         backend: Box<dyn Backend>,
         memory: Memory,
         queues: Virtqueues,
-        failed: Sink,
+        failed: FailureHandler,
     ) -> Result<Self, backend::Error> {
         let announced = Queues {
             count: queues.count,
             size: queues.size,
         };
-        let offer = backend.offer(announced)?;
+        let prober = Prober {
+            source: backend.offer_source(),
+            queues: announced,
+        };
+        let offer = prober.offer()?;
         let ring_features = backend.features().0 & RING_FEATURES & !queues.without();
         let event = || {
             EventFd::new(EFD_NONBLOCK).map_err(|cause| backend::Error::Setup {
@@ -109,11 +123,13 @@ impl BlockDevice {
             ),
             backend,
             memory,
-            queues: announced,
+            prober,
+            used: UsedWatch::default(),
             kicks: (0..queues.count)
                 .map(|_| event())
                 .collect::<Result<_, _>>()?,
             call: event()?,
+            err: event()?,
             failed,
         })
     }
@@ -128,7 +144,18 @@ impl BlockDevice {
         &self.call
     }
 
-    /// Who serves the disk.
+    /// Signalled when the driver has made a mistake, or a queue has stopped: then
+    /// [`Self::check_queues`] is to be called.
+    pub fn err(&self) -> &EventFd {
+        &self.err
+    }
+
+    /// Asks what to offer to the driver, without this device.
+    pub fn prober(&self) -> &Prober {
+        &self.prober
+    }
+
+    /// Returns the back-end that serves the disk.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
@@ -145,14 +172,51 @@ impl BlockDevice {
     /// Looks whether the disk has changed, in its length above all, and tells the driver.
     pub fn refresh(&mut self) {
         // A disk that does not answer is no reason to end the guest: its requests will fail.
-        let Ok(mut offer) = self.backend.offer(self.queues) else {
-            return;
-        };
+        if let Ok(offer) = self.prober.offer() {
+            self.renew(offer);
+        }
+    }
+
+    /// Tells the driver what is new in `offer`.
+    pub fn renew(&mut self, mut offer: Offer) {
         if let Some(writeback) = self.transport.config(CONFIG_WCE) {
             offer.config[CONFIG_WCE] = writeback;
         }
         self.transport.renew_config(&offer.config);
         self.tell_news();
+    }
+
+    /// Tells the driver that it must reset the device if a queue has stopped for good.
+    pub fn check_queues(&mut self) {
+        let stopped = |stats: backend::Stats| stats.stopped_queues > 0;
+        if self.backend.stats().is_ok_and(stopped) {
+            self.transport.fail();
+            self.tell_news();
+        }
+    }
+
+    /// One line with what the back-end has counted.
+    pub fn summary(&self) -> String {
+        let disk = format!(
+            "path={} backend={}",
+            self.backend.disk().path().display(),
+            self.backend.kind()
+        );
+        match self.backend.stats() {
+            Ok(stats) => format!(
+                "{disk} kicks={} requests={} bytes_read={} bytes_written={} flushes={} \
+                 interrupts={} io_errors={} malformed={}",
+                stats.kicks,
+                stats.requests,
+                stats.bytes_read,
+                stats.bytes_written,
+                stats.flushes,
+                stats.interrupts,
+                stats.io_errors,
+                stats.malformed
+            ),
+            Err(e) => format!("{disk} no counters: {e}"),
+        }
     }
 
     fn tell_news(&self) {
@@ -175,6 +239,9 @@ impl BlockDevice {
     }
 
     fn start(&mut self) {
+        let ready = self.transport.ready_queues().map(|(_, queue)| *queue);
+        let format = Format::of(self.transport.accepted());
+        self.used = UsedWatch::new(&self.memory, &*self.backend, format, ready.collect());
         match self.try_start() {
             // From here on the back-end says when there is something new, but not before.
             Ok(()) => self.refresh(),
@@ -193,7 +260,7 @@ impl BlockDevice {
         for (index, registers) in self.transport.ready_queues() {
             let refused = backend::Error::Queue(index);
             let size = u16::try_from(registers.size).ok();
-            let size = size.filter(|size| *size <= self.queues.size);
+            let size = size.filter(|size| *size <= self.prober.queues.size);
             let size = size.ok_or(refused)?;
             let clone = |event: &EventFd| {
                 event.try_clone().map_err(|cause| backend::Error::Setup {
@@ -210,7 +277,7 @@ impl BlockDevice {
                 base: Format::of(features).initial_base(),
                 kick: clone(&self.kicks[usize::from(index)])?,
                 call: clone(&self.call)?,
-                err: None,
+                err: Some(clone(&self.err)?),
             });
         }
         // A driver may begin without queues. There is nothing to serve then.
@@ -228,16 +295,26 @@ impl BlockDevice {
 
 impl Device for BlockDevice {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if offset == INTERRUPT_STATUS {
+            let used = self.used.look(&self.memory, &*self.backend);
+            self.transport.set_used(used);
+        }
         self.transport.read(offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
+        if let (INTERRUPT_ACK, &[low, _, _, _]) = (offset, data) {
+            if u32::from(low) & interrupt::USED != 0 {
+                self.used.acknowledge();
+            }
+        }
         match self.transport.write(offset, data) {
             Action::None => {}
             Action::Start => self.start(),
             Action::Reset => {
                 // As it was before a driver switched it.
                 self.transport.set_config(CONFIG_WCE, 1);
+                self.used = UsedWatch::default();
                 if let Err(e) = self.stop() {
                     (self.failed)(&e);
                 }

@@ -5,15 +5,17 @@
 //! A state machine without side effects: what a write means for the device comes back as an
 //! [`Action`]. What the driver set up is frozen once it said DRIVER_OK.
 
-use vblk_core::features::{
-    bit,
-    Features, //
-};
+use vblk_core::features::{bit, Features};
 
 /// Bytes of address space that a device takes.
 pub const MMIO_BYTES: u64 = 0x1000;
 /// Offset of the register that a driver kicks a queue through.
 pub const QUEUE_NOTIFY: u64 = 0x50;
+
+/// Offset of the register that says why there was an interrupt.
+pub const INTERRUPT_STATUS: u64 = 0x60;
+/// Offset of the register that a driver acknowledges an interrupt through.
+pub const INTERRUPT_ACK: u64 = 0x64;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
@@ -23,7 +25,7 @@ const NO_SHARED_MEMORY: u32 = u32::MAX;
 const CONFIG_SPACE: u64 = 0x100;
 
 /// Bits of the interrupt status register (virtio 1.2, 4.2.2).
-mod interrupt {
+pub mod interrupt {
     /// A queue has used buffers.
     pub const USED: u32 = 1;
     /// The configuration or the status changed.
@@ -51,7 +53,7 @@ pub mod status {
 pub struct QueueRegisters {
     /// Number of entries.
     pub size: u32,
-    /// Whether the queue is in use.
+    /// The queue is in use.
     pub ready: bool,
     /// Guest-physical address of the descriptor table.
     pub desc: u64,
@@ -61,7 +63,7 @@ pub struct QueueRegisters {
     pub used: u64,
 }
 
-/// What the device has to do after a write.
+/// The device's duty after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing.
@@ -74,9 +76,9 @@ pub enum Action {
     Notify(u16),
     /// Take a byte that the driver wrote to the configuration space, or ignore it.
     Configure {
-        /// Where.
+        /// Offset in the configuration space.
         at: usize,
-        /// What.
+        /// The byte.
         value: u8,
     },
 }
@@ -94,6 +96,8 @@ pub struct Transport {
     offered_select: u32,
     accepted_select: u32,
     queue_select: u32,
+    /// Buffers were used since the driver last acknowledged that.
+    used: bool,
     config_changed: bool,
     config_generation: u32,
 }
@@ -118,17 +122,18 @@ impl Transport {
             offered_select: 0,
             accepted_select: 0,
             queue_select: 0,
+            used: false,
             config_changed: false,
             config_generation: 0,
         }
     }
 
-    /// The features that the driver accepted.
+    /// Returns the features that the driver accepted.
     pub fn accepted(&self) -> Features {
         self.accepted
     }
 
-    /// The queues that the driver set up, with their numbers.
+    /// Returns the queues that the driver set up, with their numbers.
     pub fn ready_queues(&self) -> impl Iterator<Item = (u16, &QueueRegisters)> {
         (0..).zip(&self.queues).filter(|(_, queue)| queue.ready)
     }
@@ -139,7 +144,7 @@ impl Transport {
         self.config_changed = true;
     }
 
-    /// A byte of the configuration space.
+    /// Returns a byte of the configuration space.
     pub fn config(&self, at: usize) -> Option<u8> {
         self.config.get(at).copied()
     }
@@ -162,7 +167,13 @@ impl Transport {
         }
     }
 
-    /// Whether a driver that is ready must be told of a change.
+    /// Says whether buffers were used since the driver last acknowledged that. A driver that is not
+    /// ready has none.
+    pub fn set_used(&mut self, used: bool) {
+        self.used = used && self.has(status::DRIVER_OK);
+    }
+
+    /// Returns whether a driver that is ready must be told of a change.
     pub fn has_news(&self) -> bool {
         self.config_changed && self.has(status::DRIVER_OK)
     }
@@ -199,7 +210,7 @@ impl Transport {
             0x010 => self.offered_word(),
             0x034 => self.selected().map_or(0, |_| self.queue_size_max.into()),
             0x044 => self.selected().map_or(0, |queue| queue.ready.into()),
-            0x060 => self.interrupt_status(),
+            INTERRUPT_STATUS => self.interrupt_status(),
             0x070 => self.status.into(),
             0x0b0 | 0x0b4 | 0x0b8 | 0x0bc => NO_SHARED_MEMORY,
             0x0fc => self.config_generation,
@@ -215,22 +226,9 @@ impl Transport {
         }
     }
 
-    /// Interrupts are raised by the back-end through KVM, unseen by this process, so that whether
-    /// there are used buffers is not known here. Saying so every time is right for a driver that
-    /// looks after an interrupt: the answer may only be wrong for one that came for a change of
-    /// the configuration, and it finds nothing then.
     fn interrupt_status(&self) -> u32 {
-        let used = if self.has(status::DRIVER_OK) {
-            interrupt::USED
-        } else {
-            0
-        };
-        let config = if self.config_changed {
-            interrupt::CONFIG
-        } else {
-            0
-        };
-        used | config
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        bit(self.used, interrupt::USED) | bit(self.config_changed, interrupt::CONFIG)
     }
 
     /// Takes what the driver writes at `offset`. Anything that makes no sense is ignored.
@@ -252,7 +250,10 @@ impl Transport {
             0x024 => self.accepted_select = value,
             0x030 => self.queue_select = value,
             QUEUE_NOTIFY => return self.notify(value),
-            0x064 => self.config_changed &= value & interrupt::CONFIG == 0,
+            INTERRUPT_ACK => {
+                self.used &= value & interrupt::USED == 0;
+                self.config_changed &= value & interrupt::CONFIG == 0;
+            }
             0x070 => return self.write_status(value),
             _ => self.write_queue(offset, value),
         }
@@ -340,6 +341,7 @@ impl Transport {
         self.offered_select = 0;
         self.accepted_select = 0;
         self.queue_select = 0;
+        self.used = false;
         self.config_changed = false;
         self.queues.fill(QueueRegisters::default());
     }

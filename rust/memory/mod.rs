@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest memory, behind one trait.
+//!
+//! [`OwnerMemory`] is memory of the process that owns the device: each access goes through its page
+//! tables, and pages are pinned while a request is in flight. [`PinnedMemory`] is pinned as a whole
+//! when the memory table is set, and needs neither the page tables nor the process from then on.
+
+mod device_memory;
+mod guest_memory;
+mod owner;
+mod pinned;
+mod pinned_table;
+mod status_byte;
+mod table;
+
+pub(crate) use device_memory::DeviceMemory;
+pub(crate) use guest_memory::{
+    copy_in,
+    copy_out,
+    GuestMemory, //
+};
+pub(crate) use owner::OwnerMemory;
+pub(crate) use pinned::PinnedMemory;
+pub(crate) use status_byte::StatusByte;
+pub(crate) use table::MemoryRegion;

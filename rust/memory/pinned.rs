@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest memory that was pinned when the memory table was set.
+
+use super::{
+    device_memory::DeviceMemory,
+    guest_memory::GuestMemory,
+    pinned_table::PinnedTable,
+    status_byte::StatusByte, //
+};
+use crate::sys::{
+    io_vectors::IoVectors,
+    pinned_extents::{
+        ExtentAddr,
+        LeasedByte, //
+    },
+};
+use core::cell::Cell;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+use vblk_core::{
+    addr::GuestAddr,
+    memory::{
+        Fault,
+        ReadGuest, //
+    },
+    table::{
+        HostSpan,
+        Region, //
+    },
+};
+
+/// Guest memory that is pinned as long as the device has it.
+pub(crate) struct PinnedMemory {
+    table: Arc<PinnedTable>,
+    /// The part that the last header or status byte was in. Most often the next one is there too.
+    last: Cell<Option<Region>>,
+    /// The part that the last data was in: where pages are huge, often that of the next.
+    last_data: Cell<Option<Region>>,
+}
+
+impl PinnedMemory {
+    /// Returns the piece of `[at, at + len)` that begins at `at` and is in one extent. Looks in the
+    /// part `last` first.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::OutsideTable`].
+    #[inline(always)]
+    fn span(
+        &self,
+        last: &Cell<Option<Region>>,
+        at: GuestAddr,
+        len: u64,
+    ) -> Result<HostSpan, Fault> {
+        match last.get() {
+            Some(part) if part.holds(at) => part.span(at, len),
+            _ => {
+                let part = self.table.part(at)?;
+                last.set(Some(*part));
+                part.span(at, len)
+            }
+        }
+    }
+
+    /// Calls `f` for each piece of `len` bytes at `at` that is contiguous, with its place in the
+    /// whole.
+    #[inline(always)]
+    fn for_each_piece(
+        &self,
+        at: GuestAddr,
+        len: usize,
+        mut f: impl FnMut(ExtentAddr, core::ops::Range<usize>) -> bool,
+    ) -> Result<(), Fault> {
+        let mut at = at;
+        let mut done = 0;
+        // Ends: each turn has a piece that is not empty.
+        while done < len {
+            let span = self.span(&self.last, at, (len - done) as u64)?;
+            let end = done + span.len as usize;
+            if !f(ExtentAddr(span.addr.0), done..end) {
+                return Err(Fault::Inaccessible);
+            }
+            done = end;
+            if done < len {
+                at = at.checked_add(span.len).ok_or(Fault::OutsideTable)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReadGuest for PinnedMemory {
+    #[inline]
+    fn read(&self, from: GuestAddr, to: &mut [u8]) -> Result<(), Fault> {
+        // All in one piece, where the last one was, is the rule.
+        if let Some(part) = self.last.get().filter(|part| part.holds(from)) {
+            let span = part.span(from, to.len() as u64)?;
+            let is_whole = span.len == to.len() as u64;
+            if is_whole && self.table.extents.read(ExtentAddr(span.addr.0), to) {
+                return Ok(());
+            }
+        }
+        self.read_pieces(from, to)
+    }
+}
+
+impl PinnedMemory {
+    #[inline(never)]
+    fn read_pieces(&self, from: GuestAddr, to: &mut [u8]) -> Result<(), Fault> {
+        self.for_each_piece(from, to.len(), |at, range| {
+            to.get_mut(range)
+                .is_some_and(|to| self.table.extents.read(at, to))
+        })
+    }
+}
+
+impl GuestMemory for PinnedMemory {
+    fn new(memory: &DeviceMemory) -> Result<Option<Self>> {
+        let DeviceMemory::Pinned(table) = memory else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            table: table.clone(),
+            last: Cell::new(None),
+            last_data: Cell::new(None),
+        }))
+    }
+
+    fn replace(&mut self, memory: &DeviceMemory) {
+        if let DeviceMemory::Pinned(table) = memory {
+            self.table = table.clone();
+            self.last.set(None);
+            self.last_data.set(None);
+        }
+    }
+
+    fn write(&self, to: GuestAddr, from: &[u8]) -> Result<(), Fault> {
+        self.for_each_piece(to, from.len(), |at, range| {
+            from.get(range)
+                .is_some_and(|from| self.table.extents.write(at, from))
+        })
+    }
+
+    #[inline(always)]
+    fn status_byte(&mut self, at: GuestAddr, _is_alone: bool) -> Result<StatusByte, Fault> {
+        let span = self.span(&self.last, at, 1)?;
+        LeasedByte::new(&self.table.extents, ExtentAddr(span.addr.0))
+            .map(StatusByte::Leased)
+            .ok_or(Fault::Inaccessible)
+    }
+
+    #[inline(always)]
+    fn add_to(&mut self, io: &mut IoVectors, at: GuestAddr, len: u64) -> Result<u64, Fault> {
+        let span = self.span(&self.last_data, at, len)?;
+        Ok(io.lease(&self.table.extents, ExtentAddr(span.addr.0), span.len) as u64)
+    }
+
+    fn end_batch(&mut self) {}
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the requests of a queue work with.
+
+use super::{
+    in_flight::Failure,
+    io_pool::IoPool, //
+};
+use crate::{
+    memory::GuestMemory,
+    sys::{
+        block_file::BlockFile,
+        io::DataOp, //
+    },
+};
+use kernel::sync::Arc;
+use vblk_core::{
+    disk::Disk,
+    range::RangeOps,
+    request::ID_BYTES, //
+};
+
+/// The rules that requests are executed by.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    /// Requests on ranges that may be made.
+    pub(crate) range_ops: RangeOps,
+    /// Writes are durable before they are answered.
+    pub(crate) durable: bool,
+    /// Requests may have the real-time class of I/O priorities.
+    pub(crate) realtime: bool,
+    /// Chains may have indirect tables.
+    pub(crate) indirect: bool,
+    /// The answer to GET_ID.
+    pub(crate) serial: [u8; ID_BYTES],
+}
+
+impl Rules {
+    /// Returns the operation of a write.
+    #[inline]
+    pub(super) fn write_op(&self) -> DataOp {
+        if self.durable {
+            DataOp::WriteDurable
+        } else {
+            DataOp::Write
+        }
+    }
+}
+
+/// What the requests of a queue work with.
+pub(super) struct RequestContext<M> {
+    pub(super) memory: M,
+    pub(super) pool: IoPool,
+    pub(super) file: Arc<BlockFile>,
+    /// The disk as it was when chains were last looked for.
+    pub(super) disk: Disk,
+    /// The bits of a memory address that must be 0 for the disk to reach the memory; as old.
+    pub(super) alignment_mask: u32,
+    pub(super) rules: Rules,
+}
+
+impl<M: GuestMemory> RequestContext<M> {
+    /// Creates the context of a queue, and looks at its disk.
+    pub(super) fn new(memory: M, pool: IoPool, file: Arc<BlockFile>, rules: Rules) -> Self {
+        let (disk, alignment_mask) = look_at(&file, &rules);
+        Self {
+            memory,
+            pool,
+            file,
+            disk,
+            alignment_mask,
+            rules,
+        }
+    }
+
+    /// Looks again at what a chain that comes now may find changed.
+    #[inline]
+    pub(super) fn refresh(&mut self) {
+        self.memory.end_batch();
+        (self.disk, self.alignment_mask) = look_at(&self.file, &self.rules);
+    }
+}
+
+/// Returns what a disk is like now, and its mask of address bits.
+#[inline]
+fn look_at(file: &BlockFile, rules: &Rules) -> (Disk, u32) {
+    let geometry = file.geometry();
+    let disk = Disk {
+        sectors: geometry.sectors,
+        block_size: geometry.block_size,
+        read_only: geometry.read_only,
+        range_ops: rules.range_ops,
+    };
+    (disk, geometry.alignment_mask)
+}
+
+/// The progress of a request that takes several I/Os.
+pub(super) enum Progress {
+    /// All of it was submitted, or the rest failed.
+    Over(Result<(), Failure>),
+    /// The rest is for later: soon.
+    Soon,
+    /// The rest is for later: there is no free I/O.
+    Starved,
+}

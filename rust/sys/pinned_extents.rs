@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory of a process that is pinned for long, as runs of contiguous pages.
+//!
+//! The kernel reaches it through its own mapping of all memory, in any context and without the
+//! process.
+
+use super::{
+    bindings as helpers,
+    gfp_user_sized,
+    is_user_range,
+    locked_memory::LockedMemory,
+    pin::pin_pages,
+    task::{
+        give_way, //
+        gives_up,
+    }, //
+};
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    mm::MmWithUser,
+    page::{
+        PAGE_MASK,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+};
+use vblk_core::addr::HostAddr;
+
+/// Pages that are pinned at a time.
+const CHUNK: usize = 512;
+
+/// Bits of an [`ExtentAddr`] that say where in the extent: a terabyte.
+const OFFSET_BITS: u32 = 40;
+
+/// Most bytes of an extent.
+const MAX_EXTENT: u64 = 1 << OFFSET_BITS;
+
+/// Most extents.
+const MAX_EXTENTS: usize = 1 << (u64::BITS - OFFSET_BITS);
+
+/// A position in [`PinnedExtents`]: which extent, and where in it. Addresses within an extent are
+/// contiguous.
+#[derive(Clone, Copy)]
+pub(crate) struct ExtentAddr(pub(crate) u64);
+
+impl ExtentAddr {
+    /// Returns the address of the beginning of an extent.
+    pub(crate) fn start_of(extent: usize) -> Self {
+        Self((extent as u64) << OFFSET_BITS)
+    }
+
+    /// Returns the offset in the extent.
+    #[inline]
+    fn offset(self) -> u64 {
+        self.0 & (MAX_EXTENT - 1)
+    }
+}
+
+/// A run of contiguous memory.
+struct Extent {
+    /// The page that `start` is in.
+    page: *mut bindings::page,
+    start: NonNull<u8>,
+    bytes: u64,
+}
+
+impl Extent {
+    /// Returns where `len` bytes from `offset` on lie, and how many of them are in the extent.
+    #[inline]
+    fn find(&self, offset: u64, len: u64) -> Option<(*mut u8, u64)> {
+        let rest = self.bytes.checked_sub(offset).filter(|rest| *rest > 0)?;
+        // SAFETY: Within the extent.
+        let start = unsafe { self.start.as_ptr().add(offset as usize) };
+        Some((start, rest.min(len)))
+    }
+}
+
+/// Pinned memory of a process.
+///
+/// # Invariants
+///
+/// Each extent is kernel-mapped memory of `bytes` bytes, not 0, whose pages have a pin of this value's
+/// each, for writing and for long, and follow each other from `page` on.
+pub(crate) struct PinnedExtents {
+    extents: KVVec<Extent>,
+    locked: LockedMemory,
+}
+
+// SAFETY: The memory is mapped for the whole kernel, and pins may be dropped by any thread.
+unsafe impl Send for PinnedExtents {}
+// SAFETY: A shared reference copies bytes that others may change anyway.
+unsafe impl Sync for PinnedExtents {}
+
+impl PinnedExtents {
+    /// Creates one without memory, for the current process, whose address space is `mm`.
+    pub(crate) fn new(mm: ARef<MmWithUser>) -> Self {
+        Self {
+            extents: KVVec::new(),
+            locked: LockedMemory::new(mm),
+        }
+    }
+
+    /// Pins `len` bytes at `addr` of the current process, for writing. Returns the numbers of the
+    /// extents that they became, in order. The pages count against RLIMIT_MEMLOCK. May sleep, and
+    /// take long.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT when the process has no such memory, or may not write it, or it can't be pinned for
+    /// long; ENOMEM; EINTR when the task is being killed. What was added until then stays.
+    pub(crate) fn pin(&mut self, addr: HostAddr, len: u64) -> Result<Range<usize>> {
+        if !self.locked.is_current() || !is_user_range(addr, len) {
+            return Err(EFAULT);
+        }
+        let first = self.extents.len();
+        let addr = usize::try_from(addr.0)?;
+        let mut left = usize::try_from(len)?;
+        let mut offset = addr & !PAGE_MASK;
+        let mut page_addr = addr & PAGE_MASK;
+        let count = offset.checked_add(left).ok_or(EFAULT)?.div_ceil(PAGE_SIZE);
+        self.locked.add(count)?;
+        let mut scratch =
+            KVVec::from_elem(core::ptr::null_mut(), count.min(CHUNK), GFP_KERNEL_ACCOUNT)?;
+        let mut last = None;
+        while left > 0 {
+            if gives_up() {
+                return Err(EINTR);
+            }
+            let now = (offset + left).div_ceil(PAGE_SIZE).min(CHUNK);
+            let pages = scratch.get_mut(..now).ok_or(EFAULT)?;
+            pin_pages(
+                page_addr,
+                bindings::FOLL_LONGTERM | bindings::FOLL_WRITE,
+                pages,
+            )?;
+            for (number, page) in pages.iter().enumerate() {
+                let bytes = left.min(PAGE_SIZE - offset);
+                if let Err(error) = self.append(*page, offset, bytes, last) {
+                    if let Some(rest) = pages.get_mut(number..) {
+                        // SAFETY: Pinned just now, and in no extent.
+                        unsafe { bindings::unpin_user_pages(rest.as_mut_ptr(), rest.len()) };
+                    }
+                    return Err(error);
+                }
+                last = Some(*page);
+                left -= bytes;
+                offset = 0;
+            }
+            page_addr += now * PAGE_SIZE;
+            give_way();
+        }
+        Ok(first..self.extents.len())
+    }
+
+    /// Adds `bytes` bytes of a pinned page, to the last extent if that ends with the page `last`
+    /// before it.
+    fn append(
+        &mut self,
+        page: *mut bindings::page,
+        offset: usize,
+        bytes: usize,
+        last: Option<*mut bindings::page>,
+    ) -> Result {
+        // SAFETY: Both pages are pinned.
+        let follows = last.is_some_and(|last| unsafe { helpers::vblk_page_continues(last, page) });
+        let extents = self.extents.len();
+        if let (true, Some(extent)) = (follows, self.extents.as_mut_slice().last_mut()) {
+            if extent.bytes + bytes as u64 <= MAX_EXTENT {
+                // INVARIANT: all of the page before was in the extent, and this one lies behind it.
+                extent.bytes += bytes as u64;
+                return Ok(());
+            }
+        }
+        if extents == MAX_EXTENTS {
+            return Err(ENOMEM);
+        }
+        // SAFETY: Pinned; 64-bit kernels have all pages mapped.
+        let start = unsafe { helpers::vblk_page_address(page) }.cast::<u8>();
+        let start = NonNull::new(start.wrapping_add(offset)).ok_or(EFAULT)?;
+        let bytes = bytes as u64;
+        // INVARIANT: a part of a page that is pinned.
+        self.extents
+            .push(Extent { page, start, bytes }, gfp_user_sized())?;
+        Ok(())
+    }
+
+    /// Returns the bytes of an extent; 0 when there is no such extent.
+    pub(crate) fn bytes_of(&self, extent: usize) -> u64 {
+        self.extents.get(extent).map_or(0, |extent| extent.bytes)
+    }
+
+    /// Returns the extent of an address.
+    #[inline]
+    fn extent(&self, addr: ExtentAddr) -> Option<&Extent> {
+        self.extents.get((addr.0 >> OFFSET_BITS) as usize)
+    }
+
+    /// Returns where `len` bytes at `addr` lie, and how many of them are in the extent.
+    #[inline]
+    fn find(&self, addr: ExtentAddr, len: u64) -> Option<(*mut u8, u64)> {
+        self.extent(addr)?.find(addr.offset(), len)
+    }
+
+    /// Returns a vector for as many of `len` bytes at `addr` as are in the extent.
+    #[inline]
+    pub(super) fn vector(&self, addr: ExtentAddr, len: u64) -> Option<bindings::bio_vec> {
+        let extent = self.extent(addr)?;
+        let (start, len) = extent.find(addr.offset(), len)?;
+        let pages = (start.addr() / PAGE_SIZE) - (extent.start.addr().get() / PAGE_SIZE);
+        Some(bindings::bio_vec {
+            // The pages of an extent follow each other, by the type invariant.
+            bv_page: extent.page.wrapping_add(pages),
+            bv_len: u32::try_from(len).ok()?,
+            bv_offset: (start.addr() & !PAGE_MASK) as u32,
+        })
+    }
+
+    /// Fills `to` with what is at `addr`. Returns whether all of it is in one extent.
+    #[inline]
+    pub(crate) fn read(&self, addr: ExtentAddr, to: &mut [u8]) -> bool {
+        match self.find(addr, to.len() as u64) {
+            Some((start, len)) if len == to.len() as u64 => {
+                // Headers of requests have 16 bytes.
+                if let (Ok(to), true) = (
+                    <&mut [u8; 16]>::try_from(&mut *to),
+                    start.cast::<u64>().is_aligned(),
+                ) {
+                    // SAFETY: 16 bytes of the extent, aligned.
+                    let pair = unsafe {
+                        let pair = start.cast::<u64>();
+                        [pair.read_volatile(), pair.add(1).read_volatile()]
+                    };
+                    for (to, from) in to.chunks_exact_mut(8).zip(pair) {
+                        to.copy_from_slice(&from.to_ne_bytes());
+                    }
+                    return true;
+                }
+                // SAFETY: `len` bytes of the extent, and of `to`. By C's memcpy, which makes no
+                // assumption that shared memory holds still.
+                unsafe { helpers::vblk_copy(to.as_mut_ptr().cast(), start.cast(), to.len()) };
+                true
+            }
+            _ => to.is_empty(),
+        }
+    }
+
+    /// Writes `from` to `addr`. Returns whether all of it is in one extent.
+    pub(crate) fn write(&self, addr: ExtentAddr, from: &[u8]) -> bool {
+        match self.find(addr, from.len() as u64) {
+            Some((start, len)) if len == from.len() as u64 => {
+                // SAFETY: As in `read`; the memory is pinned for writing.
+                unsafe { helpers::vblk_copy(start.cast(), from.as_ptr().cast(), from.len()) };
+                true
+            }
+            _ => from.is_empty(),
+        }
+    }
+}
+
+impl Drop for PinnedExtents {
+    /// May sleep.
+    fn drop(&mut self) {
+        for extent in self.extents.iter() {
+            let offset = extent.start.addr().get() & !PAGE_MASK;
+            let pages = (offset + extent.bytes as usize).div_ceil(PAGE_SIZE);
+            // SAFETY: Pinned, by the type invariant, and following each other.
+            unsafe { bindings::unpin_user_page_range_dirty_lock(extent.page, pages, true) };
+            give_way();
+        }
+    }
+}
+
+/// One byte of pinned memory, to be written in any context.
+///
+/// # Invariants
+///
+/// `byte` lies in an extent of `extents`.
+pub(crate) struct LeasedByte {
+    byte: NonNull<u8>,
+    extents: Arc<PinnedExtents>,
+}
+
+// SAFETY: As for `PinnedExtents`.
+unsafe impl Send for LeasedByte {}
+// SAFETY: A shared reference stores a byte to memory that others write too.
+unsafe impl Sync for LeasedByte {}
+
+impl LeasedByte {
+    /// Finds the byte at `addr`. `None` when there is no such memory.
+    #[inline]
+    pub(crate) fn new(extents: &Arc<PinnedExtents>, addr: ExtentAddr) -> Option<Self> {
+        let (start, _) = extents.find(addr, 1)?;
+        // INVARIANT: found in an extent.
+        Some(Self {
+            byte: NonNull::new(start)?,
+            extents: extents.clone(),
+        })
+    }
+
+    /// Writes the byte.
+    #[inline]
+    pub(crate) fn write(&self, value: u8) {
+        let _extents = &self.extents;
+        // SAFETY: In an extent, by the type invariant, and so pinned for writing and mapped.
+        unsafe { self.byte.as_ptr().write_volatile(value) };
+    }
+}

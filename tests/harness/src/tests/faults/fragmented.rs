@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A host whose memory is fragmented: it has free pages, but none next to each other.
+
+use crate::{
+    context::{Context, Outcome, Test},
+    disk::{Disk, Mode},
+    fail_nth::LargePagesFail,
+    fixtures::place::Place,
+    oracle::klog::KernelLog,
+    vm::{Answer, Setup, Vm, OK},
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/long_rings_on_a_fragmented_host", limit: 30, run: long_rings },
+];
+
+/// The longest rings that there are: what the device keeps for each of their entries is no reason to
+/// ask for many pages in a row.
+fn long_rings(context: &Context) -> Outcome {
+    context.needs_debug_kernel()?;
+    let setup = Setup {
+        queues: 2,
+        ..Setup::size(32768)
+    };
+    let disk = Disk::ram();
+    let file = disk.open(Mode::ReadWrite)?;
+    let mut vm = Vm::new(&setup)?;
+    let mut log = KernelLog::from_now()?;
+    let failing = LargePagesFail::for_this_thread()?;
+    let attached = vm.attach(&file);
+    drop(failing);
+    attached?;
+    let read = Place::of(&vm).read(0, 4096);
+    for queue in &mut vm.queues {
+        assert_eq!(queue.request(&read), Answer::new(OK, 4097));
+    }
+    let told = log.take()?;
+    let failure = told
+        .iter()
+        .find(|line| line.contains("page allocation failure"));
+    assert_eq!(failure, None, "in the log");
+    Ok(())
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Wake-ups of the worker: one for each kick, and none for an answer, which the disk's
+//! interrupt gives. Counted by the scheduler and by the device.
+
+use crate::{
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Disk, NullBlk},
+    fixtures::place::Place,
+    oracle::{facts, WORKER},
+    sys::Errno,
+    vm::{Answer, Setup, Vm, OK},
+};
+use std::{
+    error::Error,
+    fs,
+    time::{Duration, Instant},
+};
+use vblk_core::testing::{BlockRequest, DriverMemory};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "harness/writes_between_flushes_wake_the_worker_once", limit: 60, run: flushes_and_writes },
+    Test { name: "harness/kicks_are_counted_exactly", limit: 60, run: kicks },
+];
+
+/// A disk without a volatile cache, so that a flush ends where it is submitted, and all else in an
+/// interrupt.
+fn disk() -> Result<Disk, Errno> {
+    Disk::null(&NullBlk {
+        delay: Some(Duration::from_micros(500)),
+        ..NullBlk::default()
+    })
+}
+
+/// The only worker.
+fn worker() -> Result<u32, Box<dyn Error>> {
+    match facts::threads_named(WORKER).as_slice() {
+        [worker] => Ok(worker.pid),
+        workers => Err(format!("not one worker: {workers:?}").into()),
+    }
+}
+
+/// Returns how often a thread went to sleep.
+fn sleeps(pid: u32) -> Result<u64, Box<dyn Error>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let name = "voluntary_ctxt_switches:";
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    Ok(line.ok_or(name)?.trim().parse()?)
+}
+
+/// Waits until a thread sleeps.
+fn await_sleep(pid: u32) -> Outcome {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let (_, rest) = stat.rsplit_once(") ").ok_or("stat")?;
+        if rest.starts_with(['S', 'I']) {
+            return Ok(());
+        }
+        assert!(Instant::now() < deadline, "the worker never sleeps");
+        std::thread::yield_now();
+    }
+}
+
+/// Performs a request with exactly one kick, while the worker sleeps.
+fn perform(vm: &mut Vm, worker: u32, request: &BlockRequest) -> Outcome {
+    await_sleep(worker)?;
+    request.prepare(&*vm.memory);
+    let queue = vm.queue();
+    queue.driver.add(&request.buffers()).expect("room");
+    queue.driver.publish();
+    queue.kick();
+    let len = queue.next_used().len;
+    let status = vm.memory.read_u8(request.status);
+    assert_eq!(Answer::new(status, len), Answer::new(OK, 1));
+    Ok(())
+}
+
+fn flushes_and_writes(context: &Context) -> Outcome {
+    let disk = disk()?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let (worker, place) = (worker()?, Place::of(&vm));
+    let (flush, write) = (place.flush(), place.write(0, 4096));
+    let pairs = context.times(1000);
+    perform(&mut vm, worker, &write)?;
+    await_sleep(worker)?;
+    let before = sleeps(worker)?;
+    for _ in 0..pairs {
+        perform(&mut vm, worker, &flush)?;
+        perform(&mut vm, worker, &write)?;
+    }
+    await_sleep(worker)?;
+    let count = sleeps(worker)? - before;
+    // A tenth for what else a thread may sleep for. A write whose answer the worker must give costs a
+    // third one in each pair.
+    let most = 2 * pairs + pairs / 10;
+    assert!(count <= most, "slept {count} times for {pairs} pairs");
+    Ok(())
+}
+
+fn kicks(context: &Context) -> Outcome {
+    let disk = disk()?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let (worker, place) = (worker()?, Place::of(&vm));
+    let (flush, write) = (place.flush(), place.write(0, 4096));
+    await_sleep(worker)?;
+    let before = vm.device.stats()?;
+    let rounds = context.times(500);
+    for round in 0..rounds {
+        perform(
+            &mut vm,
+            worker,
+            if round % 2 == 0 { &flush } else { &write },
+        )?;
+    }
+    await_sleep(worker)?;
+    let stats = vm.device.stats()?;
+    assert_eq!(stats.requests - before.requests, rounds);
+    assert_eq!(stats.kicks - before.kicks, rounds, "kicks");
+    // A kick for nothing counts too.
+    vm.queue().kick();
+    std::thread::sleep(Duration::from_millis(20));
+    await_sleep(worker)?;
+    assert_eq!(vm.device.stats()?.kicks - before.kicks, rounds + 1);
+    Ok(())
+}

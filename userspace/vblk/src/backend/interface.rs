@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a back-end does, and what it is given: the same for both.
+
+use super::{Error, Kind};
+use crate::{disk::Disk, memory::Memory};
+use std::sync::Arc;
+use vblk_core::{
+    config::{Queues, CONFIG_BYTES},
+    features::Features,
+    uapi::Stats,
+};
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
+
+/// One virtqueue, as the driver set it up.
+#[derive(Debug)]
+pub struct QueueConfig {
+    /// Which queue of the device.
+    pub index: u16,
+    /// Number of entries.
+    pub size: u16,
+    /// Address of the descriptor table or ring.
+    pub desc: GuestAddress,
+    /// Address of the available ring, or of the driver's event suppression.
+    pub avail: GuestAddress,
+    /// Address of the used ring, or of the device's event suppression.
+    pub used: GuestAddress,
+    /// Position to begin at, in the encoding of vhost: [`Format::initial_base`](vblk_core::ring::Format::initial_base), or what
+    /// [`Backend::stop`] told.
+    pub base: u32,
+    /// Signalled by the driver when there are requests.
+    pub kick: EventFd,
+    /// Signalled for an interrupt.
+    pub call: EventFd,
+    /// Signalled for malformed requests, once per burst, and when the queue stops for good.
+    pub err: Option<EventFd>,
+}
+
+/// The position of a queue that was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Which queue.
+    pub index: u16,
+    /// Position to go on at, in the encoding of vhost.
+    pub base: u32,
+}
+
+/// The features and the configuration space that fit a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The features that concern the disk.
+    pub features: Features,
+    /// The configuration space.
+    pub config: [u8; CONFIG_BYTES],
+}
+
+/// Tells what a back-end offers, also while others use the back-end.
+pub trait OfferSource: Send + Sync {
+    /// Returns what to offer to the driver of a device with these queues, of what concerns the
+    /// disk.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error.
+    fn offer(&self, queues: Queues) -> Result<Offer, Error>;
+}
+
+/// Serves one disk.
+///
+/// Dropping a back-end stops it.
+pub trait Backend: Send {
+    /// Returns which one it is.
+    fn kind(&self) -> Kind;
+
+    /// Returns the features that it can offer to the driver.
+    fn features(&self) -> Features;
+
+    /// Returns what tells what to offer to the driver.
+    fn offer_source(&self) -> Arc<dyn OfferSource>;
+
+    /// Returns the disk.
+    fn disk(&self) -> &Disk;
+
+    /// Switches between writing back and writing through, until the back-end is started again.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error.
+    fn set_writeback(&mut self, on: bool) -> Result<(), Error>;
+
+    /// Begins to serve requests. Whatever is in the rings counts as kicked.
+    ///
+    /// `features` are those that the driver agreed to; bits that are none of [`Self::features`]
+    /// are left out.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]. Nothing is served then, and it may be tried again.
+    fn start(
+        &mut self,
+        memory: &Memory,
+        features: Features,
+        queues: Vec<QueueConfig>,
+    ) -> Result<(), Error>;
+
+    /// Completes what is in flight, takes no more, and tells where each queue stands. Does nothing
+    /// when not started.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Died`], and what the kernel says.
+    fn stop(&mut self) -> Result<Vec<Position>, Error>;
+
+    /// Returns the counters since the back-end was opened.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error.
+    fn stats(&self) -> Result<Stats, Error>;
+
+    /// An eventfd that is signalled when what [`OfferSource::offer`] tells has changed while the
+    /// disk is served. Without one, the device asks from time to time.
+    fn config_call(&self) -> Option<&EventFd> {
+        None
+    }
+
+    /// An eventfd that is signalled when the back-end dies of itself, if it can.
+    fn died(&self) -> Option<&EventFd> {
+        None
+    }
+}
