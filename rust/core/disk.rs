@@ -60,7 +60,7 @@ impl RangeOps {
 pub struct Disk {
     /// Capacity in sectors of 512 bytes, now.
     pub sectors: u64,
-    /// Logical block size in bytes: the unit of reads and writes.
+    /// Logical block size in bytes, a power of two: the unit of reads and writes.
     pub block_size: u32,
     /// True if writes are refused.
     pub read_only: bool,
@@ -83,13 +83,8 @@ impl Disk {
         let start = sector.0.checked_mul(SECTOR_SIZE).ok_or(OutOfRange)?;
         let end = start.checked_add(bytes).ok_or(OutOfRange)?;
         let block = u64::from(self.block_size).max(SECTOR_SIZE);
-        // The mask saves two divisions: a disk's block size is a power of two.
-        let misaligned = if block.is_power_of_two() {
-            (start | end) & (block - 1) != 0
-        } else {
-            start % block != 0 || end % block != 0
-        };
-        if misaligned || end / SECTOR_SIZE > self.sectors {
+        // A mask saves two divisions.
+        if (start | end) & (block - 1) != 0 || end / SECTOR_SIZE > self.sectors {
             return Err(OutOfRange);
         }
         Ok(())

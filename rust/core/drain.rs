@@ -143,7 +143,7 @@ fn batch<M: SharedMemory, H: HandleChain<M>>(
         if avail.known_left() == 0 {
             // Most often all there is: there is none to submit it together with, and whether more
             // came is looked at after asking for a kick anyway.
-            let end = handle(ring, avail, handler, popped, taken);
+            let end = handle(ring, handler, popped, true, taken);
             return Ok(match end {
                 Some(BatchEnd::Turn(next)) => BatchEnd::Turn(next),
                 _ => BatchEnd::Empty,
@@ -169,8 +169,9 @@ fn handle_known<M: SharedMemory, H: HandleChain<M>>(
     taken: &mut Taken,
 ) -> Result<Option<BatchEnd>, RingError> {
     loop {
-        let end = handle(ring, avail, handler, popped, taken);
-        if end.is_some() || avail.known_left() == 0 {
+        let is_last = avail.known_left() == 0;
+        let end = handle(ring, handler, popped, is_last, taken);
+        if is_last || end.is_some() {
             return Ok(end);
         }
         if !handler.is_ready() {
@@ -186,14 +187,14 @@ fn handle_known<M: SharedMemory, H: HandleChain<M>>(
 #[inline(always)]
 fn handle<M: SharedMemory, H: HandleChain<M>>(
     ring: &Ring<M>,
-    avail: &Avail,
     handler: &mut H,
     popped: Popped,
+    is_last: bool,
     taken: &mut Taken,
 ) -> Option<BatchEnd> {
     match popped {
         Popped::Empty => return Some(BatchEnd::Empty),
-        Popped::Chain(head) => match handler.handle(ring, head, avail.known_left() == 0) {
+        Popped::Chain(head) => match handler.handle(ring, head, is_last) {
             Handled::Taken(bytes) => taken.bytes += u64::from(bytes),
             Handled::Unfinished(next) => return Some(BatchEnd::Turn(next)),
             Handled::Failed => return Some(BatchEnd::Turn(Next::Never)),

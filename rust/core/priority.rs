@@ -7,10 +7,14 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Priority(u16);
 
-/// The values whose class is the real-time one.
-const REALTIME: core::ops::RangeInclusive<u32> = 0x2000..=0x3fff;
-/// The values of the other two classes that can be asked for, best-effort and idle.
-const ORDINARY: core::ops::RangeInclusive<u32> = 0x4000..=0x7fff;
+/// Bits below the class.
+const CLASS_SHIFT: u32 = 13;
+/// The real-time class (IOPRIO_CLASS_RT, <linux/ioprio.h>).
+const REALTIME: u32 = 1;
+/// The best-effort class (IOPRIO_CLASS_BE).
+const BEST_EFFORT: u32 = 2;
+/// The idle class (IOPRIO_CLASS_IDLE).
+const IDLE: u32 = 3;
 
 impl Priority {
     /// No priority of its own: the I/O has that of the thread that submits it.
@@ -21,10 +25,10 @@ impl Priority {
     /// priority that a process would be refused counts as not asked for.
     #[inline]
     pub fn grant(field: u32, realtime: bool) -> Self {
-        if ORDINARY.contains(&field) || realtime && REALTIME.contains(&field) {
-            Self(field as u16)
-        } else {
-            Self::NONE
+        match field >> CLASS_SHIFT {
+            BEST_EFFORT | IDLE => Self(field as u16),
+            REALTIME if realtime => Self(field as u16),
+            _ => Self::NONE,
         }
     }
 

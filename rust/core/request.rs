@@ -177,30 +177,9 @@ impl<'a> Request<'a> {
             },
             RequestType::Flush => Action::Flush,
             RequestType::GetId => Action::GetId { data: self.data_in },
-            RequestType::Ranges(op) => self.ranges(op, *disk),
+            RequestType::Ranges(op) => ranges(op, self.data_out, self.data_in, *disk),
             RequestType::Unsupported(_) => Action::Answer(Status::Unsupported),
         }
-    }
-
-    // By value, as all that seldom happens: a reference would keep the others out of registers.
-    #[cold]
-    fn ranges(self, op: RangeOp, disk: Disk) -> Action<'a> {
-        if !disk.range_ops.has(op) {
-            return Action::Answer(Status::Unsupported);
-        }
-        // Linux's driver, up to 7.2 at least, gives the ranges to erase in a buffer that the device
-        // may write: it goes by the type's lowest bit, and this is the one even type that gives
-        // something. That a device should not read such a buffer (virtio 1.2, 2.7.5.1) is no
-        // reason to fail the only driver that asks for it.
-        let data = match op {
-            RangeOp::SecureErase if self.data_out.bytes() == 0 => self.data_in,
-            _ => self.data_out,
-        };
-        let whole = data.bytes() > 0 && data.bytes() % RANGE_BYTES as u32 == 0;
-        if disk.read_only || !whole || data.bytes() > (MAX_RANGES * RANGE_BYTES) as u32 {
-            return Action::Answer(Status::IoError);
-        }
-        Action::Ranges { op, data }
     }
 
     /// Returns the length for the used entry, when the first `data_bytes` of the data were written
@@ -217,6 +196,28 @@ impl<'a> Request<'a> {
             data_bytes
         }
     }
+}
+
+/// Decides what to do for a request on ranges.
+// By value, as all that seldom happens: a reference would keep the others out of registers.
+#[cold]
+fn ranges<'a>(op: RangeOp, data_out: Payload<'a>, data_in: Payload<'a>, disk: Disk) -> Action<'a> {
+    if !disk.range_ops.has(op) {
+        return Action::Answer(Status::Unsupported);
+    }
+    // Linux's driver, up to 7.2 at least, gives the ranges to erase in a buffer that the device
+    // may write: it goes by the type's lowest bit, and this is the one even type that gives
+    // something. That a device should not read such a buffer (virtio 1.2, 2.7.5.1) is no
+    // reason to fail the only driver that asks for it.
+    let data = match op {
+        RangeOp::SecureErase if data_out.bytes() == 0 => data_in,
+        _ => data_out,
+    };
+    let whole = data.bytes() > 0 && data.bytes() % RANGE_BYTES as u32 == 0;
+    if disk.read_only || !whole || data.bytes() > (MAX_RANGES * RANGE_BYTES) as u32 {
+        return Action::Answer(Status::IoError);
+    }
+    Action::Ranges { op, data }
 }
 
 /// Reads the first bytes of `segments`, which may be cut anywhere.

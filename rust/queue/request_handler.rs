@@ -136,8 +136,8 @@ impl<M: GuestMemory> HandleChain<MappedRange> for RequestHandler<M> {
             submitter,
         } = self;
         let indirect = submitter.context.rules.indirect;
-        match ring.walk(head, indirect, &submitter.context.memory, segments) {
-            Ok(chain) => submitter.execute(head, &chain, is_last),
+        match &ring.walk(head, indirect, &submitter.context.memory, segments) {
+            Ok(chain) => submitter.execute(head, chain, is_last),
             Err(error) if error.is_host_failure() => Handled::Failed,
             Err(_) => submitter.unanswerable(head, Fault::OutsideTable, is_last),
         }

@@ -193,8 +193,7 @@ impl<M: GuestMemory> Submitter<M> {
             sector: sector.0,
             block: disk.block_size,
             alignment_mask: self.context.alignment_mask,
-            // Header or status have one of their own, most often.
-            buffers: buffers.len().saturating_sub(1),
+            buffers: buffers.len(),
             done: 0,
             is_copied: false,
         };

@@ -58,7 +58,8 @@ pub(super) struct Transfer {
     pub(super) block: u32,
     /// Bits of addresses and lengths that must be 0 for the device to reach memory.
     pub(super) alignment_mask: u32,
-    /// Buffers that the data is in, at most.
+    /// Buffers of the chain that the data is in, or header or status: these have one of their own,
+    /// most often.
     pub(super) buffers: usize,
     /// Bytes that were submitted.
     pub(super) done: u32,
@@ -129,7 +130,7 @@ impl Transfer {
         data: &Payload<'_>,
     ) -> Filled {
         let left = data.bytes() - self.done;
-        let is_large = left > SMALL_BYTES || self.buffers > SMALL_VECTORS;
+        let is_large = left > SMALL_BYTES || self.buffers > SMALL_VECTORS + 1;
         let Some(io) = context.pool.take(is_large) else {
             return Filled::Starved;
         };

@@ -198,7 +198,10 @@ impl UsedSide {
         // A guest that sees the answer owns its memory again: the pins go before.
         let is_clean = io.as_mut().is_none_or(Io::try_release)
             && request.as_ref().is_none_or(|it| it.is_clean);
-        let runs_in_worker = runs_in(self.waker.worker());
+        // The worker decides once for all requests of a batch.
+        let decides = request
+            .as_ref()
+            .is_some_and(|it| it.is_last || !runs_in(self.waker.worker()));
         let mut wake_ups = WakeUps::default();
         let mut signal = None;
         let mut waiter = None;
@@ -206,8 +209,7 @@ impl UsedSide {
             let state = &mut *self.state.lock();
             if let Some(request) = &request {
                 state.add_used(request);
-                // The worker decides once for all requests of a batch.
-                if request.is_last || !runs_in_worker {
+                if decides {
                     signal = state.take_signal();
                 } else if !read_once(&self.unsignalled) {
                     self.unsignalled.store(true, Relaxed);

@@ -349,7 +349,7 @@ impl IoVectors {
 
     /// Adds as many of `len` bytes at `addr` of `extents` as there is room for, as one vector.
     /// Returns how many: 0 when there is no room, or no such memory. May sleep.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lease(
         &mut self,
         extents: &Arc<PinnedExtents>,

@@ -23,7 +23,7 @@ use vblk_core::{
 /// Returns one of many disks, sensible and not.
 pub fn disk(choice: u8) -> Disk {
     let sectors = [0, 8, 0x2000, 1 << 40, u64::MAX >> 9, u64::MAX];
-    let blocks = [512, 1024, 4096, 520];
+    let blocks = [512, 1024, 4096, 65536];
     let has = |bit: u8| choice >> bit & 1 != 0;
     Disk {
         sectors: sectors[usize::from(choice) % sectors.len()],
