@@ -191,7 +191,7 @@ mod tests {
     /// First lines of real reports.
     const REPORTS: &[&str] = &[
         "WARNING: CPU: 0 PID: 71 at fs/eventfd.c:72 eventfd_signal_mask+0x5b/0x70",
-        "WARNING: fs/eventfd.c:72 at eventfd_signal_mask+0x5b/0x70, CPU#0: vhost-blk-71/72",
+        "WARNING: fs/eventfd.c:72 at eventfd_signal_mask+0x5b/0x70, CPU#0: vhost-71/72",
         "WARNING: possible circular locking dependency detected",
         "WARNING: possible recursive locking detected",
         "WARNING: possible irq lock inversion dependency detected",
@@ -199,7 +199,7 @@ mod tests {
         "WARNING: inconsistent lock state",
         "WARNING: suspicious RCU usage",
         "[ BUG: Invalid wait context ]",
-        "BUG: scheduling while atomic: vhost-blk-71/72/0x00000002",
+        "BUG: scheduling while atomic: vhost-71/72/0x00000002",
         "BUG: sleeping function called from invalid context at mm/gup.c:1231",
         "BUG: KASAN: slab-use-after-free in vhost_blk_rs_end_io+0x1f/0x40 [vhost_blk_rs]",
         "BUG: kernel NULL pointer dereference, address: 0000000000000008",
@@ -207,8 +207,8 @@ mod tests {
         "Oops: Oops: 0002 [#1] SMP KASAN NOPTI",
         "Oops: general protection fault, probably for non-canonical address 0xdead000000000122",
         "kernel BUG at mm/slub.c:563!",
-        "watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [vhost-blk-71:72]",
-        "INFO: task vhost-blk-71:72 blocked for more than 90 seconds.",
+        "watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [vhost-71:72]",
+        "INFO: task vhost-71:72 blocked for more than 90 seconds.",
         "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
         "rust_kernel: panicked at /root/vhost/rust/queue.rs:112:9:",
         "refcount_t: underflow; use-after-free.",
