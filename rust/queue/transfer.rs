@@ -58,7 +58,7 @@ pub(super) struct Transfer {
     pub(super) block: u32,
     /// Bits of addresses and lengths that must be 0 for the device to reach memory.
     pub(super) alignment_mask: u32,
-    /// Buffers of the chain that the data is in, or header or status: these have one of their own,
+    /// Buffers on the data's side of the chain. Header or status have one of them to themselves,
     /// most often.
     pub(super) buffers: usize,
     /// Bytes that were submitted.
