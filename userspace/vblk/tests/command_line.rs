@@ -10,6 +10,7 @@ use std::{
     },
     path::Path,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use vblk::disk::{Disk, Options};
@@ -418,4 +419,23 @@ fn readers_share_a_file_and_a_writer_does_not() {
     let _writer = open(&Options::default()).unwrap();
     let refused = open(&read_only).unwrap_err().to_string();
     assert!(refused.starts_with("in use"), "{refused}");
+}
+
+#[test]
+fn a_lock_that_ends_in_a_moment_is_waited_for() {
+    let place = Place::new();
+    let path = place.path("disk");
+    let open = || Disk::open(Path::new(&path), &Options::default());
+    let first = open().unwrap();
+    let (ended, second) = std::thread::scope(|scope| {
+        let ending = scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            let ended = Instant::now();
+            drop(first);
+            ended
+        });
+        let second = open().map(|_| Instant::now());
+        (ending.join().unwrap(), second)
+    });
+    assert!(second.unwrap() >= ended);
 }

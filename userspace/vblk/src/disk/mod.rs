@@ -377,12 +377,10 @@ fn open(path: &Path, kind: DiskKind, read_only: bool) -> Result<(File, bool), Er
         }
         Err(e) => return Err(refusal(e)),
     };
-    // The host's device manager locks a new block device for a moment.
-    let tries = match kind {
-        DiskKind::Block => 50,
-        DiskKind::File => 1,
-    };
-    retry(tries, || blockdev::try_lock(&file, !read_only)).map_err(refusal)?;
+    // Locks last a moment longer than their reason: the host's device manager looks at a new device,
+    // a launcher that ended leaves its last I/O to the kernel, a process that is being started has
+    // copies of its parent's files.
+    retry(50, || blockdev::try_lock(&file, !read_only)).map_err(refusal)?;
     Ok((file, direct))
 }
 
