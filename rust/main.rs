@@ -42,6 +42,9 @@ module! {
 struct VhostBlk {
     #[pin]
     device: Registration<OpenFile>,
+    /// Unregistered last: commands on the device need it.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    vdpa: frontend::vdpa::Bus,
 }
 
 impl kernel::InPlaceModule for VhostBlk {
@@ -49,6 +52,8 @@ impl kernel::InPlaceModule for VhostBlk {
         #[cfg(CONFIG_VHOST_BLK_RS_KUNIT_TEST)]
         sys::kunit::take_eventfds();
         try_pin_init!(Self {
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            vdpa: frontend::vdpa::Bus::new()?,
             device <- Registration::new(module),
         })
     }

@@ -33,6 +33,8 @@ pub mod bit {
     pub const RING_EVENT_IDX: u32 = 29;
     /// The device follows virtio 1.0 or later.
     pub const VERSION_1: u32 = 32;
+    /// The device reaches memory by addresses that the platform gives it, not by physical ones.
+    pub const ACCESS_PLATFORM: u32 = 33;
     /// Rings have the packed format.
     pub const RING_PACKED: u32 = 34;
 }
@@ -59,6 +61,18 @@ impl Features {
             | 1 << bit::VERSION_1
             | 1 << bit::RING_PACKED,
     );
+
+    /// Features of a device whose user maps its memory that do not concern the disk, but for packed
+    /// rings.
+    pub const TRANSPORT: Self = Self(
+        1 << bit::RING_INDIRECT_DESC
+            | 1 << bit::RING_EVENT_IDX
+            | 1 << bit::VERSION_1
+            | 1 << bit::ACCESS_PLATFORM,
+    );
+
+    /// Features that a device whose user maps its memory may offer.
+    pub const MAPPED: Self = Self(Self::SUPPORTED.0 | Self::TRANSPORT.0);
 
     /// Returns true if the bit with this number is in the set.
     pub const fn has(self, bit: u32) -> bool {

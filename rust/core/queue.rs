@@ -66,6 +66,28 @@ impl<T> Parts<T> {
             device: f(self.device),
         }
     }
+
+    /// Applies `f` to each part, up to the first error.
+    ///
+    /// # Errors
+    ///
+    /// Those of `f`.
+    pub fn try_map<U, E>(self, mut f: impl FnMut(T) -> Result<U, E>) -> Result<Parts<U>, E> {
+        Ok(Parts {
+            desc: f(self.desc)?,
+            driver: f(self.driver)?,
+            device: f(self.device)?,
+        })
+    }
+
+    /// Pairs each part with that of `other`.
+    pub fn zip<U>(self, other: Parts<U>) -> Parts<(T, U)> {
+        Parts {
+            desc: (self.desc, other.desc),
+            driver: (self.driver, other.driver),
+            device: (self.device, other.device),
+        }
+    }
 }
 
 /// Requirements on one part of a ring.

@@ -100,8 +100,23 @@ pub const VHOST_BLK_SET_CONFIG_CALL: u32 = iow::<i32>(0xE5);
 /// Selects how guest memory is held, a `u32`: 0 pins pages for each request, 1 pins all of the
 /// memory table when it is set.
 pub const VHOST_BLK_SET_MEMORY_PINNED: u32 = iow::<u32>(0xE6);
+/// Makes a vDPA device, a [`VdpaAdd`]. Needs no owner.
+pub const VHOST_BLK_VDPA_ADD: u32 = iow::<VdpaAdd>(0xE7);
+/// Deletes a vDPA device, a [`VdpaName`]. Needs no owner.
+pub const VHOST_BLK_VDPA_DEL: u32 = iow::<VdpaName>(0xE8);
+/// Returns what a vDPA device is, a [`VdpaInfo`]. Needs no owner.
+pub const VHOST_BLK_VDPA_GET: u32 = iowr::<VdpaInfo>(0xE9);
+/// Returns the counters of a queue of a vDPA device, a [`VdpaStats`]. Needs no owner.
+pub const VHOST_BLK_VDPA_GET_STATS: u32 = iowr::<VdpaStats>(0xEA);
 
-/// A field of an argument: an integer of the host, or an array of them.
+/// Bytes of the name of a vDPA device, with at least one zero at the end.
+pub const VDPA_NAME_BYTES: usize = 64;
+/// A flag of [`VdpaAdd`]: packed rings are offered.
+pub const VDPA_PACKED: u32 = 0x1;
+/// A flag of [`VdpaAdd`]: the device is for the host itself.
+pub const VDPA_HOST: u32 = 0x2;
+
+/// A field of an argument: an integer of the host, an array of them, or another argument.
 trait Field {
     /// Reads the field from its bytes; 0 where there are too few.
     fn from_raw(raw: &[u8]) -> Self;
@@ -122,7 +137,7 @@ macro_rules! integer_field {
         }
     )* };
 }
-integer_field!(i32 u32 u64);
+integer_field!(u8 i32 u32 u64);
 
 impl<T: Field, const N: usize> Field for [T; N] {
     fn from_raw(raw: &[u8]) -> Self {
@@ -146,9 +161,27 @@ macro_rules! argument {
     ) => {
         $(#[$meta])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct $name {
             $( $(#[$field_meta])* pub $field: $type, )*
+        }
+
+        impl Field for $name {
+            fn from_raw(raw: &[u8]) -> Self {
+                let mut bytes = [0; size_of::<Self>()];
+                bytes.iter_mut().zip(raw).for_each(|(to, from)| *to = *from);
+                Self::from_bytes(&bytes)
+            }
+
+            fn to_raw(&self, raw: &mut [u8]) {
+                raw.iter_mut().zip(self.to_bytes()).for_each(|(to, from)| *to = from);
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::from_bytes(&[0; size_of::<Self>()])
+            }
         }
 
         impl $name {
@@ -312,8 +345,10 @@ argument! {
         max_queue_size: u32,
         /// Most regions of a memory table.
         max_mem_regions: u32,
+        /// 1 if the module has vDPA devices, else 0.
+        has_vdpa: u32,
         /// Zero.
-        reserved: [u32; 12],
+        reserved: [u32; 11],
     }
 }
 
@@ -350,5 +385,75 @@ argument! {
         features: u64,
         /// Must be 0.
         reserved: u64,
+    }
+}
+
+argument! {
+    /// `struct vhost_blk_vdpa_add`.
+    VdpaAdd {
+        /// An open block device.
+        fd: i32,
+        /// [`VDPA_PACKED`], [`VDPA_HOST`].
+        flags: u32,
+        /// Queues.
+        queues: u32,
+        /// Most entries of each queue.
+        queue_size: u32,
+        /// The answer to GET_ID.
+        serial: [u8; crate::request::ID_BYTES],
+        /// The name on the vDPA bus, ended by a zero.
+        name: [u8; VDPA_NAME_BYTES],
+        /// Must be 0.
+        reserved: [u32; 7],
+    }
+}
+
+argument! {
+    /// `struct vhost_blk_vdpa_name`.
+    VdpaName {
+        /// The name on the vDPA bus, ended by a zero.
+        name: [u8; VDPA_NAME_BYTES],
+    }
+}
+
+argument! {
+    /// `struct vhost_blk_vdpa_info`.
+    VdpaInfo {
+        /// Which device, from 0.
+        index: u32,
+        /// Returned: [`VDPA_PACKED`], [`VDPA_HOST`].
+        flags: u32,
+        /// Returned: the disk's major number.
+        major: u32,
+        /// Returned: the disk's minor number.
+        minor: u32,
+        /// Returned: queues.
+        queues: u32,
+        /// Returned: most entries of each queue.
+        queue_size: u32,
+        /// Returned: the virtio device status; 0 when no driver uses the device.
+        status: u32,
+        /// Returned: 1 if the disk is read-only.
+        read_only: u32,
+        /// Returned: the answer to GET_ID.
+        serial: [u8; crate::request::ID_BYTES],
+        /// Returned: the name on the vDPA bus.
+        name: [u8; VDPA_NAME_BYTES],
+        /// Must be 0.
+        reserved: [u32; 3],
+    }
+}
+
+argument! {
+    /// `struct vhost_blk_vdpa_stats`.
+    VdpaStats {
+        /// The name on the vDPA bus, ended by a zero.
+        name: [u8; VDPA_NAME_BYTES],
+        /// Number of the queue.
+        queue: u32,
+        /// Must be 0.
+        reserved: u32,
+        /// Returned: the counters since the device was made.
+        stats: Stats,
     }
 }

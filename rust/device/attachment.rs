@@ -4,7 +4,10 @@
 
 use super::{
     config_notifier::ConfigNotifier,
-    vring::VringConfig,
+    vring::{
+        RingAddresses,
+        VringConfig, //
+    },
     worker::Workers, //
 };
 use crate::{
@@ -24,7 +27,6 @@ use crate::{
         block_file::BlockFile,
         eventfd::{
             EventFile,
-            EventSignal,
             EventWatch,
             Wake, //
         },
@@ -33,6 +35,7 @@ use crate::{
             MappedRange, //
         },
         periodic::Periodic,
+        signal::Signal,
         task::wait_for_completions, //
     },
 };
@@ -45,14 +48,12 @@ use kernel::{
     },
 };
 use vblk_core::{
-    addr::HostAddr,
     features::{
         bit,
         Features, //
     },
     queue::{
         Part,
-        Parts,
         QueueSize, //
     },
     ring::{
@@ -65,16 +66,16 @@ use vblk_core::{
 /// The properties that the queues of a device have in common.
 pub(crate) struct AttachParams<'a> {
     pub(crate) workers: &'a Workers,
-    pub(crate) mm: &'a ARef<MmWithUser>,
+    pub(crate) owner: Option<&'a ARef<MmWithUser>>,
     pub(crate) features: Features,
     pub(crate) memory: &'a DeviceMemory,
     pub(crate) rules: Rules,
     /// Signalled when the configuration space has changed.
-    pub(crate) config_call: Option<&'a Arc<EventSignal>>,
+    pub(crate) config_call: Option<&'a Arc<Signal>>,
 }
 
-/// Kicks a queue when its kick eventfd is signalled.
-struct KickTarget(Arc<UsedSide>);
+/// Kicks a queue, when its kick eventfd is signalled or when told to.
+pub(crate) struct KickTarget(Arc<UsedSide>);
 
 impl Wake for KickTarget {
     #[inline]
@@ -113,17 +114,14 @@ impl Attachment {
     ///
     /// # Errors
     ///
-    /// EINVAL when no queue is configured, or a base is not in its ring; EFAULT when a ring is not
-    /// accessible; EIO when the page cache can't be written back; ENOMEM; EINTR when the current task
-    /// is being killed. Nothing is served then.
+    /// EIO when the page cache can't be written back; those of [`Self::start_queue`]. Nothing is
+    /// served then.
     pub(crate) fn new(
         params: &AttachParams<'_>,
-        disk: BlockFile,
+        disk: Arc<BlockFile>,
         vrings: &mut [VringConfig],
-        stats: &mut Stats,
     ) -> Result<Self> {
         disk.drop_cache()?;
-        let disk = Arc::new(disk, GFP_KERNEL_ACCOUNT)?;
         let notifier = ConfigNotifier::new(disk.clone())?;
         let mut attachment = Self {
             disk,
@@ -142,7 +140,7 @@ impl Attachment {
                     .workers
                     .take_queues_patiently(|index, queue| attachment.stopped(index, queue));
                 // The rings may be tried again, from where they are now.
-                attachment.stop(true, stats, |index, base| set_base(vrings, index, base));
+                attachment.stop(true, vrings);
                 Err(error)
             }
         }
@@ -150,12 +148,9 @@ impl Attachment {
 
     fn start(&mut self, params: &AttachParams<'_>, vrings: &[VringConfig]) -> Result {
         for (index, vring) in vrings.iter().enumerate() {
-            if let (Some(size), Some(addresses)) = (vring.size, vring.addresses) {
-                self.start_queue(params, index, vring, size, addresses)?;
+            if vring.is_configured() {
+                self.start_queue(params, index, vring)?;
             }
-        }
-        if self.queues.is_empty() {
-            return Err(EINVAL);
         }
         for queue in &self.queues {
             // Requests may have come before anyone listened.
@@ -164,14 +159,20 @@ impl Attachment {
         Ok(())
     }
 
+    /// Begins to serve a queue, as soon as its worker is woken.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL when it is not configured, or its base is not in its ring; EFAULT when the ring is not
+    /// accessible; ENOMEM; EINTR when the current task is being killed.
     fn start_queue(
         &mut self,
         params: &AttachParams<'_>,
         index: usize,
         vring: &VringConfig,
-        size: QueueSize,
-        addresses: Parts<HostAddr>,
     ) -> Result {
+        let size = vring.size.ok_or(EINVAL)?;
+        let addresses = vring.addresses.ok_or(EINVAL)?;
         let worker = params.workers.get(vring.worker)?;
         let format = Format::of(params.features);
         let base = vring.base.unwrap_or(format.initial_base());
@@ -209,6 +210,45 @@ impl Attachment {
         worker.insert(index, queue)
     }
 
+    /// Begins to serve one more queue. Returns what kicks it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::start_queue`]; the queue is not served then.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(super) fn add_queue(
+        &mut self,
+        params: &AttachParams<'_>,
+        index: usize,
+        vring: &VringConfig,
+    ) -> Result<KickTarget> {
+        let before = self.queues.len();
+        if let Err(error) = self.start_queue(params, index, vring) {
+            self.queues.truncate(before);
+            return Err(error);
+        }
+        let queue = self.queues.last().ok_or(EINVAL)?;
+        // Requests may have come before anyone listened.
+        queue.used.wake_worker();
+        Ok(KickTarget(queue.used.clone()))
+    }
+
+    /// Ends the service of one queue, whose worker has let go of `half`. `vring` learns where it ended
+    /// and what was counted.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(super) fn remove_queue(
+        &mut self,
+        index: usize,
+        half: KBox<dyn Serve>,
+        vring: &mut VringConfig,
+    ) {
+        let place = self.queues.iter().position(|it| it.index == index);
+        let queue = place.and_then(|place| self.queues.remove(place).ok());
+        end_queue(half, true, vring);
+        wait_for_completions();
+        drop(queue);
+    }
+
     /// Takes a queue that its worker does not serve any more.
     pub(crate) fn stopped(&mut self, index: usize, queue: KBox<dyn Serve>) {
         if let Some(served) = self.queues.iter_mut().find(|it| it.index == index) {
@@ -217,32 +257,21 @@ impl Attachment {
     }
 
     /// Ends the service of all queues, which their workers have let go of, when all I/O has ended.
-    /// `vrings` learn where it ended, and `stats` what was counted.
-    pub(crate) fn end(self, is_owner: bool, vrings: &mut [VringConfig], stats: &mut Stats) {
-        self.stop(is_owner, stats, |index, base| set_base(vrings, index, base));
+    /// `vrings` learn where it ended and what was counted, and forget the addresses of the rings.
+    pub(crate) fn end(self, is_owner: bool, vrings: &mut [VringConfig]) {
+        self.stop(is_owner, vrings);
         for vring in vrings {
             vring.addresses = None;
         }
     }
 
-    fn stop(
-        mut self,
-        is_owner: bool,
-        stats: &mut Stats,
-        mut ended: impl FnMut(usize, u32), //
-    ) {
+    fn stop(mut self, is_owner: bool, vrings: &mut [VringConfig]) {
         for queue in &mut self.queues {
             queue.watch = None;
         }
         for queue in &mut self.queues {
-            if let Some(half) = &mut queue.stopped {
-                half.drain(is_owner);
-                let mut counted = Stats::default();
-                half.add_stats(&mut counted);
-                // It is stopped no more: the next attachment begins anew.
-                counted.stopped_queues = 0;
-                *stats += &counted;
-                ended(queue.index, half.base());
+            if let (Some(half), Some(vring)) = (queue.stopped.take(), vrings.get_mut(queue.index)) {
+                end_queue(half, is_owner, vring);
             }
         }
         // The last completions may still be on their way out of our code.
@@ -279,7 +308,7 @@ impl Attachment {
     }
 
     /// Exchanges the call eventfd of a queue. The old one is not signalled any more afterwards.
-    pub(crate) fn set_call(&self, index: usize, call: Option<Arc<EventSignal>>) {
+    pub(crate) fn set_call(&self, index: usize, call: Option<Arc<Signal>>) {
         if let Some(queue) = self.queues.iter().find(|it| it.index == index) {
             queue.used.set_call(call);
         }
@@ -290,20 +319,25 @@ impl Attachment {
     /// # Errors
     ///
     /// ENOMEM; nothing changed then.
-    pub(crate) fn set_config_call(&mut self, call: Option<Arc<EventSignal>>) -> Result {
+    pub(crate) fn set_config_call(&mut self, call: Option<Arc<Signal>>) -> Result {
         self.looking = self.notifier.set_call(call)?;
         Ok(())
     }
 }
 
-/// Notes where the service of a queue ended.
-fn set_base(vrings: &mut [VringConfig], index: usize, base: u32) {
-    if let Some(vring) = vrings.get_mut(index) {
-        vring.base = Some(base);
-    }
+/// Ends all that was begun on a queue that its worker has let go of. `vring` learns where it ended and
+/// what was counted.
+fn end_queue(mut half: KBox<dyn Serve>, is_owner: bool, vring: &mut VringConfig) {
+    half.drain(is_owner);
+    let mut counted = Stats::default();
+    half.add_stats(&mut counted);
+    // It is stopped no more: the next attachment begins anew.
+    counted.stopped_queues = 0;
+    vring.past += &counted;
+    vring.base = Some(half.base());
 }
 
-/// Maps a ring of the owner.
+/// Maps a ring.
 ///
 /// # Errors
 ///
@@ -312,22 +346,33 @@ fn map_ring(
     params: &AttachParams<'_>,
     format: Format,
     size: QueueSize,
-    addresses: Parts<HostAddr>,
+    addresses: RingAddresses,
 ) -> Result<Arc<Ring>> {
-    let map = |addr, part: Part| {
-        let access = if part.written {
+    let access = |part: &Part| {
+        if part.written {
             Access::Write
         } else {
             Access::Read
-        };
-        let align = part.align as usize;
-        MappedRange::new(params.mm.clone(), addr, part.bytes, align, access)
+        }
     };
     let parts = format.parts(size);
-    let parts = Parts {
-        desc: map(addresses.desc, parts.desc)?,
-        driver: map(addresses.driver, parts.driver)?,
-        device: map(addresses.device, parts.device)?,
+    let parts = match addresses {
+        RingAddresses::Owner(addresses) => {
+            let owner = params.owner.ok_or(EFAULT)?;
+            parts.zip(addresses).try_map(|(part, at)| {
+                let align = part.align as usize;
+                MappedRange::new(owner.clone(), at, part.bytes, align, access(&part))
+            })?
+        }
+        #[cfg(not(CONFIG_VHOST_BLK_RS_VDPA))]
+        RingAddresses::Guest(_) => return Err(EFAULT),
+        #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+        RingAddresses::Guest(addresses) => {
+            let table = params.memory.pinned_table().ok_or(EFAULT)?;
+            parts.zip(addresses).try_map(|(part, at)| {
+                table.map(at, part.bytes, part.align as usize, access(&part))
+            })?
+        }
     };
     Ok(Arc::new(
         Ring::new(format, size, parts),

@@ -9,11 +9,11 @@
 use super::disk::config_limits;
 use crate::sys::{
     block_file::BlockFile,
-    eventfd::EventSignal,
     periodic::{
         Periodic,
         Tick, //
     },
+    signal::Signal, //
 };
 use kernel::{
     new_mutex,
@@ -34,7 +34,7 @@ pub(crate) struct ConfigNotifier {
 }
 
 struct State {
-    call: Option<Arc<EventSignal>>,
+    call: Option<Arc<Signal>>,
     /// The limits when the disk was attached, or the eventfd was last signalled.
     told: Limits,
 }
@@ -64,7 +64,7 @@ impl ConfigNotifier {
     /// ENOMEM; nothing changed then.
     pub(crate) fn set_call(
         self: &Arc<Self>,
-        call: Option<Arc<EventSignal>>,
+        call: Option<Arc<Signal>>,
     ) -> Result<Option<Pin<KBox<Periodic<Self>>>>> {
         let looking = match call {
             Some(_) => Some(Periodic::new(self.clone())?),

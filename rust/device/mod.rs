@@ -2,11 +2,13 @@
 
 //! A virtio-blk device: what is configured, what is attached, and which threads serve it.
 //!
-//! A front-end owns an [`OwnedDevice`] and decides who may change it. Nothing here knows an ioctl.
+//! A front-end has a [`Device`] and decides who may change it. Nothing here knows an ioctl.
 
 pub(crate) mod attachment;
 mod config_notifier;
 pub(crate) mod disk;
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+mod mapped;
 pub(crate) mod vring;
 pub(crate) mod worker;
 
@@ -19,10 +21,8 @@ use crate::{
     sys::{
         block_file::BlockFile,
         errno::enobufs,
-        eventfd::{
-            EventFile,
-            EventSignal, //
-        },
+        eventfd::EventFile,
+        signal::Signal,
         task::may_use_realtime_io,
         worker_thread::ThreadKind, //
     },
@@ -52,8 +52,8 @@ use vblk_core::{
 use vring::VringConfig;
 use worker::Workers;
 
-/// A device with an owner. Dropping it stops everything.
-pub(crate) struct OwnedDevice {
+/// A device. Dropping it stops everything.
+pub(crate) struct Device {
     /// `Some` while a disk is attached.
     attachment: Option<Attachment>,
     vrings: KVec<VringConfig>,
@@ -66,17 +66,16 @@ pub(crate) struct OwnedDevice {
     /// The writeback switch, if it was used since the features were set.
     writeback: Option<bool>,
     /// Signalled when the configuration space has changed.
-    config_call: Option<Arc<EventSignal>>,
-    /// The counters of queues that are not served any more.
-    past: Stats,
+    config_call: Option<Arc<Signal>>,
     /// The owner may have the real-time class of I/O priorities.
     realtime: bool,
     workers: Workers,
-    mm: ARef<MmWithUser>,
+    /// The address space of the process that owns the device, if one does.
+    owner: Option<ARef<MmWithUser>>,
 }
 
-impl OwnedDevice {
-    /// Makes the current process the owner, with one worker.
+impl Device {
+    /// Creates a device that the current process owns, with one worker.
     ///
     /// # Errors
     ///
@@ -85,7 +84,18 @@ impl OwnedDevice {
     #[inline(never)]
     pub(crate) fn new(kind: ThreadKind) -> Result<Self> {
         let mm: ARef<MmWithUser> = kernel::current!().mm().ok_or(EPERM)?.into();
-        Ok(Self {
+        let workers = Workers::new(kind, Some(mm.clone()))?;
+        Ok(Self::with(workers, Some(mm), may_use_realtime_io()))
+    }
+
+    /// Creates a device that no process owns, without a worker. All of its memory is pinned ahead.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn without_owner() -> Self {
+        Self::with(Workers::none(), None, false)
+    }
+
+    fn with(workers: Workers, owner: Option<ARef<MmWithUser>>, realtime: bool) -> Self {
+        Self {
             attachment: None,
             vrings: KVec::new(),
             features: Features::default(),
@@ -94,18 +104,18 @@ impl OwnedDevice {
             serial: [0; ID_BYTES],
             writeback: None,
             config_call: None,
-            past: Stats::default(),
-            realtime: may_use_realtime_io(),
-            workers: Workers::new(kind, mm.clone())?,
-            mm,
-        })
+            realtime,
+            workers,
+            owner,
+        }
     }
 
     /// Returns whether the current process is the owner: its address space counts, as in C vhost.
     pub(crate) fn is_owner_current(&self) -> bool {
-        kernel::current!()
-            .mm()
-            .is_some_and(|mm| core::ptr::eq(mm.as_raw(), self.mm.as_raw()))
+        match (kernel::current!().mm(), &self.owner) {
+            (Some(mm), Some(owner)) => core::ptr::eq(mm.as_raw(), owner.as_raw()),
+            _ => false,
+        }
     }
 
     /// Returns the configuration of a queue.
@@ -157,6 +167,12 @@ impl OwnedDevice {
         Ok(())
     }
 
+    /// Returns the negotiated features.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn features(&self) -> Features {
+        self.features
+    }
+
     /// Returns the format of the rings.
     pub(crate) fn format(&self) -> Format {
         Format::of(self.features)
@@ -188,7 +204,7 @@ impl OwnedDevice {
 
     /// Returns the address space of the owner, if guest memory is to be pinned when it is set.
     pub(crate) fn pins_memory(&self) -> Option<ARef<MmWithUser>> {
-        self.is_memory_pinned.then(|| self.mm.clone())
+        self.owner.clone().filter(|_| self.is_memory_pinned)
     }
 
     /// Selects whether guest memory is pinned when it is set, and forgets what was set.
@@ -263,7 +279,7 @@ impl OwnedDevice {
     /// # Errors
     ///
     /// ENOMEM; nothing changed then.
-    pub(crate) fn set_config_call(&mut self, call: Option<Arc<EventSignal>>) -> Result {
+    pub(crate) fn set_config_call(&mut self, call: Option<Arc<Signal>>) -> Result {
         if let Some(attachment) = &mut self.attachment {
             attachment.set_config_call(call.clone())?;
         }
@@ -289,7 +305,7 @@ impl OwnedDevice {
     /// # Errors
     ///
     /// ENOBUFS, ENOMEM; nothing changed then.
-    pub(crate) fn set_call(&mut self, index: usize, call: Option<Arc<EventSignal>>) -> Result {
+    pub(crate) fn set_call(&mut self, index: usize, call: Option<Arc<Signal>>) -> Result {
         self.vring(index)?.call = call.clone();
         if let Some(attachment) = &self.attachment {
             attachment.set_call(index, call);
@@ -302,7 +318,7 @@ impl OwnedDevice {
     /// # Errors
     ///
     /// ENOBUFS, ENOMEM; EINTR when the current task is being killed; nothing changed then.
-    pub(crate) fn set_err(&mut self, index: usize, err: Option<Arc<EventSignal>>) -> Result {
+    pub(crate) fn set_err(&mut self, index: usize, err: Option<Arc<Signal>>) -> Result {
         let worker = self.vring(index)?.worker;
         self.workers
             .with_queue(worker, index, |queue| queue.set_err(err.clone()))?;
@@ -325,13 +341,27 @@ impl OwnedDevice {
         Ok(served.unwrap_or(configured))
     }
 
-    /// Attaches a disk and begins to serve.
+    /// Attaches a disk and begins to serve the queues that are configured.
     ///
     /// # Errors
     ///
-    /// EFAULT without guest memory; those of [`Attachment::new`].
+    /// EFAULT without guest memory; EINVAL when no queue is configured and a process owns the device,
+    /// which can't configure one later; those of [`Attachment::new`].
     #[inline(never)]
-    pub(crate) fn attach(&mut self, disk: BlockFile) -> Result {
+    pub(crate) fn attach(&mut self, disk: Arc<BlockFile>) -> Result {
+        let mut vrings = core::mem::take(&mut self.vrings);
+        let attached = self.attach_params().and_then(|params| {
+            if self.owner.is_some() && !vrings.iter().any(VringConfig::is_configured) {
+                return Err(EINVAL);
+            }
+            Attachment::new(&params, disk, &mut vrings)
+        });
+        self.vrings = vrings;
+        self.attachment = Some(attached?);
+        Ok(())
+    }
+
+    fn attach_params(&self) -> Result<AttachParams<'_>> {
         let rules = Rules {
             range_ops: RangeOps::negotiated(self.features),
             durable: self.is_durable(),
@@ -339,17 +369,14 @@ impl OwnedDevice {
             indirect: self.features.has(bit::RING_INDIRECT_DESC),
             serial: self.serial,
         };
-        let params = AttachParams {
+        Ok(AttachParams {
             workers: &self.workers,
-            mm: &self.mm,
+            owner: self.owner.as_ref(),
             features: self.features,
             memory: self.memory.as_ref().ok_or(EFAULT)?,
             rules,
             config_call: self.config_call.as_ref(),
-        };
-        let attached = Attachment::new(&params, disk, &mut self.vrings, &mut self.past)?;
-        self.attachment = Some(attached);
-        Ok(())
+        })
     }
 
     /// Detaches the disk, if there is one.
@@ -369,26 +396,31 @@ impl OwnedDevice {
 
     fn end(&mut self, is_owner: bool) {
         if let Some(attachment) = self.attachment.take() {
-            attachment.end(is_owner, &mut self.vrings, &mut self.past);
+            attachment.end(is_owner, &mut self.vrings);
         }
     }
 
-    /// Returns what was counted since the device got its owner.
+    /// Returns what was counted since the device was created.
     ///
     /// # Errors
     ///
     /// EINTR when the current task is being killed.
     pub(crate) fn stats(&self) -> Result<Stats> {
-        let mut stats = self.past;
+        let mut stats = Stats::default();
+        for vring in &self.vrings {
+            stats += &vring.past;
+        }
         self.workers
             .for_each_queue(|queue| queue.add_stats(&mut stats))?;
         Ok(stats)
     }
 }
 
-impl Drop for OwnedDevice {
-    fn drop(&mut self) {
-        // The guest is gone. Its workers must not wait for memory whose handler waits for this.
+impl Device {
+    /// Detaches the disk, if there is one, from a driver that is gone: requests that need its memory
+    /// fail.
+    fn abandon(&mut self) {
+        // Workers must not wait for memory whose handler waits for this.
         self.workers.give_up();
         if let Some(attachment) = &mut self.attachment {
             self.workers
@@ -396,5 +428,11 @@ impl Drop for OwnedDevice {
         }
         let is_owner = false;
         self.end(is_owner);
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.abandon();
     }
 }

@@ -2,32 +2,55 @@
 
 //! The configuration of a queue.
 
-use crate::sys::eventfd::{
-    EventFile,
-    EventSignal, //
+use crate::sys::{
+    eventfd::EventFile,
+    signal::Signal, //
 };
 use kernel::sync::Arc;
 use vblk_core::{
-    addr::HostAddr,
+    addr::{
+        GuestAddr,
+        HostAddr, //
+    },
     queue::{
         Parts,
         QueueSize, //
     },
+    uapi::Stats, //
 };
 
 /// The configuration of a queue. Its geometry does not change while the queue is served.
 #[derive(Default)]
 pub(crate) struct VringConfig {
     pub(crate) size: Option<QueueSize>,
-    /// Where the parts of the ring lie in the owner. Forgotten at detach: the next driver may have
-    /// its rings elsewhere, and fewer of them.
-    pub(crate) addresses: Option<Parts<HostAddr>>,
+    /// Where the parts of the ring lie. Forgotten at detach: the next driver may have its rings
+    /// elsewhere, and fewer of them.
+    pub(crate) addresses: Option<RingAddresses>,
     /// Where to begin, in the encoding of vhost, unless with a new ring. Not kept up to date while
     /// the queue is served.
     pub(crate) base: Option<u32>,
     pub(crate) kick: Option<Arc<EventFile>>,
-    pub(crate) call: Option<Arc<EventSignal>>,
-    pub(crate) err: Option<Arc<EventSignal>>,
+    pub(crate) call: Option<Arc<Signal>>,
+    pub(crate) err: Option<Arc<Signal>>,
     /// Which worker serves it.
     pub(crate) worker: usize,
+    /// What was counted until the queue was last stopped.
+    pub(crate) past: Stats,
+}
+
+impl VringConfig {
+    /// Returns whether all is there that the queue needs to be served.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.size.is_some() && self.addresses.is_some()
+    }
+}
+
+/// Where the parts of a ring lie.
+#[derive(Clone, Copy)]
+pub(crate) enum RingAddresses {
+    /// In the owner.
+    Owner(Parts<HostAddr>),
+    /// In guest memory that is pinned ahead.
+    #[cfg_attr(not(CONFIG_VHOST_BLK_RS_VDPA), expect(dead_code))]
+    Guest(Parts<GuestAddr>),
 }

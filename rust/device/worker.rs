@@ -74,7 +74,7 @@ pub(crate) struct VqWorker {
 }
 
 impl VqWorker {
-    fn spawn(kind: ThreadKind, mm: ARef<MmWithUser>) -> Result<Self> {
+    fn spawn(kind: ThreadKind, mm: Option<ARef<MmWithUser>>) -> Result<Self> {
         let ready = Arc::new(ReadyQueues::new(), GFP_KERNEL_ACCOUNT)?;
         let work = Arc::pin_init(
             pin_init!(VqWork {
@@ -116,18 +116,29 @@ impl VqWorker {
 /// The workers of a device, by their ids.
 pub(crate) struct Workers {
     kind: ThreadKind,
-    mm: ARef<MmWithUser>,
+    /// The address space that kernel threads work in, if any.
+    mm: Option<ARef<MmWithUser>>,
     workers: KVec<Option<VqWorker>>,
 }
 
 impl Workers {
-    /// Creates the first worker of a device, for the current process, whose address space is `mm`. Its
-    /// id is 0.
+    /// Creates no worker.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn none() -> Self {
+        Self {
+            kind: ThreadKind::Kthread,
+            mm: None,
+            workers: KVec::new(),
+        }
+    }
+
+    /// Creates the first worker of a device, for the current process, whose address space is `mm`; a
+    /// kernel thread without one works for the system. Its id is 0.
     ///
     /// # Errors
     ///
     /// ENOMEM; EAGAIN when the process may not have one more thread; EINTR when it is being killed.
-    pub(crate) fn new(kind: ThreadKind, mm: ARef<MmWithUser>) -> Result<Self> {
+    pub(crate) fn new(kind: ThreadKind, mm: Option<ARef<MmWithUser>>) -> Result<Self> {
         let mut workers = Self {
             kind,
             mm,
@@ -219,6 +230,14 @@ impl Workers {
             .get_mut(index)
             .and_then(Option::as_mut)
             .map(|queue| f(&mut **queue)))
+    }
+
+    /// Takes a queue from its worker, which does not touch it any more.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn take_queue(&self, worker: usize, index: usize) -> Option<KBox<dyn Serve>> {
+        let worker = self.get(worker).ok()?;
+        let mut queues = worker.thread.work().queues.lock();
+        queues.get_mut(index)?.take()
     }
 
     /// Takes all queues from their workers, which do not touch them any more.

@@ -2,6 +2,8 @@
 
 //! Guest memory of a device, of either kind.
 
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use super::iotlb::Iotlb;
 use super::{
     pinned_table::PinnedTable,
     table::{
@@ -26,6 +28,9 @@ pub(crate) enum DeviceMemory {
     Owner(Arc<OwnerTable>),
     /// Pinned ahead.
     Pinned(Arc<PinnedTable>),
+    /// Mapped by the user of a vDPA device, and what was mapped last.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    Mapped(Arc<Iotlb>, Arc<PinnedTable>),
 }
 
 impl DeviceMemory {
@@ -49,6 +54,16 @@ impl DeviceMemory {
 
     /// Returns whether it is pinned ahead.
     pub(crate) fn is_pinned(&self) -> bool {
-        matches!(self, Self::Pinned(_))
+        !matches!(self, Self::Owner(_))
+    }
+
+    /// Returns the table of what is pinned ahead.
+    pub(crate) fn pinned_table(&self) -> Option<&Arc<PinnedTable>> {
+        match self {
+            Self::Owner(_) => None,
+            Self::Pinned(table) => Some(table),
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            Self::Mapped(_, table) => Some(table),
+        }
     }
 }

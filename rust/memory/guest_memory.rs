@@ -55,6 +55,10 @@ pub(crate) trait GuestMemory: ReadGuest + Send + Sized + 'static {
 
     /// Forgets what it found out for a batch of requests: the memory may change from here on.
     fn end_batch(&mut self);
+
+    /// Looks again at what is mapped, when chains were looked for: the next one may be in memory that
+    /// was mapped since.
+    fn refresh(&mut self);
 }
 
 /// Fills `to` with the first bytes of `pieces`. May sleep.

@@ -8,6 +8,8 @@
 
 mod device_memory;
 mod guest_memory;
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+mod iotlb;
 mod owner;
 mod pinned;
 mod pinned_table;
@@ -20,7 +22,11 @@ pub(crate) use guest_memory::{
     copy_out,
     GuestMemory, //
 };
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+pub(crate) use iotlb::Iotlb;
 pub(crate) use owner::OwnerMemory;
 pub(crate) use pinned::PinnedMemory;
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+pub(crate) use pinned_table::PinnedTable;
 pub(crate) use status_byte::StatusByte;
 pub(crate) use table::MemoryRegion;

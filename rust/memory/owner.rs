@@ -120,4 +120,8 @@ impl GuestMemory for OwnerMemory {
     fn end_batch(&mut self) {
         self.status_page = LastPage::default();
     }
+
+    fn refresh(&mut self) {
+        self.end_batch();
+    }
 }

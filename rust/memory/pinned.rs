@@ -2,6 +2,8 @@
 
 //! Guest memory that was pinned when the memory table was set.
 
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use super::iotlb::Iotlb;
 use super::{
     device_memory::DeviceMemory,
     guest_memory::GuestMemory,
@@ -35,6 +37,9 @@ use vblk_core::{
 /// Guest memory that is pinned as long as the device has it.
 pub(crate) struct PinnedMemory {
     table: Arc<PinnedTable>,
+    /// Where the table comes from, if what is mapped may change without a word.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    iotlb: Option<Arc<Iotlb>>,
     /// The part that the last header or status byte was in. Most often the next one is there too.
     last: Cell<Option<Region>>,
     /// The part that the last data was in: where pages are huge, often that of the next.
@@ -42,6 +47,12 @@ pub(crate) struct PinnedMemory {
 }
 
 impl PinnedMemory {
+    fn set_table(&mut self, table: Arc<PinnedTable>) {
+        self.table = table;
+        self.last.set(None);
+        self.last_data.set(None);
+    }
+
     /// Returns the piece of `[at, at + len)` that begins at `at` and is in one extent. Looks in the
     /// part `last` first.
     ///
@@ -81,7 +92,8 @@ impl PinnedMemory {
             let span = self.span(&self.last, at, (len - done) as u64)?;
             let end = done + span.len as usize;
             if !f(ExtentAddr(span.addr.0), done..end) {
-                return Err(Fault::Inaccessible);
+                // It may not be read, or not be written.
+                return Err(Fault::OutsideTable);
             }
             done = end;
             if done < len {
@@ -119,21 +131,24 @@ impl PinnedMemory {
 
 impl GuestMemory for PinnedMemory {
     fn new(memory: &DeviceMemory) -> Result<Option<Self>> {
-        let DeviceMemory::Pinned(table) = memory else {
+        let Some(table) = memory.pinned_table() else {
             return Ok(None);
         };
         Ok(Some(Self {
             table: table.clone(),
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            iotlb: match memory {
+                DeviceMemory::Mapped(iotlb, _) => Some(iotlb.clone()),
+                _ => None,
+            },
             last: Cell::new(None),
             last_data: Cell::new(None),
         }))
     }
 
     fn replace(&mut self, memory: &DeviceMemory) {
-        if let DeviceMemory::Pinned(table) = memory {
-            self.table = table.clone();
-            self.last.set(None);
-            self.last_data.set(None);
+        if let Some(table) = memory.pinned_table() {
+            self.set_table(table.clone());
         }
     }
 
@@ -149,14 +164,32 @@ impl GuestMemory for PinnedMemory {
         let span = self.span(&self.last, at, 1)?;
         LeasedByte::new(&self.table.extents, ExtentAddr(span.addr.0))
             .map(StatusByte::Leased)
-            .ok_or(Fault::Inaccessible)
+            .ok_or(Fault::OutsideTable)
     }
 
     #[inline(always)]
     fn add_to(&mut self, io: &mut IoVectors, at: GuestAddr, len: u64) -> Result<u64, Fault> {
         let span = self.span(&self.last_data, at, len)?;
-        Ok(io.lease(&self.table.extents, ExtentAddr(span.addr.0), span.len) as u64)
+        let added = io.lease(&self.table.extents, ExtentAddr(span.addr.0), span.len);
+        if added == 0 && io.bytes() == 0 {
+            // There is room: it may not be read, or not be written.
+            return Err(Fault::OutsideTable);
+        }
+        Ok(added as u64)
     }
 
     fn end_batch(&mut self) {}
+
+    #[inline]
+    fn refresh(&mut self) {
+        #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+        if let Some(iotlb) = &self.iotlb {
+            if iotlb.version() != self.table.version {
+                // Without memory for a new table the old one stays, in which less is mapped.
+                if let Ok(table) = iotlb.table() {
+                    self.set_table(table);
+                }
+            }
+        }
+    }
 }

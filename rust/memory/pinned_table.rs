@@ -14,6 +14,17 @@ use crate::sys::{
         PinnedExtents, //
     },
 };
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use crate::sys::{
+    mapped_pages::MappedPages,
+    mapped_range::{
+        Access,
+        MappedRange, //
+    },
+    vdpa_ops::HostDriver, //
+};
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use kernel::page::PAGE_SIZE;
 use kernel::{
     mm::MmWithUser,
     prelude::*,
@@ -59,11 +70,20 @@ impl PinnedRegion {
             // The last part may end where the address space does.
             guest = guest.checked_add(bytes).unwrap_or(guest);
         }
+        Self::of_parts(whole.first(), parts)
+    }
+
+    /// Creates the region that begins at `first` and has these parts.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL when they overlap; ENOMEM.
+    fn of_parts(first: GuestAddr, parts: KVVec<Region>) -> Result<Self> {
         let parts = MemoryTable::new(parts).map_err(table_error)?;
         let entries = IndexedTable::<_, KVVec<u32>>::entries(&parts);
         let room = KVVec::from_elem(0, entries, gfp_user_sized())?;
         Ok(Self {
-            first: whole.first(),
+            first,
             parts: IndexedTable::new(parts, room),
         })
     }
@@ -74,6 +94,9 @@ pub(crate) struct PinnedTable {
     /// Sorted by guest address.
     regions: KVec<PinnedRegion>,
     pub(super) extents: Arc<PinnedExtents>,
+    /// The version of the [`Iotlb`](super::iotlb::Iotlb) that it is made of.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(super) version: u64,
 }
 
 impl PinnedTable {
@@ -95,6 +118,8 @@ impl PinnedTable {
         Ok(Self {
             regions,
             extents: Arc::new(extents, GFP_KERNEL_ACCOUNT)?,
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            version: 0,
         })
     }
 
@@ -112,5 +137,83 @@ impl PinnedTable {
             .find(|region| region.first <= at)
             .and_then(|region| region.parts.region(at))
             .ok_or(Fault::OutsideTable)
+    }
+}
+
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+impl PinnedTable {
+    /// Creates the table of mappings, sorted by guest address, which are `version` of their [`Iotlb`].
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM, and those of the mappings.
+    ///
+    /// [`Iotlb`]: super::iotlb::Iotlb
+    pub(super) fn of_mapped(
+        mapped: impl Iterator<Item = Result<(GuestAddr, Arc<MappedPages>)>>,
+        version: u64,
+    ) -> Result<Self> {
+        let mut parts = KVVec::new();
+        let mut pages = KVVec::new();
+        for (number, mapping) in mapped.enumerate() {
+            let (at, run) = mapping?;
+            let host = HostAddr(ExtentAddr::start_of(number).0);
+            let part = Region::new(at, run.bytes(), host).map_err(table_error)?;
+            parts.push(part, gfp_user_sized())?;
+            pages.push(run, gfp_user_sized())?;
+        }
+        let mut regions = KVec::new();
+        if let Some(first) = parts.first().map(Region::first) {
+            regions.push(PinnedRegion::of_parts(first, parts)?, GFP_KERNEL)?;
+        }
+        Ok(Self {
+            regions,
+            extents: Arc::new(PinnedExtents::of_mapped(pages)?, GFP_KERNEL)?,
+            version,
+        })
+    }
+
+    /// Creates the table of all memory of the host, by physical address, for a driver of the host.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn of_host(host: &HostDriver) -> Result<Self> {
+        let mut at = 0;
+        let mapped = (0..).map_while(|part| host.memory(part)).map(|run| {
+            let start = GuestAddr(at);
+            at += run.bytes();
+            Ok((start, Arc::new(run, GFP_KERNEL)?))
+        });
+        Self::of_mapped(mapped, 0)
+    }
+
+    /// Maps `len` bytes at `at` into the kernel, for accesses of up to `align` bytes each.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL when `at` is not aligned; EFAULT when some of it is not mapped, or may not be accessed
+    /// so; ENOMEM.
+    pub(crate) fn map(
+        &self,
+        at: GuestAddr,
+        len: usize,
+        align: usize,
+        access: Access,
+    ) -> Result<MappedRange> {
+        let offset = (at.0 % PAGE_SIZE as u64) as usize;
+        let count = offset.checked_add(len).ok_or(EFAULT)?.div_ceil(PAGE_SIZE);
+        let mut pages = KVVec::with_capacity(count, gfp_user_sized())?;
+        let mut page = GuestAddr(at.0 - offset as u64);
+        for number in 0..count {
+            let part = self.part(page).map_err(|_| EFAULT)?;
+            let span = part.span(page, 1).map_err(|_| EFAULT)?;
+            let found = self.extents.mapped(ExtentAddr(span.addr.0)).ok_or(EFAULT)?;
+            pages.push(found, gfp_user_sized())?;
+            if number + 1 < count {
+                page = page.checked_add(PAGE_SIZE as u64).ok_or(EFAULT)?;
+            }
+        }
+        MappedRange::of_mapped(&pages, offset, len, align, access)
     }
 }

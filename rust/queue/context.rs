@@ -76,7 +76,7 @@ impl<M: GuestMemory> RequestContext<M> {
     /// Looks again at what a chain that comes now may find changed.
     #[inline]
     pub(super) fn refresh(&mut self) {
-        self.memory.end_batch();
+        self.memory.refresh();
         (self.disk, self.alignment_mask) = look_at(&self.file, &self.rules);
     }
 }

@@ -16,7 +16,6 @@ use super::{
     ready::VqWaker, //
 };
 use crate::sys::{
-    eventfd::EventSignal,
     io::{
         Completed,
         Completer,
@@ -26,6 +25,7 @@ use crate::sys::{
     lock::IrqLock,
     mapped_range::MappedRange,
     read_once,
+    signal::Signal,
     task::{
         current_task,
         runs_in,
@@ -85,7 +85,7 @@ pub(crate) struct UsedSide {
 struct State {
     ring: Arc<Ring>,
     used: Used,
-    call: Option<Arc<EventSignal>>,
+    call: Option<Arc<Signal>>,
     completions: Completions,
     /// I/Os for the worker to use again.
     completed: CompletedIos,
@@ -116,7 +116,7 @@ impl State {
 
     /// Decides on an interrupt. Returns the eventfd to signal outside the lock.
     #[inline]
-    fn take_signal(&mut self) -> Option<Arc<EventSignal>> {
+    fn take_signal(&mut self) -> Option<Arc<Signal>> {
         if !self.used.should_interrupt(&self.ring) {
             return None;
         }
@@ -138,7 +138,7 @@ impl UsedSide {
         ring: Arc<Ring>,
         base: Base,
         event_idx: bool,
-        call: Option<Arc<EventSignal>>,
+        call: Option<Arc<Signal>>,
     ) -> Result<Arc<Self>> {
         let state = State {
             used: Used::new(&*ring, base, event_idx),
@@ -261,7 +261,7 @@ impl UsedSide {
 
     /// Exchanges the eventfd to signal. When this returns, the old one is not signalled any more.
     /// Sleeps for a short time.
-    pub(crate) fn set_call(&self, call: Option<Arc<EventSignal>>) {
+    pub(crate) fn set_call(&self, call: Option<Arc<Signal>>) {
         let old = core::mem::replace(&mut self.state.lock().call, call);
         if old.is_some() {
             wait_for_completions();

@@ -25,7 +25,7 @@ use crate::{
     },
     sys::{
         block_file::BlockFile,
-        eventfd::EventSignal, //
+        signal::Signal, //
     },
 };
 use kernel::{
@@ -70,7 +70,7 @@ pub(crate) trait Serve: Send {
     fn set_serial(&mut self, serial: [u8; ID_BYTES]);
 
     /// Exchanges the eventfd that tells of mistakes and of a stop.
-    fn set_err(&mut self, err: Option<Arc<EventSignal>>);
+    fn set_err(&mut self, err: Option<Arc<Signal>>);
 
     /// Ends all that was begun, and sleeps until it has ended. The worker must not serve the queue
     /// any more. Some answers can only be written if the current process `is_owner`; they don't
@@ -83,7 +83,7 @@ struct Virtqueue<M> {
     ring: Arc<Ring>,
     avail: Avail,
     handler: RequestHandler<M>,
-    err: Option<Arc<EventSignal>>,
+    err: Option<Arc<Signal>>,
     /// The queue can't go on: the ring makes no sense, or a request can't be answered.
     is_stopped: bool,
     /// The mistakes that the error eventfd told of.
@@ -100,7 +100,7 @@ pub(crate) struct VirtqueueParams<'a> {
     pub(crate) disk: Arc<BlockFile>,
     pub(crate) memory: &'a DeviceMemory,
     pub(crate) rules: Rules,
-    pub(crate) err: Option<Arc<EventSignal>>,
+    pub(crate) err: Option<Arc<Signal>>,
 }
 
 impl VirtqueueParams<'_> {
@@ -198,7 +198,7 @@ impl<M: GuestMemory> Serve for Virtqueue<M> {
         self.handler.submitter.context.rules.serial = serial;
     }
 
-    fn set_err(&mut self, err: Option<Arc<EventSignal>>) {
+    fn set_err(&mut self, err: Option<Arc<Signal>>) {
         self.err = err;
     }
 

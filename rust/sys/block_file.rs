@@ -91,6 +91,15 @@ impl BlockFile {
         self.device.as_ptr()
     }
 
+    /// Returns the major and the minor number of the device.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn numbers(&self) -> (u32, u32) {
+        // SAFETY: The device is open, by the type invariant.
+        let number = unsafe { helpers::vblk_bdev_number(self.as_ptr()) };
+        // MINORBITS of <linux/kdev_t.h>.
+        (number >> 20, number & ((1 << 20) - 1))
+    }
+
     /// Returns the geometry that the device has now.
     #[inline]
     pub(crate) fn geometry(&self) -> Geometry {

@@ -7,7 +7,8 @@
 
 use core::{
     marker::PhantomData,
-    pin::Pin, //
+    pin::Pin,
+    ptr::NonNull, //
 };
 use kernel::{
     bindings,
@@ -33,8 +34,51 @@ pub(crate) trait CharDevice: Send + Sync + Sized + 'static {
     /// A file was opened.
     fn open() -> Result<Pin<KBox<Self>>>;
 
-    /// An ioctl, also of a 32-bit program: arguments must have one layout for both.
-    fn ioctl(&self, command: u32, arg: usize) -> Result<isize>;
+    /// An ioctl on `file`, also of a 32-bit program: arguments must have one layout for both.
+    fn ioctl(&self, file: OpenedFile<'_>, command: u32, arg: usize) -> Result<isize>;
+}
+
+/// The file that a call comes by.
+///
+/// # Invariants
+///
+/// It is open as long as the lifetime says.
+#[derive(Clone, Copy)]
+pub(crate) struct OpenedFile<'a>(NonNull<bindings::file>, PhantomData<&'a ()>);
+
+/// A reference to an open file of this module, which therefore stays loaded.
+///
+/// # Invariants
+///
+/// Owns a reference to the file.
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+pub(crate) struct HeldFile(NonNull<bindings::file>);
+
+// SAFETY: References to files may be used and dropped by any thread.
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+unsafe impl Send for HeldFile {}
+// SAFETY: A shared reference gives access to nothing.
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+unsafe impl Sync for HeldFile {}
+
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+impl OpenedFile<'_> {
+    /// Keeps the file open.
+    pub(crate) fn hold(self) -> HeldFile {
+        // SAFETY: Open, by the type invariant.
+        unsafe { bindings::get_file(self.0.as_ptr()) };
+        // INVARIANT: taken just now.
+        HeldFile(self.0)
+    }
+}
+
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+impl Drop for HeldFile {
+    /// The file is closed later, by the kernel, if this was the last reference.
+    fn drop(&mut self) {
+        // SAFETY: We own the reference.
+        unsafe { bindings::fput(self.0.as_ptr()) };
+    }
 }
 
 /// The registered device. It disappears with this value; the files stay.
@@ -139,7 +183,11 @@ unsafe extern "C" fn ioctl<T: CharDevice>(
 ) -> c_long {
     // SAFETY: `open` put it there with `into_foreign`, and `release` comes after every ioctl.
     let device = unsafe { <Pin<KBox<T>>>::borrow((*file).private_data) };
-    match device.ioctl(command, arg) {
+    let Some(file) = NonNull::new(file) else {
+        return EBADF.to_errno() as c_long;
+    };
+    // INVARIANT: it is open during the call.
+    match device.ioctl(OpenedFile(file, PhantomData), command, arg) {
         Ok(value) => value,
         Err(error) => error.to_errno() as c_long,
     }

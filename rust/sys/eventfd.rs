@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Event file descriptors: waiting for one without a thread, and signalling one.
+//! Event file descriptors: waiting for one without a thread.
 
 use super::bindings as helpers;
 use core::{
@@ -50,50 +50,6 @@ impl Drop for EventFile {
     fn drop(&mut self) {
         // SAFETY: We own the reference.
         unsafe { bindings::fput(self.0.as_ptr()) };
-    }
-}
-
-/// An eventfd to signal.
-///
-/// Unlike [`EventFile`] it does not keep the file open, so that a poller sees when its owner closes
-/// it.
-///
-/// # Invariants
-///
-/// Owns a reference to the context.
-pub(crate) struct EventSignal(NonNull<bindings::eventfd_ctx>);
-
-// SAFETY: Eventfd contexts may be used and dropped by any thread.
-unsafe impl Send for EventSignal {}
-// SAFETY: Signalling is thread-safe.
-unsafe impl Sync for EventSignal {}
-
-impl EventSignal {
-    /// Returns the eventfd behind a descriptor of the current process.
-    ///
-    /// # Errors
-    ///
-    /// EBADF when it is not open, EINVAL when it is not an eventfd.
-    pub(crate) fn from_fd(fd: i32) -> Result<Self> {
-        // SAFETY: Any number may be asked about.
-        let context = from_err_ptr(unsafe { bindings::eventfd_ctx_fdget(fd) })?;
-        // INVARIANT: `eventfd_ctx_fdget` gave us a reference.
-        NonNull::new(context).map(Self).ok_or(EBADF)
-    }
-
-    /// Adds one to the counter and wakes its waiters. In any context but a wake-up callback of an
-    /// eventfd. Takes the eventfd's lock and runs the callbacks of all its waiters: call it without
-    /// a lock that others need.
-    pub(crate) fn signal(&self) {
-        // SAFETY: The context is alive, by the type invariant.
-        unsafe { bindings::eventfd_signal_mask(self.0.as_ptr(), 0) };
-    }
-}
-
-impl Drop for EventSignal {
-    fn drop(&mut self) {
-        // SAFETY: We own the reference.
-        unsafe { bindings::eventfd_ctx_put(self.0.as_ptr()) };
     }
 }
 

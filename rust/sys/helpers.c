@@ -163,6 +163,11 @@ bool vblk_bdev_is_zoned(struct block_device *bdev)
 	return bdev_is_zoned(bdev);
 }
 
+u32 vblk_bdev_number(struct block_device *bdev)
+{
+	return bdev->bd_dev;
+}
+
 /* Pages that cannot be dropped are in use by someone who shares the device: not an error. */
 int vblk_bdev_drop_cache(struct block_device *bdev)
 {
@@ -222,6 +227,11 @@ bool vblk_has_capability_noaudit(int cap)
 	return ns_capable_noaudit(&init_user_ns, cap);
 }
 
+bool vblk_is_admin(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}
+
 void vblk_preempt_disable(void)
 {
 	preempt_disable();
@@ -254,3 +264,296 @@ void vblk_charge_nobody(struct mem_cgroup *charged)
 	set_active_memcg(NULL);
 	mem_cgroup_put(charged);
 }
+
+#ifdef VBLK_VDPA
+/* Pages that do not follow each other are refused: nobody has such. */
+int vblk_add_pins(u64 addr, u64 count)
+{
+	unsigned long pfn = PHYS_PFN(addr);
+	struct page *first = pfn_to_page(pfn);
+	u64 done = 0;
+
+	if (pfn_to_page(pfn + count - 1) != first + count - 1)
+		return -EINVAL;
+	while (done < count) {
+		struct page *page = first + done;
+		struct folio *folio = page_folio(page);
+		unsigned long rest = folio_nr_pages(folio) - folio_page_idx(folio, page);
+		unsigned int now = min_t(u64, rest, count - done);
+		int error = folio_add_pins(folio, now);
+
+		if (error) {
+			if (done)
+				unpin_user_page_range_dirty_lock(first, done, false);
+			return error;
+		}
+		done += now;
+	}
+	return 0;
+}
+
+struct page *vblk_phys_to_page(u64 addr)
+{
+	return pfn_to_page(PHYS_PFN(addr));
+}
+
+void *vblk_phys_to_virt(u64 addr)
+{
+	return phys_to_virt(addr);
+}
+
+u64 vblk_phys_limit(void)
+{
+	return 1ULL << MAX_PHYSMEM_BITS;
+}
+
+/*
+ * The host's own driver addresses memory by physical addresses, whatever the host's IOMMU, memory
+ * encryption or bounce buffers do for devices that are not just code.
+ */
+static dma_addr_t map_page(union virtio_map map, struct page *page, unsigned long offset,
+			   size_t size, enum dma_data_direction dir, unsigned long attrs)
+{
+	return page_to_phys(page) + offset;
+}
+
+static void unmap_page(union virtio_map map, dma_addr_t addr, size_t size,
+		       enum dma_data_direction dir, unsigned long attrs)
+{
+}
+
+static void sync_single(union virtio_map map, dma_addr_t addr, size_t size,
+			enum dma_data_direction dir)
+{
+}
+
+static void *alloc(union virtio_map map, size_t size, dma_addr_t *addr, gfp_t gfp)
+{
+	void *memory = alloc_pages_exact(size, gfp | __GFP_ZERO);
+
+	*addr = memory ? virt_to_phys(memory) : DMA_MAPPING_ERROR;
+	return memory;
+}
+
+static void free(union virtio_map map, size_t size, void *memory, dma_addr_t addr,
+		 unsigned long attrs)
+{
+	free_pages_exact(memory, size);
+}
+
+static bool need_sync(union virtio_map map, dma_addr_t addr)
+{
+	return false;
+}
+
+static int mapping_error(union virtio_map map, dma_addr_t addr)
+{
+	return addr == DMA_MAPPING_ERROR ? -ENOMEM : 0;
+}
+
+static size_t max_mapping_size(union virtio_map map)
+{
+	return SIZE_MAX;
+}
+
+static const struct virtio_map_ops map_ops = {
+	.map_page = map_page,
+	.unmap_page = unmap_page,
+	.sync_single_for_cpu = sync_single,
+	.sync_single_for_device = sync_single,
+	.alloc = alloc,
+	.free = free,
+	.need_sync = need_sync,
+	.mapping_error = mapping_error,
+	.max_mapping_size = max_mapping_size,
+};
+
+/* A vDPA device, and the object that it is a face of. */
+struct vblk_vdpa {
+	struct vdpa_device vdpa;
+	void *object;
+	/* Set by the one who unregisters the device. */
+	unsigned long is_going;
+};
+
+static struct vblk_vdpa *to_vblk(const struct vdpa_device *vdpa)
+{
+	return container_of(vdpa, struct vblk_vdpa, vdpa);
+}
+
+/* A disk can't be named by netlink. */
+static int dev_add(struct vdpa_mgmt_dev *mgmt, const char *name,
+		   const struct vdpa_dev_set_config *config)
+{
+	return -EOPNOTSUPP;
+}
+
+static void dev_del(struct vdpa_mgmt_dev *mgmt, struct vdpa_device *vdpa)
+{
+	if (!test_and_set_bit(0, &to_vblk(vdpa)->is_going))
+		_vdpa_unregister_device(vdpa);
+}
+
+static const struct vdpa_mgmtdev_ops mgmt_ops = {
+	.dev_add = dev_add,
+	.dev_del = dev_del,
+};
+
+static struct virtio_device_id id_table[] = {
+	{ VIRTIO_ID_BLOCK, VIRTIO_DEV_ANY_ID },
+	{ 0 },
+};
+
+static struct vdpa_mgmt_dev mgmt = {
+	.ops = &mgmt_ops,
+	.id_table = id_table,
+};
+
+int vblk_vdpa_mgmt_register(u64 features, u32 max_queues)
+{
+	struct device *root = root_device_register("vhost-blk-rs");
+	int error;
+
+	if (IS_ERR(root))
+		return PTR_ERR(root);
+	mgmt.device = root;
+	mgmt.supported_features = features;
+	mgmt.max_supported_vqs = max_queues;
+	error = vdpa_mgmtdev_register(&mgmt);
+	if (error) {
+		root_device_unregister(root);
+		mgmt.device = NULL;
+	}
+	return error;
+}
+
+void vblk_vdpa_mgmt_unregister(void)
+{
+	vdpa_mgmtdev_unregister(&mgmt);
+	root_device_unregister(mgmt.device);
+	mgmt.device = NULL;
+}
+
+struct vdpa_device *vblk_vdpa_alloc(const struct vdpa_config_ops *ops, const char *name,
+				    const char *driver)
+{
+	struct vdpa_device *vdpa;
+	int error;
+
+	if (!mgmt.device)
+		return ERR_PTR(-ENODEV);
+	vdpa = __vdpa_alloc_device(mgmt.device, ops, &map_ops, 1, 1, sizeof(struct vblk_vdpa),
+				   name, false);
+	if (IS_ERR(vdpa))
+		return vdpa;
+	vdpa->mdev = &mgmt;
+	error = device_set_driver_override(&vdpa->dev, driver);
+	if (error) {
+		put_device(&vdpa->dev);
+		return ERR_PTR(error);
+	}
+	return vdpa;
+}
+
+void vblk_vdpa_set_object(struct vdpa_device *vdpa, void *object)
+{
+	to_vblk(vdpa)->object = object;
+}
+
+void *vblk_vdpa_object(const struct vdpa_device *vdpa)
+{
+	return to_vblk(vdpa)->object;
+}
+
+int vblk_vdpa_register(struct vdpa_device *vdpa, u32 queues)
+{
+	return vdpa_register_device(vdpa, queues);
+}
+
+struct vdpa_device *vblk_vdpa_find(const char *name)
+{
+	struct device *dev = device_find_child_by_name(mgmt.device, name);
+
+	return dev ? dev_to_vdpa(dev) : NULL;
+}
+
+struct nth {
+	unsigned int left;
+	struct device *found;
+};
+
+static int find_nth(struct device *dev, void *data)
+{
+	struct nth *nth = data;
+
+	if (nth->left--)
+		return 0;
+	nth->found = get_device(dev);
+	return 1;
+}
+
+struct vdpa_device *vblk_vdpa_nth(unsigned int index)
+{
+	struct nth nth = { .left = index };
+
+	device_for_each_child(mgmt.device, &nth, find_nth);
+	return nth.found ? dev_to_vdpa(nth.found) : NULL;
+}
+
+const char *vblk_vdpa_name(const struct vdpa_device *vdpa)
+{
+	return dev_name(&vdpa->dev);
+}
+
+bool vblk_vdpa_has_ops(const struct vdpa_device *vdpa, const struct vdpa_config_ops *ops)
+{
+	return vdpa->config == ops;
+}
+
+/* Whoever calls was called by the driver, so that there is one. */
+bool vblk_vdpa_is_for_host(const struct vdpa_device *vdpa)
+{
+	const struct device_driver *driver = READ_ONCE(vdpa->dev.driver);
+
+	return driver && !strcmp(driver->name, "virtio_vdpa");
+}
+
+int vblk_vdpa_unregister(struct vdpa_device *vdpa)
+{
+	if (test_and_set_bit(0, &to_vblk(vdpa)->is_going))
+		return -ENODEV;
+	vdpa_unregister_device(vdpa);
+	return 0;
+}
+
+void vblk_vdpa_put(struct vdpa_device *vdpa)
+{
+	put_device(&vdpa->dev);
+}
+
+/* In the encoding of VHOST_SET_VRING_BASE. */
+u32 vblk_vq_state_base(const struct vdpa_vq_state *state, bool packed)
+{
+	const struct vdpa_vq_state_packed *it = &state->packed;
+
+	if (!packed)
+		return state->split.avail_index;
+	return it->last_avail_idx | it->last_avail_counter << 15 |
+	       (u32)(it->last_used_idx | it->last_used_counter << 15) << 16;
+}
+
+void vblk_vq_state_set(struct vdpa_vq_state *state, u32 base, bool packed)
+{
+	struct vdpa_vq_state_packed *it = &state->packed;
+
+	memset(state, 0, sizeof(*state));
+	if (!packed) {
+		state->split.avail_index = base;
+		return;
+	}
+	it->last_avail_idx = base;
+	it->last_avail_counter = base >> 15;
+	it->last_used_idx = base >> 16;
+	it->last_used_counter = base >> 31;
+}
+#endif

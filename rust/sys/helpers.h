@@ -16,6 +16,11 @@
 #include <linux/sched/vhost_task.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
+#ifdef VBLK_VDPA
+#include <linux/vdpa.h>
+#include <uapi/linux/vhost_types.h>
+#include <uapi/linux/virtio_ids.h>
+#endif
 
 enum vblk_const {
 	VBLK_OP_READ = REQ_OP_READ,
@@ -78,6 +83,7 @@ struct vblk_bdev_limits {
 void vblk_bdev_limits(struct block_device *bdev, struct vblk_bdev_limits *limits);
 struct page *vblk_zero_page(void);
 bool vblk_bdev_is_zoned(struct block_device *bdev);
+u32 vblk_bdev_number(struct block_device *bdev);
 int vblk_bdev_drop_cache(struct block_device *bdev);
 
 __poll_t vblk_poll(struct file *file, struct poll_table_struct *table);
@@ -92,10 +98,45 @@ void vblk_set_state(unsigned int state);
 void vblk_cond_resched(void);
 bool vblk_is_current_task(struct task_struct *task);
 bool vblk_has_capability_noaudit(int cap);
+bool vblk_is_admin(void);
 void vblk_preempt_disable(void);
 void vblk_preempt_enable(void);
 int vblk_join_cgroups(struct task_struct *from);
 struct mem_cgroup *vblk_charge_owner_of(struct mm_struct *mm);
 void vblk_charge_nobody(struct mem_cgroup *charged);
+
+#ifdef VBLK_VDPA
+/* For constants that bindgen can't read. */
+enum vblk_vdpa_const {
+	VBLK_ACCESS_RO = VHOST_ACCESS_RO,
+	VBLK_ACCESS_WO = VHOST_ACCESS_WO,
+	VBLK_ACCESS_RW = VHOST_ACCESS_RW,
+	VBLK_ID_BLOCK = VIRTIO_ID_BLOCK,
+	VBLK_BACKEND_F_ENABLE_AFTER_DRIVER_OK = VHOST_BACKEND_F_ENABLE_AFTER_DRIVER_OK,
+	VBLK_BACKEND_F_IOTLB_PERSIST = VHOST_BACKEND_F_IOTLB_PERSIST,
+};
+
+int vblk_add_pins(u64 addr, u64 count);
+struct page *vblk_phys_to_page(u64 addr);
+void *vblk_phys_to_virt(u64 addr);
+u64 vblk_phys_limit(void);
+
+int vblk_vdpa_mgmt_register(u64 features, u32 max_queues);
+void vblk_vdpa_mgmt_unregister(void);
+struct vdpa_device *vblk_vdpa_alloc(const struct vdpa_config_ops *ops, const char *name,
+				    const char *driver);
+void vblk_vdpa_set_object(struct vdpa_device *vdpa, void *object);
+void *vblk_vdpa_object(const struct vdpa_device *vdpa);
+int vblk_vdpa_register(struct vdpa_device *vdpa, u32 queues);
+struct vdpa_device *vblk_vdpa_find(const char *name);
+struct vdpa_device *vblk_vdpa_nth(unsigned int index);
+const char *vblk_vdpa_name(const struct vdpa_device *vdpa);
+bool vblk_vdpa_is_for_host(const struct vdpa_device *vdpa);
+int vblk_vdpa_unregister(struct vdpa_device *vdpa);
+void vblk_vdpa_put(struct vdpa_device *vdpa);
+bool vblk_vdpa_has_ops(const struct vdpa_device *vdpa, const struct vdpa_config_ops *ops);
+u32 vblk_vq_state_base(const struct vdpa_vq_state *state, bool packed);
+void vblk_vq_state_set(struct vdpa_vq_state *state, u32 base, bool packed);
+#endif
 
 #endif

@@ -139,7 +139,7 @@ impl IoVectors {
 
     /// Returns the bytes added so far.
     #[inline]
-    pub(super) fn bytes(&self) -> u32 {
+    pub(crate) fn bytes(&self) -> u32 {
         self.bytes
     }
 
@@ -348,7 +348,8 @@ impl IoVectors {
     }
 
     /// Adds as many of `len` bytes at `addr` of `extents` as there is room for, as one vector.
-    /// Returns how many: 0 when there is no room, or no such memory. May sleep.
+    /// Returns how many: 0 when there is no room, or no such memory, or it may not be written by a
+    /// read or read by a write. May sleep.
     #[inline(always)]
     pub(crate) fn lease(
         &mut self,
@@ -369,11 +370,12 @@ impl IoVectors {
         } else if !leases || self.held != Held::Lease {
             return 0;
         }
+        let is_read = self.is_read;
         let (free, left) = self.free();
         let Some(vector) = free.first_mut() else {
             return 0;
         };
-        let Some(found) = extents.vector(addr, len.min(left as u64)) else {
+        let Some(found) = extents.vector(addr, len.min(left as u64), is_read) else {
             return 0;
         };
         *vector = found;

@@ -7,7 +7,6 @@ use super::{
     bindings as helpers, copy_from_user, copy_to_user,
     eventfd::{
         EventFile,
-        EventSignal,
         EventWatch,
         Wake, //
     },
@@ -29,6 +28,7 @@ use super::{
         LeasedByte,
         PinnedExtents, //
     },
+    signal::Signal,
     worker_thread::{
         ThreadKind,
         Work,
@@ -68,7 +68,7 @@ const EVENTFDS: [i32; 2] = [3, 4];
 
 struct Event {
     file: Arc<EventFile>,
-    signal: EventSignal,
+    signal: Signal,
 }
 
 static EVENTS: SetOnce<[Event; 2]> = SetOnce::new();
@@ -78,7 +78,7 @@ pub(crate) fn take_eventfds() {
     let take = |fd| -> Result<Event> {
         Ok(Event {
             file: Arc::new(EventFile::from_fd(fd)?, GFP_KERNEL)?,
-            signal: EventSignal::from_fd(fd)?,
+            signal: Signal::from_fd(fd)?,
         })
     };
     if let [Ok(idle), Ok(ready)] = EVENTFDS.map(take) {
@@ -505,7 +505,7 @@ mod worker_thread_tests {
             GFP_KERNEL,
         )?;
         let mm = current_mm()?;
-        let worker = WorkerThread::spawn(ThreadKind::Kthread, work.clone(), mm)?;
+        let worker = WorkerThread::spawn(ThreadKind::Kthread, work.clone(), Some(mm))?;
         assert_eq!(byte_at(byte.0), 0);
         work.left.store(3, Relaxed);
         worker.task()?.wake_up();

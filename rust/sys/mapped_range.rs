@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of a process, pinned and mapped into the kernel, and shared with all who map it.
+//! Pinned memory, mapped into the kernel and shared with all who map it: of a process, or what the
+//! user of a vDPA device mapped.
 
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use super::mapped_pages::MappedPages;
 use super::{
     bindings as helpers,
     gfp_user_sized,
@@ -10,6 +13,8 @@ use super::{
     pin::pin_pages, //
 };
 use core::ptr::NonNull;
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use kernel::sync::Arc;
 use kernel::{
     bindings,
     mm::MmWithUser,
@@ -49,7 +54,7 @@ pub(crate) enum Access {
 ///
 /// # Invariants
 ///
-/// - `pages` are pinned.
+/// - `pages` are pinned, as `hold` says.
 /// - They are mapped at `mapping`, in order and writable, until `drop`.
 /// - `start` is where in the mapping the range begins, and `len` bytes from there lie in it.
 /// - `start` is aligned to `align`, and no access is wider than that.
@@ -61,8 +66,16 @@ pub(crate) struct MappedRange {
     len: usize,
     align: usize,
     access: Access,
-    /// Charged with the pages.
-    _locked: LockedMemory,
+    hold: Hold,
+}
+
+/// What keeps the pages of a range.
+enum Hold {
+    /// A pin of each, charged to a process.
+    Pins { _locked: LockedMemory },
+    /// The mapped pages that they are of.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    Mapped { _runs: KVVec<Arc<MappedPages>> },
 }
 
 // SAFETY: The mapping is global to the kernel, and undoing it works from any thread.
@@ -85,13 +98,7 @@ impl MappedRange {
         align: usize,
         access: Access,
     ) -> Result<Self> {
-        let sizes = [align, len].map(|size| size % SMALLEST == 0);
-        if sizes.contains(&false) || !align.is_power_of_two() || align > PAGE_SIZE {
-            return Err(EINVAL);
-        }
-        if addr.0 & (align as u64 - 1) != 0 {
-            return Err(EINVAL);
-        }
+        check(addr.0, len, align)?;
         if len == 0 || !is_user_range(addr, len as u64) {
             return Err(EFAULT);
         }
@@ -106,9 +113,7 @@ impl MappedRange {
             flags |= bindings::FOLL_WRITE;
         }
         pin_pages(addr, flags, &mut pages)?;
-        // SAFETY: `pages` holds `count` pages that stay with us until they are unpinned.
-        let mapping = unsafe { helpers::vblk_vmap(pages.as_mut_ptr(), count as u32) }.cast::<u8>();
-        let Some(mapping) = NonNull::new(mapping) else {
+        let Some(mapping) = map(&mut pages) else {
             // SAFETY: Pinned just above; nothing was written.
             unsafe { bindings::unpin_user_pages(pages.as_mut_ptr(), count) };
             return Err(ENOMEM);
@@ -124,7 +129,48 @@ impl MappedRange {
             len,
             align,
             access,
-            _locked: locked,
+            hold: Hold::Pins { _locked: locked },
+        })
+    }
+
+    /// Maps `len` bytes for accesses of up to `align` bytes each: from `offset` on in the first of
+    /// these pages, each of which is named by the mapped pages that it is of and its number there.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL when `offset` is not aligned; EFAULT when a page is not there, may not be accessed so,
+    /// or there are too few or too many; ENOMEM.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn of_mapped(
+        pages_of: &[(Arc<MappedPages>, usize)],
+        offset: usize,
+        len: usize,
+        align: usize,
+        access: Access,
+    ) -> Result<Self> {
+        check(offset as u64, len, align)?;
+        let end = offset.checked_add(len).ok_or(EFAULT)?;
+        if len == 0 || offset >= PAGE_SIZE || end.div_ceil(PAGE_SIZE) != pages_of.len() {
+            return Err(EFAULT);
+        }
+        let mut pages = KVVec::with_capacity(pages_of.len(), gfp_user_sized())?;
+        let mut runs = KVVec::with_capacity(pages_of.len(), gfp_user_sized())?;
+        for (run, number) in pages_of {
+            let page = run.page(*number, access == Access::Write).ok_or(EFAULT)?;
+            pages.push(page, gfp_user_sized())?;
+            runs.push(run.clone(), gfp_user_sized())?;
+        }
+        let mapping = map(&mut pages).ok_or(ENOMEM)?;
+        // INVARIANT: as in `new`; the pages are there as long as `runs`.
+        Ok(Self {
+            pages,
+            mapping,
+            // SAFETY: Within the mapping, see above.
+            start: unsafe { mapping.add(offset) },
+            len,
+            align,
+            access,
+            hold: Hold::Mapped { _runs: runs },
         })
     }
 
@@ -155,18 +201,41 @@ impl MappedRange {
     }
 }
 
+/// Checks the address, length and alignment of a range.
+///
+/// # Errors
+///
+/// EINVAL.
+fn check(addr: u64, len: usize, align: usize) -> Result {
+    let are_multiples = [align, len].iter().all(|size| size % SMALLEST == 0);
+    if !are_multiples || !align.is_power_of_two() || align > PAGE_SIZE {
+        return Err(EINVAL);
+    }
+    if addr & (align as u64 - 1) != 0 {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+/// Maps pages that stay until they are unmapped. `None` when there is no memory.
+fn map(pages: &mut [*mut bindings::page]) -> Option<NonNull<u8>> {
+    // SAFETY: As many pages as the slice has; the callers keep them.
+    let mapping = unsafe { helpers::vblk_vmap(pages.as_mut_ptr(), pages.len() as u32) };
+    NonNull::new(mapping.cast::<u8>())
+}
+
 impl Drop for MappedRange {
     fn drop(&mut self) {
         let count = self.pages.len();
-        // SAFETY: Mapped and pinned, by the type invariants, and never to be used again. May
-        // sleep: values of this type are dropped by those who detach a disk.
-        unsafe {
-            helpers::vblk_vunmap(self.mapping.as_ptr().cast());
-            bindings::unpin_user_pages_dirty_lock(
-                self.pages.as_mut_ptr(),
-                count,
-                self.access == Access::Write,
-            );
+        // SAFETY: Mapped, by the type invariants, and never to be used again. May sleep: values of
+        // this type are dropped by those who detach a disk.
+        unsafe { helpers::vblk_vunmap(self.mapping.as_ptr().cast()) };
+        if matches!(self.hold, Hold::Pins { .. }) {
+            let is_written = self.access == Access::Write;
+            // SAFETY: Pinned by this value, by the type invariants. May sleep, as above.
+            unsafe {
+                bindings::unpin_user_pages_dirty_lock(self.pages.as_mut_ptr(), count, is_written);
+            }
         }
     }
 }

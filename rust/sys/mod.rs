@@ -18,12 +18,19 @@ pub(crate) mod io_vectors;
 pub(crate) mod kunit;
 pub(crate) mod lock;
 mod locked_memory;
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+pub(crate) mod mapped_pages;
 pub(crate) mod mapped_range;
 pub(crate) mod periodic;
 pub(crate) mod pin;
 pub(crate) mod pinned_extents;
 pub(crate) mod plug;
+pub(crate) mod signal;
 pub(crate) mod task;
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+pub(crate) mod vdpa;
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+pub(crate) mod vdpa_ops;
 pub(crate) mod worker_thread;
 
 /// The functions of helpers.h, by bindgen.
@@ -35,6 +42,7 @@ pub(crate) mod worker_thread;
     missing_docs,
     non_camel_case_types,
     non_upper_case_globals,
+    unsafe_op_in_unsafe_fn,
     unreachable_pub,
     unused_imports
 )]

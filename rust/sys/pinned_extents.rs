@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of a process that is pinned for long, as runs of contiguous pages.
+//! Memory that is pinned for long, as runs of contiguous pages: of a process, or what the user of a
+//! vDPA device mapped.
 //!
 //! The kernel reaches it through its own mapping of all memory, in any context and without the
 //! process.
 
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use super::mapped_pages::{
+    MappedPages,
+    MAX_BYTES, //
+};
 use super::{
     bindings as helpers,
     gfp_user_sized,
@@ -44,6 +50,9 @@ const OFFSET_BITS: u32 = 40;
 /// Most bytes of an extent.
 const MAX_EXTENT: u64 = 1 << OFFSET_BITS;
 
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+const _: () = assert!(MAX_BYTES <= MAX_EXTENT);
+
 /// Most extents.
 const MAX_EXTENTS: usize = 1 << (u64::BITS - OFFSET_BITS);
 
@@ -70,29 +79,57 @@ struct Extent {
     /// The page that `start` is in.
     page: *mut bindings::page,
     start: NonNull<u8>,
-    bytes: u64,
+    /// Bytes that may be read: all, or none.
+    readable: u64,
+    /// Bytes that may be written: all, or none.
+    writable: u64,
 }
 
 impl Extent {
+    /// Returns the bytes of the extent.
+    fn bytes(&self) -> u64 {
+        self.readable.max(self.writable)
+    }
+
+    /// Returns the bytes that may be accessed so.
+    #[inline]
+    fn accessible(&self, is_written: bool) -> u64 {
+        if is_written {
+            self.writable
+        } else {
+            self.readable
+        }
+    }
+
     /// Returns where `len` bytes from `offset` on lie, and how many of them are in the extent.
     #[inline]
-    fn find(&self, offset: u64, len: u64) -> Option<(*mut u8, u64)> {
-        let rest = self.bytes.checked_sub(offset).filter(|rest| *rest > 0)?;
+    fn find(&self, offset: u64, len: u64, is_written: bool) -> Option<(*mut u8, u64)> {
+        let bytes = self.accessible(is_written);
+        let rest = bytes.checked_sub(offset).filter(|rest| *rest > 0)?;
         // SAFETY: Within the extent.
         let start = unsafe { self.start.as_ptr().add(offset as usize) };
         Some((start, rest.min(len)))
     }
 }
 
-/// Pinned memory of a process.
+/// What keeps the pages of extents.
+enum Hold {
+    /// A pin of each page, charged to a process.
+    Pins(LockedMemory),
+    /// Mapped pages, each of which is an extent.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    Mapped(KVVec<Arc<MappedPages>>),
+}
+
+/// Pinned memory.
 ///
 /// # Invariants
 ///
-/// Each extent is kernel-mapped memory of `bytes` bytes, not 0, whose pages have a pin of this value's
-/// each, for writing and for long, and follow each other from `page` on.
+/// Each extent is kernel-mapped memory, of not 0 bytes, whose pages are pinned for long as `hold`
+/// says and follow each other from `page` on. What is `writable` is pinned for writing.
 pub(crate) struct PinnedExtents {
     extents: KVVec<Extent>,
-    locked: LockedMemory,
+    hold: Hold,
 }
 
 // SAFETY: The memory is mapped for the whole kernel, and pins may be dropped by any thread.
@@ -105,8 +142,36 @@ impl PinnedExtents {
     pub(crate) fn new(mm: ARef<MmWithUser>) -> Self {
         Self {
             extents: KVVec::new(),
-            locked: LockedMemory::new(mm),
+            hold: Hold::Pins(LockedMemory::new(mm)),
         }
+    }
+
+    /// Makes an extent of each of these mapped pages, in their order.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn of_mapped(pages: KVVec<Arc<MappedPages>>) -> Result<Self> {
+        if pages.len() > MAX_EXTENTS {
+            return Err(ENOMEM);
+        }
+        let mut extents = KVVec::with_capacity(pages.len(), gfp_user_sized())?;
+        for run in pages.iter() {
+            // INVARIANT: pinned as long as `hold` has the run, which has no more bytes than fit an
+            // address, and is writable as it says.
+            let extent = Extent {
+                page: run.first_page(),
+                start: run.start(),
+                readable: if run.may_read() { run.bytes() } else { 0 },
+                writable: if run.may_write() { run.bytes() } else { 0 },
+            };
+            extents.push(extent, gfp_user_sized())?;
+        }
+        Ok(Self {
+            extents,
+            hold: Hold::Mapped(pages),
+        })
     }
 
     /// Pins `len` bytes at `addr` of the current process, for writing. Returns the numbers of the
@@ -118,16 +183,17 @@ impl PinnedExtents {
     /// EFAULT when the process has no such memory, or may not write it, or it can't be pinned for
     /// long; ENOMEM; EINTR when the task is being killed. What was added until then stays.
     pub(crate) fn pin(&mut self, addr: HostAddr, len: u64) -> Result<Range<usize>> {
-        if !self.locked.is_current() || !is_user_range(addr, len) {
-            return Err(EFAULT);
-        }
+        let locked = match &mut self.hold {
+            Hold::Pins(locked) if locked.is_current() && is_user_range(addr, len) => locked,
+            _ => return Err(EFAULT),
+        };
         let first = self.extents.len();
         let addr = usize::try_from(addr.0)?;
         let mut left = usize::try_from(len)?;
         let mut offset = addr & !PAGE_MASK;
         let mut page_addr = addr & PAGE_MASK;
         let count = offset.checked_add(left).ok_or(EFAULT)?.div_ceil(PAGE_SIZE);
-        self.locked.add(count)?;
+        locked.add(count)?;
         let mut scratch =
             KVVec::from_elem(core::ptr::null_mut(), count.min(CHUNK), GFP_KERNEL_ACCOUNT)?;
         let mut last = None;
@@ -174,9 +240,10 @@ impl PinnedExtents {
         let follows = last.is_some_and(|last| unsafe { helpers::vblk_page_continues(last, page) });
         let extents = self.extents.len();
         if let (true, Some(extent)) = (follows, self.extents.as_mut_slice().last_mut()) {
-            if extent.bytes + bytes as u64 <= MAX_EXTENT {
+            if extent.bytes() + bytes as u64 <= MAX_EXTENT {
                 // INVARIANT: all of the page before was in the extent, and this one lies behind it.
-                extent.bytes += bytes as u64;
+                extent.readable += bytes as u64;
+                extent.writable += bytes as u64;
                 return Ok(());
             }
         }
@@ -187,15 +254,30 @@ impl PinnedExtents {
         let start = unsafe { helpers::vblk_page_address(page) }.cast::<u8>();
         let start = NonNull::new(start.wrapping_add(offset)).ok_or(EFAULT)?;
         let bytes = bytes as u64;
-        // INVARIANT: a part of a page that is pinned.
-        self.extents
-            .push(Extent { page, start, bytes }, gfp_user_sized())?;
+        // INVARIANT: a part of a page that is pinned, for writing.
+        let extent = Extent {
+            page,
+            start,
+            readable: bytes,
+            writable: bytes,
+        };
+        self.extents.push(extent, gfp_user_sized())?;
         Ok(())
     }
 
     /// Returns the bytes of an extent; 0 when there is no such extent.
     pub(crate) fn bytes_of(&self, extent: usize) -> u64 {
-        self.extents.get(extent).map_or(0, |extent| extent.bytes)
+        self.extents.get(extent).map_or(0, Extent::bytes)
+    }
+
+    /// Returns the mapped pages that an address is in, and the number of the page there.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn mapped(&self, addr: ExtentAddr) -> Option<(Arc<MappedPages>, usize)> {
+        let Hold::Mapped(pages) = &self.hold else {
+            return None;
+        };
+        let run = pages.get((addr.0 >> OFFSET_BITS) as usize)?;
+        Some((run.clone(), addr.offset() as usize / PAGE_SIZE))
     }
 
     /// Returns the extent of an address.
@@ -206,15 +288,21 @@ impl PinnedExtents {
 
     /// Returns where `len` bytes at `addr` lie, and how many of them are in the extent.
     #[inline]
-    fn find(&self, addr: ExtentAddr, len: u64) -> Option<(*mut u8, u64)> {
-        self.extent(addr)?.find(addr.offset(), len)
+    fn find(&self, addr: ExtentAddr, len: u64, is_written: bool) -> Option<(*mut u8, u64)> {
+        self.extent(addr)?.find(addr.offset(), len, is_written)
     }
 
-    /// Returns a vector for as many of `len` bytes at `addr` as are in the extent.
+    /// Returns a vector for as many of `len` bytes at `addr` as are in the extent, if they may be
+    /// accessed so.
     #[inline]
-    pub(super) fn vector(&self, addr: ExtentAddr, len: u64) -> Option<bindings::bio_vec> {
+    pub(super) fn vector(
+        &self,
+        addr: ExtentAddr,
+        len: u64,
+        is_written: bool,
+    ) -> Option<bindings::bio_vec> {
         let extent = self.extent(addr)?;
-        let (start, len) = extent.find(addr.offset(), len)?;
+        let (start, len) = extent.find(addr.offset(), len, is_written)?;
         let pages = (start.addr() / PAGE_SIZE) - (extent.start.addr().get() / PAGE_SIZE);
         Some(bindings::bio_vec {
             // The pages of an extent follow each other, by the type invariant.
@@ -227,7 +315,7 @@ impl PinnedExtents {
     /// Fills `to` with what is at `addr`. Returns whether all of it is in one extent.
     #[inline]
     pub(crate) fn read(&self, addr: ExtentAddr, to: &mut [u8]) -> bool {
-        match self.find(addr, to.len() as u64) {
+        match self.find(addr, to.len() as u64, false) {
             Some((start, len)) if len == to.len() as u64 => {
                 // Headers of requests have 16 bytes.
                 if let (Ok(to), true) = (
@@ -255,9 +343,9 @@ impl PinnedExtents {
 
     /// Writes `from` to `addr`. Returns whether all of it is in one extent.
     pub(crate) fn write(&self, addr: ExtentAddr, from: &[u8]) -> bool {
-        match self.find(addr, from.len() as u64) {
+        match self.find(addr, from.len() as u64, true) {
             Some((start, len)) if len == from.len() as u64 => {
-                // SAFETY: As in `read`; the memory is pinned for writing.
+                // SAFETY: As in `read`; the memory is writable, and so pinned for writing.
                 unsafe { helpers::vblk_copy(start.cast(), from.as_ptr().cast(), from.len()) };
                 true
             }
@@ -269,10 +357,13 @@ impl PinnedExtents {
 impl Drop for PinnedExtents {
     /// May sleep.
     fn drop(&mut self) {
+        if !matches!(self.hold, Hold::Pins(_)) {
+            return;
+        }
         for extent in self.extents.iter() {
             let offset = extent.start.addr().get() & !PAGE_MASK;
-            let pages = (offset + extent.bytes as usize).div_ceil(PAGE_SIZE);
-            // SAFETY: Pinned, by the type invariant, and following each other.
+            let pages = (offset + extent.bytes() as usize).div_ceil(PAGE_SIZE);
+            // SAFETY: Pinned by this value, by the type invariant, and following each other.
             unsafe { bindings::unpin_user_page_range_dirty_lock(extent.page, pages, true) };
             give_way();
         }
@@ -283,7 +374,7 @@ impl Drop for PinnedExtents {
 ///
 /// # Invariants
 ///
-/// `byte` lies in an extent of `extents`.
+/// `byte` lies in an extent of `extents` that may be written.
 pub(crate) struct LeasedByte {
     byte: NonNull<u8>,
     extents: Arc<PinnedExtents>,
@@ -298,8 +389,8 @@ impl LeasedByte {
     /// Finds the byte at `addr`. `None` when there is no such memory.
     #[inline]
     pub(crate) fn new(extents: &Arc<PinnedExtents>, addr: ExtentAddr) -> Option<Self> {
-        let (start, _) = extents.find(addr, 1)?;
-        // INVARIANT: found in an extent.
+        let (start, _) = extents.find(addr, 1, true)?;
+        // INVARIANT: found in an extent that may be written.
         Some(Self {
             byte: NonNull::new(start)?,
             extents: extents.clone(),

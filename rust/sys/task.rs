@@ -95,6 +95,13 @@ pub(crate) fn wait_for_completions() {
     unsafe { bindings::synchronize_rcu_expedited() };
 }
 
+/// Returns whether the current task is an administrator of the system: CAP_SYS_ADMIN.
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+pub(crate) fn is_admin() -> bool {
+    // SAFETY: Concerns the current task alone.
+    unsafe { helpers::vblk_is_admin() }
+}
+
 /// Returns whether the current process may have the real-time class of I/O priorities, by the rule
 /// of `ioprio_set`. No refusal is audited: nothing was asked for.
 pub(crate) fn may_use_realtime_io() -> bool {

@@ -68,7 +68,8 @@ pub(crate) enum ThreadKind {
 #[pin_data]
 struct Context<W> {
     work: Arc<W>,
-    mm: ARef<MmWithUser>,
+    /// The address space that a kernel thread works in and for, if any.
+    mm: Option<ARef<MmWithUser>>,
     /// The task that made the thread.
     creator: ARef<Task>,
     /// The thread, once it has started.
@@ -114,13 +115,17 @@ unsafe impl<W: Work> Sync for WorkerThread<W> {}
 
 impl<W: Work> WorkerThread<W> {
     /// Starts a thread called `vhost-<pid>` after the current task, for the current process, whose
-    /// address space is `mm`.
+    /// address space is `mm`. Without one a kernel thread works for the system.
     ///
     /// # Errors
     ///
     /// ENOMEM; EAGAIN when the process may not have one more thread (RLIMIT_NPROC, pids.max); EINTR
     /// when the current task is being killed; those of joining a cgroup.
-    pub(crate) fn spawn(kind: ThreadKind, work: Arc<W>, mm: ARef<MmWithUser>) -> Result<Self> {
+    pub(crate) fn spawn(
+        kind: ThreadKind,
+        work: Arc<W>,
+        mm: Option<ARef<MmWithUser>>,
+    ) -> Result<Self> {
         let context = KBox::pin_init(
             pin_init!(Context {
                 work,
@@ -264,14 +269,17 @@ unsafe extern "C" fn task_killed<W: Work>(data: *mut c_void) {
 unsafe extern "C" fn run_kthread<W: Work>(data: *mut c_void) -> c_int {
     // SAFETY: As the caller promised.
     let context = unsafe { &*data.cast::<Context<W>>() };
-    // From inside, after the thread got its first affinity: joining sets that of the cpuset.
-    // SAFETY: The creator waits for us, and so is alive.
-    let joined = to_result(unsafe { helpers::vblk_join_cgroups(context.creator.as_ptr()) });
-    let mm = context.mm.as_raw();
-    // SAFETY: This is a kernel thread that uses no mm yet; `context` keeps the mm in use.
-    unsafe { bindings::kthread_use_mm(mm) };
-    // SAFETY: The mm is in use. Ended below, before the thread ends.
-    let charged = unsafe { helpers::vblk_charge_owner_of(mm) };
+    let mut joined = Ok(());
+    let mut charged = None;
+    if let Some(mm) = &context.mm {
+        // From inside, after the thread got its first affinity: joining sets that of the cpuset.
+        // SAFETY: The creator waits for us, and so is alive.
+        joined = to_result(unsafe { helpers::vblk_join_cgroups(context.creator.as_ptr()) });
+        // SAFETY: This is a kernel thread that uses no mm yet; `context` keeps the mm in use.
+        unsafe { bindings::kthread_use_mm(mm.as_raw()) };
+        // SAFETY: The mm is in use. Ended below, before the thread ends.
+        charged = Some(unsafe { helpers::vblk_charge_owner_of(mm.as_raw()) });
+    }
     // SAFETY: Concerns the current task alone. See `WorkerThread::give_up`.
     unsafe { helpers::vblk_allow_kill() };
     context.start(joined);
@@ -295,9 +303,11 @@ unsafe extern "C" fn run_kthread<W: Work>(data: *mut c_void) -> c_int {
         }
     }
     set_state(bindings::TASK_RUNNING);
-    // SAFETY: Pairs with `vblk_charge_owner_of` above.
-    unsafe { helpers::vblk_charge_nobody(charged) };
-    // SAFETY: Pairs with `kthread_use_mm` above.
-    unsafe { bindings::kthread_unuse_mm(mm) };
+    if let (Some(mm), Some(charged)) = (&context.mm, charged) {
+        // SAFETY: Pairs with `vblk_charge_owner_of` above.
+        unsafe { helpers::vblk_charge_nobody(charged) };
+        // SAFETY: Pairs with `kthread_use_mm` above.
+        unsafe { bindings::kthread_unuse_mm(mm.as_raw()) };
+    }
     0
 }

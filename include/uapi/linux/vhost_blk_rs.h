@@ -82,8 +82,10 @@ struct vhost_blk_info {
 	__u32 max_queue_size;
 	/* Most regions of a memory table. */
 	__u32 max_mem_regions;
+	/* 1 if the module has vDPA devices, else 0. */
+	__u32 has_vdpa;
 	/* 0. */
-	__u32 reserved[12];
+	__u32 reserved[11];
 };
 
 /* Read the limits of the module. Needs no owner, as VHOST_GET_FEATURES. */
@@ -147,5 +149,108 @@ struct vhost_blk_config {
  * EBUSY: a disk is attached. EINVAL: any other value.
  */
 #define VHOST_BLK_SET_MEMORY_PINNED _IOW(VHOST_VIRTIO, 0xE6, __u32)
+
+/*
+ * vDPA devices. Each is a virtio-blk device of its own on the host's vDPA bus, which the drivers of
+ * that bus offer: vhost_vdpa to VMMs as /dev/vhost-vdpa-N, virtio_vdpa to the host as /dev/vdX. They
+ * have nothing to do with the open file that made them. These commands need no owner.
+ *
+ * EOPNOTSUPP: the module or the kernel has no vDPA.
+ */
+
+/* Bytes of the name of a vDPA device, with at least one zero at the end. */
+#define VHOST_BLK_VDPA_NAME_BYTES 64
+
+/* Offer packed rings. */
+#define VHOST_BLK_VDPA_PACKED 0x1
+/* For the host itself, by virtio_vdpa; otherwise for a VMM, by vhost_vdpa. */
+#define VHOST_BLK_VDPA_HOST 0x2
+
+/* A vDPA device to make. */
+struct vhost_blk_vdpa_add {
+	/* An open block device; how it was opened decides whether the disk is read-only. */
+	__s32 fd;
+	/* VHOST_BLK_VDPA_PACKED, VHOST_BLK_VDPA_HOST. */
+	__u32 flags;
+	/* Queues, and most entries of each. */
+	__u32 queues;
+	__u32 queue_size;
+	/* The answer to GET_ID. */
+	__u8 serial[VHOST_BLK_SERIAL_BYTES];
+	/* The name on the vDPA bus. */
+	__u8 name[VHOST_BLK_VDPA_NAME_BYTES];
+	/* Must be 0. */
+	__u32 reserved[7];
+};
+
+/*
+ * Make a vDPA device. It holds the disk's open file, with its claim on the disk, until it is deleted,
+ * and the module meanwhile. Its memory is pinned by the user of the vDPA device, and charged there.
+ *
+ * EPERM: CAP_SYS_ADMIN is missing. EBADF, ENOTBLK, EOPNOTSUPP: as for VHOST_BLK_SET_BACKEND. EEXIST:
+ * the name is taken. EINVAL: a bad name (empty, with '/', not ended), number, flag, or reserved is
+ * not 0.
+ */
+#define VHOST_BLK_VDPA_ADD _IOW(VHOST_VIRTIO, 0xE7, struct vhost_blk_vdpa_add)
+
+/* The name of a vDPA device. */
+struct vhost_blk_vdpa_name {
+	__u8 name[VHOST_BLK_VDPA_NAME_BYTES];
+};
+
+/*
+ * Delete a vDPA device that VHOST_BLK_VDPA_ADD made, as "vdpa dev del" does. While a VMM has the
+ * device open the call waits for it to close it.
+ *
+ * EPERM: CAP_SYS_ADMIN is missing. ENODEV: there is none of this name.
+ */
+#define VHOST_BLK_VDPA_DEL _IOW(VHOST_VIRTIO, 0xE8, struct vhost_blk_vdpa_name)
+
+/* A vDPA device that VHOST_BLK_VDPA_ADD made. */
+struct vhost_blk_vdpa_info {
+	/* In: which, counted from 0 in the order in which they were made. */
+	__u32 index;
+	/* Out: VHOST_BLK_VDPA_PACKED, VHOST_BLK_VDPA_HOST. */
+	__u32 flags;
+	/* Out: the disk. */
+	__u32 major;
+	__u32 minor;
+	/* Out: queues, and most entries of each. */
+	__u32 queues;
+	__u32 queue_size;
+	/* Out: the virtio device status; 0 when no driver uses it. */
+	__u32 status;
+	/* Out: 1 if the disk is read-only, else 0. */
+	__u32 read_only;
+	/* Out: the answer to GET_ID. */
+	__u8 serial[VHOST_BLK_SERIAL_BYTES];
+	/* Out: its name. */
+	__u8 name[VHOST_BLK_VDPA_NAME_BYTES];
+	/* In: must be 0. Out: 0. */
+	__u32 reserved[3];
+};
+
+/* Read about a vDPA device. ENOENT: there are not so many. EINVAL: reserved is not 0. */
+#define VHOST_BLK_VDPA_GET _IOWR(VHOST_VIRTIO, 0xE9, struct vhost_blk_vdpa_info)
+
+/* Counters of one queue of a vDPA device. */
+struct vhost_blk_vdpa_stats {
+	/* In: the name of the device. */
+	__u8 name[VHOST_BLK_VDPA_NAME_BYTES];
+	/* In: the number of the queue. */
+	__u32 queue;
+	/* Must be 0. */
+	__u32 reserved;
+	/* Out: the counters since the device was made. */
+	struct vhost_blk_stats stats;
+};
+
+/*
+ * Read the counters of a queue. ("vdpa dev vstats" is for network devices, as the kernel has it.)
+ *
+ * ENODEV: there is no device of this name. ENOBUFS: it has no such queue. EINVAL: a bad name, or
+ * reserved is not 0.
+ */
+#define VHOST_BLK_VDPA_GET_STATS _IOWR(VHOST_VIRTIO, 0xEA, struct vhost_blk_vdpa_stats)
 
 #endif

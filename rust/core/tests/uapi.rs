@@ -187,6 +187,10 @@ fn command_numbers_are_those_of_the_headers() {
         VHOST_BLK_GET_CONFIG,
         VHOST_BLK_SET_CONFIG_CALL,
         VHOST_BLK_SET_MEMORY_PINNED,
+        VHOST_BLK_VDPA_ADD,
+        VHOST_BLK_VDPA_DEL,
+        VHOST_BLK_VDPA_GET,
+        VHOST_BLK_VDPA_GET_STATS,
     ];
     compare("commands", &commands);
 }
@@ -254,7 +258,34 @@ fn structures_are_those_of_the_headers() {
         ),
         structure!(
             Info,
-            "struct vhost_blk_info": version, max_queues, max_queue_size, max_mem_regions, reserved,
+            "struct vhost_blk_info":
+            version,
+            max_queues,
+            max_queue_size,
+            max_mem_regions,
+            has_vdpa,
+            reserved,
+        ),
+        structure!(
+            VdpaAdd,
+            "struct vhost_blk_vdpa_add": fd, flags, queues, queue_size, serial, name, reserved,
+        ),
+        structure!(VdpaName, "struct vhost_blk_vdpa_name": name),
+        structure!(VdpaStats, "struct vhost_blk_vdpa_stats": name, queue, reserved, stats),
+        structure!(
+            VdpaInfo,
+            "struct vhost_blk_vdpa_info":
+            index,
+            flags,
+            major,
+            minor,
+            queues,
+            queue_size,
+            status,
+            read_only,
+            serial,
+            name,
+            reserved,
         ),
         structure!(WorkerState, "struct vhost_worker_state": worker_id),
         structure!(VringWorker, "struct vhost_vring_worker": index, worker_id),
@@ -314,6 +345,9 @@ fn numbers_of_vhost_and_virtio_are_those_of_the_headers() {
         is("VHOST_FORK_OWNER_KTHREAD", FORK_OWNER_KTHREAD.into()),
         is("VHOST_FORK_OWNER_TASK", FORK_OWNER_TASK.into()),
         is("VHOST_BLK_SERIAL_BYTES", ID_BYTES as u64),
+        is("VHOST_BLK_VDPA_NAME_BYTES", VDPA_NAME_BYTES as u64),
+        is("VHOST_BLK_VDPA_PACKED", VDPA_PACKED.into()),
+        is("VHOST_BLK_VDPA_HOST", VDPA_HOST.into()),
         is("VIRTIO_BLK_ID_BYTES", ID_BYTES as u64),
         is("sizeof(struct virtio_blk_outhdr)", HEADER_BYTES as u64),
         is("sizeof(struct vring_desc)", Descriptor::BYTES as u64),

@@ -6,9 +6,12 @@
 //! where the command is executed, but for one thing: as in C vhost, a command that a served queue
 //! does not take is EBUSY before its argument is looked at.
 
-use super::user_argument::UserArgument;
+use super::{
+    user_argument::UserArgument,
+    vdpa_command::VdpaCommand, //
+};
 use crate::{
-    device::OwnedDevice,
+    device::Device,
     memory::MemoryRegion,
     queue::ready::MAX_QUEUES,
     sys::{
@@ -17,11 +20,8 @@ use crate::{
             enobufs,
             eopnotsupp, //
         },
-        eventfd::{
-            EventFile,
-            EventSignal, //
-        },
-        worker_thread::ThreadKind, //
+        eventfd::EventFile,
+        signal::Signal, //
     },
 };
 use kernel::{
@@ -46,6 +46,7 @@ pub(super) enum FileCommand {
     GetBackendFeatures,
     GetInfo,
     GetConfig(BlockFile, Queues, ConfigHeader),
+    Vdpa(VdpaCommand),
     SetForkFromOwner,
     GetForkFromOwner,
     SetOwner,
@@ -63,6 +64,10 @@ impl FileCommand {
             VHOST_GET_BACKEND_FEATURES => Self::GetBackendFeatures,
             VHOST_BLK_GET_INFO => Self::GetInfo,
             VHOST_BLK_GET_CONFIG => Self::decode_get_config(arg)?,
+            VHOST_BLK_VDPA_ADD
+            | VHOST_BLK_VDPA_DEL
+            | VHOST_BLK_VDPA_GET
+            | VHOST_BLK_VDPA_GET_STATS => Self::Vdpa(VdpaCommand::decode(number, arg)?),
             // Its argument is read after the owner is looked at, as in C vhost.
             VHOST_SET_FORK_FROM_OWNER => Self::SetForkFromOwner,
             VHOST_GET_FORK_FROM_OWNER => Self::GetForkFromOwner,
@@ -87,15 +92,6 @@ impl FileCommand {
     }
 }
 
-/// Returns the kind of threads that a value of VHOST_SET_FORK_FROM_OWNER stands for.
-pub(super) fn thread_kind(value: u8) -> Option<ThreadKind> {
-    match value {
-        FORK_OWNER_KTHREAD => Some(ThreadKind::Kthread),
-        FORK_OWNER_TASK => Some(ThreadKind::VhostTask),
-        _ => None,
-    }
-}
-
 /// A command that only the owner may give.
 pub(super) enum OwnerCommand {
     ResetOwner,
@@ -108,7 +104,7 @@ pub(super) enum OwnerCommand {
     Detach,
     SetSerial([u8; ID_BYTES]),
     SetWriteback(bool),
-    SetConfigCall(Option<Arc<EventSignal>>),
+    SetConfigCall(Option<Arc<Signal>>),
     GetStats,
     NewWorker,
     FreeWorker {
@@ -127,8 +123,8 @@ pub(super) enum VringCommand {
     SetBase(u32),
     GetBase,
     SetKick(Option<Arc<EventFile>>),
-    SetCall(Option<Arc<EventSignal>>),
-    SetErr(Option<Arc<EventSignal>>),
+    SetCall(Option<Arc<Signal>>),
+    SetErr(Option<Arc<Signal>>),
     AttachWorker(usize),
     GetWorker,
 }
@@ -181,7 +177,7 @@ impl OwnerCommand {
     /// # Errors
     ///
     /// ENOTTY when there is no such command; EFAULT; those of the argument.
-    pub(super) fn decode(number: u32, arg: UserArgument, device: &OwnedDevice) -> Result<Self> {
+    pub(super) fn decode(number: u32, arg: UserArgument, device: &Device) -> Result<Self> {
         Ok(match number {
             VHOST_RESET_OWNER => Self::ResetOwner,
             VHOST_SET_FEATURES => Self::SetFeatures(read_features(arg, Features::SUPPORTED)?),
@@ -196,7 +192,7 @@ impl OwnerCommand {
             VHOST_BLK_SET_WRITEBACK => Self::SetWriteback(read_switch(arg)?),
             VHOST_BLK_SET_CONFIG_CALL => {
                 let fd = i32::from_ne_bytes(arg.read()?);
-                Self::SetConfigCall(eventfd(fd, EventSignal::from_fd)?)
+                Self::SetConfigCall(eventfd(fd, Signal::from_fd)?)
             }
             VHOST_BLK_GET_STATS => Self::GetStats,
             VHOST_NEW_WORKER => Self::NewWorker,
@@ -218,7 +214,7 @@ impl OwnerCommand {
         })
     }
 
-    fn decode_backend(arg: UserArgument, device: &OwnedDevice) -> Result<Self> {
+    fn decode_backend(arg: UserArgument, device: &Device) -> Result<Self> {
         let file = VringFile::from_bytes(&arg.read()?);
         // The disk serves the device, not one queue; what was deployed passes 0.
         if file.index != 0 {
@@ -233,7 +229,7 @@ impl OwnerCommand {
 }
 
 impl VringCommand {
-    fn decode(number: u32, arg: UserArgument, device: &OwnedDevice) -> Result<Self> {
+    fn decode(number: u32, arg: UserArgument, device: &Device) -> Result<Self> {
         Ok(match number {
             VHOST_SET_VRING_NUM => {
                 device.check_detached()?;
@@ -268,8 +264,8 @@ impl VringCommand {
             }
             VHOST_GET_VRING_BASE => Self::GetBase,
             VHOST_SET_VRING_KICK => Self::SetKick(eventfd(read_fd(arg)?, EventFile::from_fd)?),
-            VHOST_SET_VRING_CALL => Self::SetCall(eventfd(read_fd(arg)?, EventSignal::from_fd)?),
-            VHOST_SET_VRING_ERR => Self::SetErr(eventfd(read_fd(arg)?, EventSignal::from_fd)?),
+            VHOST_SET_VRING_CALL => Self::SetCall(eventfd(read_fd(arg)?, Signal::from_fd)?),
+            VHOST_SET_VRING_ERR => Self::SetErr(eventfd(read_fd(arg)?, Signal::from_fd)?),
             VHOST_ATTACH_VRING_WORKER => {
                 Self::AttachWorker(VringWorker::from_bytes(&arg.read()?).worker_id as usize)
             }

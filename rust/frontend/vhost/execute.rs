@@ -7,10 +7,16 @@ use super::command::{
     VringCommand, //
 };
 use crate::{
-    device::OwnedDevice,
+    device::{
+        vring::RingAddresses,
+        Device, //
+    },
     memory::DeviceMemory, //
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 use vblk_core::uapi::{
     Stats,
     VringState,
@@ -34,7 +40,7 @@ pub(super) enum Answer {
 /// # Errors
 ///
 /// Those of the command; EINTR when the current task is being killed.
-pub(super) fn execute(command: OwnerCommand, device: &mut OwnedDevice) -> Result<Answer> {
+pub(super) fn execute(command: OwnerCommand, device: &mut Device) -> Result<Answer> {
     match command {
         OwnerCommand::ResetOwner => {
             device.detach()?;
@@ -47,7 +53,7 @@ pub(super) fn execute(command: OwnerCommand, device: &mut OwnedDevice) -> Result
             device.set_memory(memory)?;
         }
         OwnerCommand::SetMemoryPinned(is_pinned) => device.set_memory_pinned(is_pinned)?,
-        OwnerCommand::Attach(disk) => device.attach(disk)?,
+        OwnerCommand::Attach(disk) => device.attach(Arc::new(disk, GFP_KERNEL_ACCOUNT)?)?,
         OwnerCommand::Detach => device.detach()?,
         OwnerCommand::SetSerial(serial) => device.set_serial(serial)?,
         OwnerCommand::SetWriteback(writeback) => device.set_writeback(writeback)?,
@@ -63,10 +69,12 @@ pub(super) fn execute(command: OwnerCommand, device: &mut OwnedDevice) -> Result
     Ok(Answer::None)
 }
 
-fn execute_vring(index: usize, command: VringCommand, device: &mut OwnedDevice) -> Result<Answer> {
+fn execute_vring(index: usize, command: VringCommand, device: &mut Device) -> Result<Answer> {
     match command {
         VringCommand::SetNum(size) => device.vring(index)?.size = Some(size),
-        VringCommand::SetAddr(addresses) => device.vring(index)?.addresses = Some(addresses),
+        VringCommand::SetAddr(addresses) => {
+            device.vring(index)?.addresses = Some(RingAddresses::Owner(addresses));
+        }
         VringCommand::SetBase(base) => device.vring(index)?.base = Some(base),
         VringCommand::GetBase => {
             return Ok(Answer::Vring(VringState {

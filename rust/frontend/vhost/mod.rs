@@ -9,5 +9,6 @@ mod command;
 mod execute;
 mod open_file;
 mod user_argument;
+mod vdpa_command;
 
 pub(crate) use open_file::OpenFile;

@@ -6,7 +6,6 @@ use super::{
     command::{
         is_owner_command,
         is_worker_command,
-        thread_kind,
         FileCommand,
         OwnerCommand, //
     },
@@ -19,12 +18,19 @@ use super::{
 use crate::{
     device::{
         disk::config_limits,
-        OwnedDevice, //
+        Device, //
+    },
+    frontend::{
+        default_threads,
+        thread_kind, //
     },
     queue::ready::MAX_QUEUES,
     sys::{
         block_file::BlockFile,
-        char_device::CharDevice,
+        char_device::{
+            CharDevice,
+            OpenedFile, //
+        },
         lock::lock_killable,
         worker_thread::ThreadKind, //
     },
@@ -50,7 +56,7 @@ use vblk_core::{
 };
 
 /// Version of the interface, told by VHOST_BLK_GET_INFO.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// An open file.
 #[pin_data]
@@ -63,7 +69,7 @@ struct State {
     /// The kind of worker threads of the next owner.
     threads: ThreadKind,
     /// `None` while no process owns the device.
-    device: Option<OwnedDevice>,
+    device: Option<Device>,
 }
 
 impl CharDevice for OpenFile {
@@ -79,31 +85,31 @@ impl CharDevice for OpenFile {
         )
     }
 
-    fn ioctl(&self, number: u32, arg: usize) -> Result<isize> {
+    fn ioctl(&self, file: OpenedFile<'_>, number: u32, arg: usize) -> Result<isize> {
         let arg = UserArgument(arg);
         if is_owner_command(number) {
             self.owner_command(number, arg)?;
         } else {
             let command = FileCommand::decode(number, arg)?.ok_or(ENOTTY)?;
-            self.file_command(command, arg)?;
+            self.file_command(command, arg, file)?;
         }
         Ok(0)
     }
 }
 
-/// Returns the kind of worker threads that the module's parameter asks for.
-fn default_threads() -> ThreadKind {
-    let parameter = *crate::module_parameters::fork_from_owner_default.value();
-    thread_kind(parameter).unwrap_or(ThreadKind::VhostTask)
-}
-
 impl OpenFile {
-    fn file_command(&self, command: FileCommand, arg: UserArgument) -> Result {
+    fn file_command(
+        &self,
+        command: FileCommand,
+        arg: UserArgument,
+        file: OpenedFile<'_>,
+    ) -> Result {
         match command {
             FileCommand::GetFeatures => arg.write(&Features::SUPPORTED.0.to_ne_bytes()),
             FileCommand::GetBackendFeatures => arg.write(&0u64.to_ne_bytes()),
             FileCommand::GetInfo => arg.write(&info().to_bytes()),
             FileCommand::GetConfig(disk, queues, asked) => get_config(&disk, &queues, asked, arg),
+            FileCommand::Vdpa(command) => command.execute(arg, file),
             FileCommand::SetForkFromOwner => {
                 let mut state = lock_killable(&self.state)?;
                 if state.device.is_some() {
@@ -125,7 +131,7 @@ impl OpenFile {
                 if state.device.is_some() {
                     return Err(EBUSY);
                 }
-                state.device = Some(OwnedDevice::new(state.threads)?);
+                state.device = Some(Device::new(state.threads)?);
                 Ok(())
             }
         }
@@ -164,6 +170,7 @@ fn info() -> Info {
         max_queues: MAX_QUEUES as u32,
         max_queue_size: u32::from(MAX_QUEUE_SIZE),
         max_mem_regions: MAX_REGIONS as u32,
+        has_vdpa: cfg!(CONFIG_VHOST_BLK_RS_VDPA).into(),
         ..Info::default()
     }
 }

@@ -64,7 +64,8 @@ fn offers(_: &Context) -> Outcome {
     assert_eq!(info.max_queues, 256);
     assert_eq!(info.max_queue_size, u32::from(MAX_QUEUE_SIZE));
     assert_eq!(info.max_mem_regions, MAX_REGIONS as u32);
-    assert_eq!(info.reserved, [0; 12]);
+    assert_eq!(info.has_vdpa, 1);
+    assert_eq!(info.reserved, [0; 11]);
     Ok(())
 }
 
