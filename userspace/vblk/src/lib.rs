@@ -20,6 +20,7 @@ pub mod output;
 pub mod seccomp;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod vdpa;
 pub mod vm;
 
 mod console;

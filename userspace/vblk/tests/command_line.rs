@@ -439,3 +439,35 @@ fn a_lock_that_ends_in_a_moment_is_waited_for() {
     });
     assert!(second.unwrap() >= ended);
 }
+
+#[test]
+fn every_wrong_vdpa_option_is_named() {
+    let place = Place::new();
+    for (words, line) in [
+        ("vdpa add vm1", "--path: missing"),
+        ("vdpa add vm1 --path @none", "--path @none: No such file or directory"),
+        (
+            "vdpa add vm1 --path @disk",
+            "--path @disk: a vDPA device needs a block device (for a file: losetup --direct-io=on)",
+        ),
+        ("vdpa add vm1 --path @disk --queues 0", "--queues 0: wanted 1 to 256"),
+        ("vdpa add vm1 --path @disk --queues 257", "--queues 257: wanted 1 to 256"),
+        ("vdpa add vm1 --path @disk --queues -1", "--queues -1: wanted 1 to 256"),
+        (
+            "vdpa add vm1 --path @disk --queue-size 100",
+            "--queue-size 100: wanted a power of two from 4 to 32768",
+        ),
+        (
+            "vdpa add vm1 --path @disk --queue-size 65536",
+            "--queue-size 65536: wanted a power of two from 4 to 32768",
+        ),
+        (
+            "vdpa add vm1 --path @disk --serial 123456789012345678901",
+            "--path @disk: serial \"123456789012345678901\" is longer than 20 bytes",
+        ),
+        ("vdpa add vm1 --path @disk --for nobody", "nobody: unknown; known are guest, host"),
+        ("vdpa rename", "rename: unknown command"),
+    ] {
+        place.refused(words, line);
+    }
+}

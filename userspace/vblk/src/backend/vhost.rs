@@ -56,7 +56,12 @@ pub fn module() -> Result<Module, Error> {
     })
 }
 
-fn open_device() -> Result<File, Error> {
+/// Opens the module's device.
+///
+/// # Errors
+///
+/// [`Error::NoModule`] and [`Error::Module`].
+pub(crate) fn open_device() -> Result<File, Error> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -52,12 +52,17 @@ fn text(module: &Module) -> String {
     format!(
         "module: vhost_blk_rs, interface version {}\n\
          features: {}\n\
-         limits: {} queues, {} entries each, {} memory regions\n",
+         limits: {} queues, {} entries each, {} memory regions\n\
+         vdpa: {}\n",
         info.version,
         names(module.features).join(" "),
         info.max_queues,
         info.max_queue_size,
-        info.max_mem_regions
+        info.max_mem_regions,
+        match info.has_vdpa {
+            0 => "no (the module was built for a kernel without CONFIG_VDPA)",
+            _ => "yes",
+        }
     )
 }
 
@@ -67,13 +72,14 @@ fn json(module: &Module) -> String {
     format!(
         "{{\"module\":\"vhost_blk_rs\",\"interface_version\":{},\"features\":[\"{}\"],\
          \"feature_bits\":\"{:#x}\",\"max_queues\":{},\"max_queue_size\":{},\
-         \"max_mem_regions\":{}}}\n",
+         \"max_mem_regions\":{},\"vdpa\":{}}}\n",
         info.version,
         names(module.features).join("\",\""),
         module.features.0,
         info.max_queues,
         info.max_queue_size,
-        info.max_mem_regions
+        info.max_mem_regions,
+        info.has_vdpa != 0
     )
 }
 
@@ -107,7 +113,7 @@ mod tests {
     fn people_and_programs_read_the_same() {
         let module = Module {
             info: Info {
-                version: 4,
+                version: 5,
                 max_queues: 256,
                 max_queue_size: 32768,
                 max_mem_regions: 64,
@@ -117,14 +123,15 @@ mod tests {
         };
         assert_eq!(
             text(&module),
-            "module: vhost_blk_rs, interface version 4\nfeatures: FLUSH VERSION_1\nlimits: 256 \
-             queues, 32768 entries each, 64 memory regions\n"
+            "module: vhost_blk_rs, interface version 5\nfeatures: FLUSH VERSION_1\nlimits: 256 \
+             queues, 32768 entries each, 64 memory regions\nvdpa: no (the module was built for a \
+             kernel without CONFIG_VDPA)\n"
         );
         assert_eq!(
             json(&module),
-            "{\"module\":\"vhost_blk_rs\",\"interface_version\":4,\"features\":[\"FLUSH\",\
+            "{\"module\":\"vhost_blk_rs\",\"interface_version\":5,\"features\":[\"FLUSH\",\
              \"VERSION_1\"],\"feature_bits\":\"0x100000200\",\"max_queues\":256,\
-             \"max_queue_size\":32768,\"max_mem_regions\":64}\n"
+             \"max_queue_size\":32768,\"max_mem_regions\":64,\"vdpa\":false}\n"
         );
     }
 }

@@ -12,6 +12,7 @@ mod size;
 mod status;
 mod stdio;
 mod usage_error;
+mod vdpa;
 
 pub use disk_spec::DiskSpec;
 pub use info::InfoOptions;
@@ -19,6 +20,7 @@ pub use run::RunOptions;
 pub use size::parse_size;
 pub use status::Status;
 pub use usage_error::UsageError;
+pub use vdpa::VdpaCommand;
 
 use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
@@ -48,6 +50,13 @@ enum Command {
     ///
     /// Exit status: 0 when the module is there, 1 when it is not.
     Info(InfoOptions),
+    /// Makes disks for other VMMs (QEMU, Cloud Hypervisor, ...) and for the host, by vDPA.
+    ///
+    /// docs/vmm.md shows how each is used. Exit status: 0, or 2 when it can't be done.
+    Vdpa {
+        #[command(subcommand)]
+        command: VdpaCommand,
+    },
     /// Prints a script that completes the words of this command in a shell.
     ///
     /// For bash: source <(vblk completions bash)
@@ -63,6 +72,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Status {
         Ok(cli) => match cli.command {
             Command::Run(options) => run::run(&options),
             Command::Info(options) => info::info(&options),
+            Command::Vdpa { command } => vdpa::vdpa(&command),
             Command::Completions { shell } => completions(shell),
         },
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {

@@ -13,11 +13,12 @@ use vblk_core::{
     features::Features,
     request::ID_BYTES,
     uapi::{
-        ConfigHeader, Info, Stats, VringFile, VringState, VringWorker, WorkerState, CONFIG_ROOM,
-        FD_UNBIND, VHOST_ATTACH_VRING_WORKER, VHOST_BLK_GET_CONFIG, VHOST_BLK_GET_INFO,
-        VHOST_BLK_GET_STATS, VHOST_BLK_SET_BACKEND, VHOST_BLK_SET_CONFIG_CALL,
-        VHOST_BLK_SET_MEMORY_PINNED, VHOST_BLK_SET_SERIAL, VHOST_BLK_SET_WRITEBACK,
-        VHOST_NEW_WORKER, VHOST_SET_VRING_BASE,
+        ConfigHeader, Info, Stats, VdpaAdd, VdpaInfo, VdpaName, VdpaStats, VringFile, VringState,
+        VringWorker, WorkerState, CONFIG_ROOM, FD_UNBIND, VDPA_NAME_BYTES,
+        VHOST_ATTACH_VRING_WORKER, VHOST_BLK_GET_CONFIG, VHOST_BLK_GET_INFO, VHOST_BLK_GET_STATS,
+        VHOST_BLK_SET_BACKEND, VHOST_BLK_SET_CONFIG_CALL, VHOST_BLK_SET_MEMORY_PINNED,
+        VHOST_BLK_SET_SERIAL, VHOST_BLK_SET_WRITEBACK, VHOST_BLK_VDPA_ADD, VHOST_BLK_VDPA_DEL,
+        VHOST_BLK_VDPA_GET, VHOST_BLK_VDPA_GET_STATS, VHOST_NEW_WORKER, VHOST_SET_VRING_BASE,
     },
 };
 use vmm_sys_util::{
@@ -136,6 +137,61 @@ pub fn attach_vring_worker(device: &File, index: u32, worker_id: u32) -> io::Res
     // SAFETY: The kernel reads a `struct vhost_vring_worker` from the argument, and its bytes are
     // there.
     check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_ATTACH_VRING_WORKER.into(), &argument) })
+}
+
+/// Makes a vDPA device with this disk.
+pub fn vdpa_add(device: &File, disk: BorrowedFd<'_>, argument: VdpaAdd) -> io::Result<()> {
+    let argument = VdpaAdd {
+        fd: disk.as_raw_fd(),
+        ..argument
+    }
+    .to_bytes();
+    // SAFETY: The kernel reads a `struct vhost_blk_vdpa_add` from the argument, and its bytes are
+    // there. It takes a reference of its own to the disk.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_VDPA_ADD.into(), &argument) })
+}
+
+/// Deletes a vDPA device.
+pub fn vdpa_del(device: &File, name: &[u8; VDPA_NAME_BYTES]) -> io::Result<()> {
+    let argument = VdpaName { name: *name }.to_bytes();
+    // SAFETY: The kernel reads a `struct vhost_blk_vdpa_name` from the argument, and its bytes are
+    // there.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_BLK_VDPA_DEL.into(), &argument) })
+}
+
+/// Returns what a vDPA device is, by its place.
+pub fn vdpa_get(device: &File, index: u32) -> io::Result<VdpaInfo> {
+    let mut argument = VdpaInfo {
+        index,
+        ..VdpaInfo::default()
+    }
+    .to_bytes();
+    // SAFETY: The kernel reads and writes a `struct vhost_blk_vdpa_info`, which has the argument's
+    // size.
+    check(unsafe {
+        ioctl_with_mut_ref(&device.as_fd(), VHOST_BLK_VDPA_GET.into(), &mut argument)
+    })?;
+    Ok(VdpaInfo::from_bytes(&argument))
+}
+
+/// Returns the counters of a queue of a vDPA device.
+pub fn vdpa_stats(device: &File, name: &[u8; VDPA_NAME_BYTES], queue: u32) -> io::Result<Stats> {
+    let mut argument = VdpaStats {
+        name: *name,
+        queue,
+        ..VdpaStats::default()
+    }
+    .to_bytes();
+    // SAFETY: The kernel reads and writes a `struct vhost_blk_vdpa_stats`, which has the argument's
+    // size.
+    check(unsafe {
+        ioctl_with_mut_ref(
+            &device.as_fd(),
+            VHOST_BLK_VDPA_GET_STATS.into(),
+            &mut argument,
+        )
+    })?;
+    Ok(VdpaStats::from_bytes(&argument).stats)
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
