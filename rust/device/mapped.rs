@@ -62,6 +62,11 @@ impl Device {
         self.memory = None;
     }
 
+    /// Returns whether a disk is attached: queues are served, or can be started.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attachment.is_some()
+    }
+
     /// Returns the writeback switch, if it was used.
     pub(crate) fn writeback(&self) -> Option<bool> {
         self.writeback

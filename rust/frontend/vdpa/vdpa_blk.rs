@@ -263,19 +263,13 @@ impl VdpaBlk {
 }
 
 impl State {
-    /// Returns whether queues that are ready are served.
-    fn is_running(&self) -> bool {
-        self.status & (status::DRIVER_OK | status::NEEDS_RESET) == status::DRIVER_OK
-            && !self.is_suspended
-    }
-
     fn vring(&mut self, index: usize) -> Result<&mut Vring> {
         self.vrings.get_mut(index).ok_or(EINVAL)
     }
 
     /// Returns an error while a queue is served: it does not change.
     fn check_stopped(&mut self, index: usize) -> Result {
-        if self.vring(index)?.is_ready && self.is_running() {
+        if self.vring(index)?.is_ready && self.device.is_attached() {
             return Err(EBUSY);
         }
         Ok(())
@@ -329,12 +323,12 @@ impl VdpaOps for VdpaBlk {
 
     fn set_vq_ready(&self, index: usize, is_ready: bool) {
         let state = &mut *self.state.lock();
-        let is_running = state.is_running();
+        let is_attached = state.device.is_attached();
         let Ok(vring) = state.vring(index) else {
             return;
         };
         let was_ready = core::mem::replace(&mut vring.is_ready, is_ready);
-        if !is_running || was_ready == is_ready {
+        if !is_attached || was_ready == is_ready {
             return;
         }
         if !is_ready {
@@ -393,11 +387,24 @@ impl VdpaOps for VdpaBlk {
 
     fn set_config_call(&self, call: Option<Signal>) {
         let call = call.and_then(|call| Arc::new(call, GFP_KERNEL).ok());
-        let _ = self.state.lock().device.set_config_call(call);
+        let state = &mut *self.state.lock();
+        let _ = state.device.set_config_call(call.clone());
+        // A queue that stops changes the status, which is told in the same way.
+        for index in 0..state.vrings.len() {
+            let _ = state.device.set_err(index, call.clone());
+        }
     }
 
     fn status(&self) -> u8 {
-        self.state.lock().status
+        let state = &mut *self.state.lock();
+        if state
+            .device
+            .stats()
+            .is_ok_and(|stats| stats.stopped_queues > 0)
+        {
+            state.status |= status::NEEDS_RESET;
+        }
+        state.status
     }
 
     fn set_status(&self, status: u8, user: User) {
@@ -426,7 +433,7 @@ impl VdpaOps for VdpaBlk {
 
     fn suspend(&self) -> Result {
         let state = &mut *self.state.lock();
-        if state.is_running() {
+        if state.device.is_attached() {
             self.forget_kicks();
             state.device.detach()?;
             state.is_suspended = true;
@@ -461,10 +468,12 @@ impl VdpaOps for VdpaBlk {
 
     fn write_config(&self, offset: usize, from: &[u8]) {
         let state = &mut *self.state.lock();
-        if let ([value], CONFIG_WCE) = (from, offset) {
-            if state.device.features().has(bit::BLK_CONFIG_WCE) {
-                let _ = state.device.set_writeback(*value != 0);
-            }
+        // A VMM may write the whole space for one field that its guest wrote.
+        let wce = CONFIG_WCE
+            .checked_sub(offset)
+            .and_then(|place| from.get(place));
+        if let (Some(value), true) = (wce, state.device.features().has(bit::BLK_CONFIG_WCE)) {
+            let _ = state.device.set_writeback(*value != 0);
         }
     }
 

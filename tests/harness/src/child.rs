@@ -25,8 +25,10 @@ pub struct Role {
 
 /// Plays a role, as the child's `main`.
 pub fn main(role: &Role, arguments: &[&str]) -> ExitCode {
-    if std::env::var_os(PINNED).is_some() {
-        vm::use_memory(Pinning::Ahead);
+    match std::env::var(PINNED).as_deref() {
+        Ok("ahead") => vm::use_memory(Pinning::Ahead),
+        Ok("mapped") => vm::use_memory(Pinning::Mapped),
+        _ => (),
     }
     match (role.run)(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,7 +45,8 @@ pub fn command(role: &Role, arguments: &[&str]) -> Result<Command, std::io::Erro
     command.arg("child").arg(role.name).args(arguments);
     match vm::pinning() {
         Pinning::PerRequest => command.env_remove(PINNED),
-        Pinning::Ahead => command.env(PINNED, "1"),
+        Pinning::Ahead => command.env(PINNED, "ahead"),
+        Pinning::Mapped => command.env(PINNED, "mapped"),
     };
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     Ok(command)

@@ -41,6 +41,8 @@ pub enum Pinning {
     PerRequest,
     /// The whole memory, at the time the table is set.
     Ahead,
+    /// What is mapped through vhost-vdpa, by which the device is served then.
+    Mapped,
 }
 
 /// A test on rings of one format, with guest memory that is pinned in one way.
@@ -56,17 +58,21 @@ pub struct Case {
 
 impl Case {
     /// Returns the test's name, with `.packed` behind it for packed rings and `.pinned` for memory
-    /// that is pinned ahead.
+    /// that is pinned ahead; in the layer `vdpa` for memory that is mapped.
     pub fn name(&self) -> String {
         let rings = match self.format {
             Format::Split => "",
             Format::Packed => ".packed",
         };
         let memory = match self.pinning {
-            Pinning::PerRequest => "",
+            Pinning::PerRequest | Pinning::Mapped => "",
             Pinning::Ahead => ".pinned",
         };
-        format!("{}{rings}{memory}", self.test.name)
+        let mut name = self.test.name.to_owned();
+        if self.pinning == Pinning::Mapped {
+            name = name.replace("harness/", "vdpa/");
+        }
+        format!("{name}{rings}{memory}")
     }
 }
 

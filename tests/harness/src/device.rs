@@ -3,14 +3,18 @@
 //! `/dev/vhost-blk-rs` and its ioctls, one method each. No sequence is implied: tests call them
 //! in wrong orders too.
 
-use crate::sys::{
-    ioctl::{self, Plain},
-    poll::EventFd,
-    Errno,
+use crate::{
+    by_vdpa::ByVdpa,
+    sys::{
+        ioctl::{self, Plain},
+        poll::EventFd,
+        Errno,
+    },
 };
 use std::{
     fs::{File, OpenOptions},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 use vblk_core::{
     config::CONFIG_BYTES,
@@ -24,21 +28,33 @@ use vblk_core::{
 /// The module's device node.
 pub const PATH: &str = "/dev/vhost-blk-rs";
 
+/// Set when devices are served through vhost-vdpa. One test runs at a time.
+static BY_VDPA: AtomicBool = AtomicBool::new(false);
+
+/// Chooses whether devices are served through vhost-vdpa.
+pub fn use_vdpa(by_vdpa: bool) {
+    BY_VDPA.store(by_vdpa, Relaxed);
+}
+
 /// An open device.
 pub struct Device {
     file: File,
+    /// There when it is served through vhost-vdpa: most commands go there.
+    vdpa: Option<ByVdpa>,
 }
 
 impl Device {
     /// Opens it, without becoming its owner.
     pub fn open() -> Result<Self, Errno> {
         let file = OpenOptions::new().read(true).write(true).open(PATH)?;
-        Ok(Self { file })
+        let vdpa = BY_VDPA.load(Relaxed).then(ByVdpa::default);
+        Ok(Self { file, vdpa })
     }
 
     /// A device that was opened elsewhere.
     pub fn from_file(file: File) -> Self {
-        Self { file }
+        let vdpa = None;
+        Self { file, vdpa }
     }
 
     /// The open file.
@@ -57,6 +73,9 @@ impl Device {
 
     /// VHOST_SET_OWNER.
     pub fn set_owner(&self) -> Result<(), Errno> {
+        if self.vdpa.is_some() {
+            return Ok(());
+        }
         ioctl::plain(self, Plain::SetOwner, 0).map(drop)
     }
 
@@ -72,6 +91,10 @@ impl Device {
 
     /// VHOST_SET_FEATURES.
     pub fn set_features(&self, features: u64) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            vdpa.set_features(features);
+            return Ok(());
+        }
         self.set(uapi::VHOST_SET_FEATURES, &features.to_ne_bytes())
     }
 
@@ -87,11 +110,17 @@ impl Device {
 
     /// VHOST_SET_MEM_TABLE.
     pub fn set_mem_table(&self, regions: &[MemoryRegion]) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.set_mem_table(regions);
+        }
         self.set(uapi::VHOST_SET_MEM_TABLE, &mem_table(0, regions))
     }
 
     /// VHOST_SET_VRING_NUM.
     pub fn set_vring_num(&self, index: u32, num: u32) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.set_num(index, num);
+        }
         self.set(
             uapi::VHOST_SET_VRING_NUM,
             &VringState { index, num }.to_bytes(),
@@ -100,6 +129,9 @@ impl Device {
 
     /// VHOST_SET_VRING_BASE.
     pub fn set_vring_base(&self, index: u32, num: u32) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.set_base(index, num);
+        }
         self.set(
             uapi::VHOST_SET_VRING_BASE,
             &VringState { index, num }.to_bytes(),
@@ -108,6 +140,9 @@ impl Device {
 
     /// VHOST_GET_VRING_BASE.
     pub fn vring_base(&self, index: u32) -> Result<u32, Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.base(index);
+        }
         let mut bytes = VringState { index, num: 0 }.to_bytes();
         self.call(uapi::VHOST_GET_VRING_BASE, &mut bytes)?;
         Ok(VringState::from_bytes(&bytes).num)
@@ -115,31 +150,49 @@ impl Device {
 
     /// VHOST_SET_VRING_ADDR.
     pub fn set_vring_addr(&self, addr: &VringAddr) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.set_addr(addr);
+        }
         self.set(uapi::VHOST_SET_VRING_ADDR, &addr.to_bytes())
     }
 
     /// VHOST_SET_VRING_KICK.
     pub fn set_vring_kick(&self, index: u32, event: Option<&EventFd>) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.set_event(uapi::VHOST_SET_VRING_KICK, index, event);
+        }
         self.set_file(uapi::VHOST_SET_VRING_KICK, index, event_fd(event))
     }
 
     /// VHOST_SET_VRING_CALL.
     pub fn set_vring_call(&self, index: u32, event: Option<&EventFd>) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.set_event(uapi::VHOST_SET_VRING_CALL, index, event);
+        }
         self.set_file(uapi::VHOST_SET_VRING_CALL, index, event_fd(event))
     }
 
     /// VHOST_SET_VRING_ERR.
     pub fn set_vring_err(&self, index: u32, event: Option<&EventFd>) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.set_event(uapi::VHOST_SET_VRING_ERR, index, event);
+        }
         self.set_file(uapi::VHOST_SET_VRING_ERR, index, event_fd(event))
     }
 
     /// VHOST_BLK_SET_BACKEND with a disk.
     pub fn attach(&self, disk: &File) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.attach(disk);
+        }
         self.set_file(uapi::VHOST_BLK_SET_BACKEND, 0, disk.as_raw_fd())
     }
 
     /// VHOST_BLK_SET_BACKEND without one.
     pub fn detach(&self) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.detach();
+        }
         self.set_file(uapi::VHOST_BLK_SET_BACKEND, 0, uapi::FD_UNBIND)
     }
 
@@ -150,11 +203,18 @@ impl Device {
 
     /// VHOST_BLK_SET_SERIAL.
     pub fn set_serial(&self, serial: &[u8; ID_BYTES]) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            vdpa.set_serial(serial);
+            return Ok(());
+        }
         self.set(uapi::VHOST_BLK_SET_SERIAL, serial)
     }
 
     /// VHOST_BLK_SET_WRITEBACK.
     pub fn set_writeback(&self, on: u32) -> Result<(), Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.set_writeback(on);
+        }
         self.set(uapi::VHOST_BLK_SET_WRITEBACK, &on.to_ne_bytes())
     }
 
@@ -238,6 +298,9 @@ impl Device {
 
     /// VHOST_BLK_GET_STATS.
     pub fn stats(&self) -> Result<Stats, Errno> {
+        if let Some(vdpa) = &self.vdpa {
+            return vdpa.stats();
+        }
         let mut bytes = Stats::default().to_bytes();
         self.call(uapi::VHOST_BLK_GET_STATS, &mut bytes)?;
         Ok(Stats::from_bytes(&bytes))

@@ -17,6 +17,7 @@
 
 mod area;
 mod bench;
+mod by_vdpa;
 mod cgroup;
 mod child;
 mod context;
@@ -32,6 +33,7 @@ mod rng;
 mod runner;
 mod sys;
 mod tests;
+mod vhost_vdpa;
 mod vm;
 
 use context::Case;

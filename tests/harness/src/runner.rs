@@ -2,11 +2,11 @@
 
 //! Runs tests one by one, each under a time limit and before the oracle.
 
-use crate::vm::{use_memory, use_rings};
 use crate::{
     context::{Case, Context, NotApplicable},
     disk,
     oracle::{facts, Oracle, WORKER},
+    vm::{use_memory, use_rings},
 };
 use std::{
     backtrace::{Backtrace, BacktraceStatus},

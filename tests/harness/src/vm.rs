@@ -5,16 +5,16 @@
 use crate::{
     context::Pinning,
     context::PATIENCE,
-    device::Device,
+    device::{use_vdpa, Device},
     disk::{Disk, Mode},
     memory::{GuestMemory, RegionSpec, REGIONS},
-    sys::{poll::EventFd, Errno},
+    sys::{poll::EventFd, process, Errno},
 };
 use std::{
     fs::File,
     sync::{
         atomic::{AtomicBool, Ordering::Relaxed},
-        Arc,
+        Arc, Mutex,
     },
 };
 use vblk_core::{
@@ -43,20 +43,22 @@ pub fn use_rings(format: Format) {
     PACKED.store(format == Format::Packed, Relaxed);
 }
 
-/// Set when guest memory is pinned ahead unless a test says otherwise. One test runs at a time.
-static PINNED_AHEAD: AtomicBool = AtomicBool::new(false);
+/// How guest memory is held unless a test says otherwise. One test runs at a time.
+static PINNING: Mutex<Pinning> = Mutex::new(Pinning::PerRequest);
 
-/// Chooses when the memory of [`Vm::on`] is pinned.
+/// Chooses how the memory of [`Vm::on`] is held.
 pub fn use_memory(pinning: Pinning) {
-    PINNED_AHEAD.store(pinning == Pinning::Ahead, Relaxed);
+    *PINNING.lock().expect("no panic meanwhile") = pinning;
+    use_vdpa(pinning == Pinning::Mapped);
+    if pinning == Pinning::Mapped {
+        // vhost-vdpa pins for everyone up to this limit only.
+        process::limit_locked_memory(u64::MAX).expect("root may raise it");
+    }
 }
 
 /// Returns what [`use_memory`] chose.
 pub fn pinning() -> Pinning {
-    match PINNED_AHEAD.load(Relaxed) {
-        true => Pinning::Ahead,
-        false => Pinning::PerRequest,
-    }
+    *PINNING.lock().expect("no panic meanwhile")
 }
 
 /// Describes a device and its queues.

@@ -445,14 +445,26 @@ fn every_wrong_vdpa_option_is_named() {
     let place = Place::new();
     for (words, line) in [
         ("vdpa add vm1", "--path: missing"),
-        ("vdpa add vm1 --path @none", "--path @none: No such file or directory"),
+        (
+            "vdpa add vm1 --path @none",
+            "--path @none: No such file or directory",
+        ),
         (
             "vdpa add vm1 --path @disk",
             "--path @disk: a vDPA device needs a block device (for a file: losetup --direct-io=on)",
         ),
-        ("vdpa add vm1 --path @disk --queues 0", "--queues 0: wanted 1 to 256"),
-        ("vdpa add vm1 --path @disk --queues 257", "--queues 257: wanted 1 to 256"),
-        ("vdpa add vm1 --path @disk --queues -1", "--queues -1: wanted 1 to 256"),
+        (
+            "vdpa add vm1 --path @disk --queues 0",
+            "--queues 0: wanted 1 to 256",
+        ),
+        (
+            "vdpa add vm1 --path @disk --queues 257",
+            "--queues 257: wanted 1 to 256",
+        ),
+        (
+            "vdpa add vm1 --path @disk --queues -1",
+            "--queues -1: wanted 1 to 256",
+        ),
         (
             "vdpa add vm1 --path @disk --queue-size 100",
             "--queue-size 100: wanted a power of two from 4 to 32768",
@@ -463,11 +475,103 @@ fn every_wrong_vdpa_option_is_named() {
         ),
         (
             "vdpa add vm1 --path @disk --serial 123456789012345678901",
-            "--path @disk: serial \"123456789012345678901\" is longer than 20 bytes",
+            "--serial 123456789012345678901: longer than 20 bytes",
         ),
-        ("vdpa add vm1 --path @disk --for nobody", "nobody: unknown; known are guest, host"),
+        (
+            "vdpa add vm1 --path @disk --for nobody",
+            "nobody: unknown; known are guest, host",
+        ),
         ("vdpa rename", "rename: unknown command"),
     ] {
         place.refused(words, line);
+    }
+}
+
+#[test]
+fn only_a_block_device_becomes_a_vdpa_device() {
+    let place = Place::new();
+    // Neither is told of a length or a block size that a back-end in user space would want.
+    for path in ["@disk", "@odd", "@empty", "@directory", "/dev/null"] {
+        place.refused(
+            &format!("vdpa add vm1 --path {path}"),
+            &format!(
+                "--path {path}: a vDPA device needs a block device (for a file: losetup \
+                 --direct-io=on)"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_wrong_name_of_a_vdpa_device_is_told_first() {
+    let long = "x".repeat(64);
+    for name in ["", "..", "vm/1", "vm 1", &long] {
+        for (before, after) in [
+            (&["vdpa", "add"][..], &["--path", "/none"][..]),
+            (&["vdpa", "del"], &[]),
+            (&["vdpa", "stats"], &[]),
+        ] {
+            let output = Command::new(env!("CARGO_BIN_EXE_vblk"))
+                .args(before)
+                .arg(name)
+                .args(after)
+                .output()
+                .unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            let line = format!(
+                "vblk: {name:?}: a name has 1 to 63 visible ASCII characters, and no '/'\n"
+            );
+            assert_eq!(said, line);
+            assert_eq!(output.status.code(), Some(2));
+        }
+    }
+}
+
+#[test]
+fn without_the_module_vdpa_names_the_way_out() {
+    if Path::new("/dev/vhost-blk-rs").exists() {
+        eprintln!("NOT TESTED: the module is loaded");
+        return;
+    }
+    let place = Place::new();
+    for words in ["vdpa list", "vdpa del vm1", "vdpa stats vm1"] {
+        place.refused(words, "no /dev/vhost-blk-rs: load the module vhost_blk_rs");
+    }
+}
+
+#[test]
+fn help_of_vdpa_has_each_command_and_option() {
+    let place = Place::new();
+    for (words, parts) in [
+        ("vdpa --help", &["add", "list", "del", "stats"][..]),
+        (
+            "vdpa add --help",
+            &[
+                "<NAME>",
+                "--path <DISK>",
+                "--readonly",
+                "--serial <STR>",
+                "--queues <N>",
+                "[default: 1]",
+                "--queue-size <N>",
+                "[default: 256]",
+                "--packed",
+                "--for <WHO>",
+                "[default: guest]",
+                "[possible values: guest, host]",
+                "/dev/vhost-vdpa-N",
+            ],
+        ),
+        ("vdpa del --help", &["<NAME>"]),
+        ("vdpa stats --help", &["<NAME>"]),
+        ("vdpa list --help", &["name, node, disk"]),
+    ] {
+        let output = place.vblk(words);
+        assert_eq!(output.status.code(), Some(0), "{words}");
+        assert!(output.stderr.is_empty(), "{words}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        for part in parts {
+            assert!(said.contains(part), "{words}: no {part:?} in {said}");
+        }
     }
 }

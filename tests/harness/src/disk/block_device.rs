@@ -53,6 +53,14 @@ impl Disk {
         }
     }
 
+    /// A disk that something else made.
+    pub fn at(path: PathBuf) -> Self {
+        Self {
+            path,
+            origin: Origin::Permanent,
+        }
+    }
+
     /// A null_blk disk that keeps what is written: request-based, with a choice of completion.
     pub fn null(options: &NullBlk) -> Result<Self, Errno> {
         let instance = null::Instance::new(options)?;

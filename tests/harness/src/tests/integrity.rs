@@ -38,10 +38,15 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/integrity_on_several_queues", limit: 60, run: on_several_queues },
     Test { name: "harness/integrity_on_4k_blocks_with_alignment", limit: 60, run: on_aligned_4k_blocks },
     Test { name: "harness/integrity_with_completions_in_another_thread", limit: 60, run: completed_later },
+    Test { name: "harness/integrity_of_requests_larger_than_a_bio", limit: 60, run: large_requests },
+];
+
+/// Tests of who works, which is /dev/vhost-blk-rs's to choose.
+#[rustfmt::skip]
+pub const OF_WORKERS: &[Test] = &[
     Test { name: "harness/integrity_with_two_workers", limit: 60, run: two_workers },
     Test { name: "harness/integrity_with_a_worker_for_each_queue", limit: 60, run: worker_per_queue },
     Test { name: "harness/integrity_with_a_kernel_thread", limit: 60, run: kernel_thread },
-    Test { name: "harness/integrity_of_requests_larger_than_a_bio", limit: 60, run: large_requests },
 ];
 
 /// Tests that are not about rings.

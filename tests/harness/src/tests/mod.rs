@@ -48,6 +48,8 @@ mod topology;
 mod truncated;
 mod unreachable;
 mod vanishing;
+mod vdpa;
+mod vdpa_host;
 mod wakeups;
 mod worker_placement;
 mod workers;
@@ -73,6 +75,8 @@ pub fn all() -> impl Iterator<Item = Case> {
         on(on_packed_rings(), Format::Packed, Pinning::PerRequest),
         on(on_pinned_memory(), Format::Split, Pinning::Ahead),
         on(packed_and_pinned(), Format::Packed, Pinning::Ahead),
+        on(by_vdpa(), Format::Split, Pinning::Mapped),
+        on(by_vdpa_on_packed_rings(), Format::Packed, Pinning::Mapped),
         on(vec![teardown::LAST], Format::Split, Pinning::PerRequest),
     ];
     lists.into_iter().flatten()
@@ -119,6 +123,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
+        integrity::OF_WORKERS,
         integrity::ON_SPLIT_RINGS,
         block_errors::TESTS,
         block_errors::INJECTED,
@@ -139,6 +144,8 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         fairness::TESTS,
         teardown::TESTS,
         teardown::OF_THE_MODULE,
+        vdpa::TESTS,
+        vdpa_host::TESTS,
         differential::TESTS,
     ]
 }
@@ -162,6 +169,7 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         notify::TESTS,
         race::TESTS,
         integrity::TESTS,
+        integrity::OF_WORKERS,
         block_errors::TESTS,
         reconfigure::TESTS,
         in_flight::TESTS,
@@ -184,6 +192,7 @@ fn on_pinned_memory() -> Vec<&'static [Test]> {
         random_chains::TESTS,
         mutating_guest::TESTS,
         integrity::TESTS,
+        integrity::OF_WORKERS,
         reconfigure::TESTS,
         in_flight::TESTS,
         late_status::TESTS,
@@ -199,7 +208,31 @@ fn on_pinned_memory() -> Vec<&'static [Test]> {
 
 /// Returns the tests of [`on_pinned_memory`] that know no format.
 fn packed_and_pinned() -> Vec<&'static [Test]> {
-    vec![integrity::TESTS, in_flight::TESTS]
+    vec![integrity::TESTS, integrity::OF_WORKERS, in_flight::TESTS]
+}
+
+/// Returns the tests that a device passes too that is served through vhost-vdpa, which has no error
+/// eventfd, and whose rings lie in memory that stays mapped.
+fn by_vdpa() -> Vec<&'static [Test]> {
+    vec![
+        flushes::TESTS,
+        fua::TESTS,
+        alignment::TESTS,
+        random_chains::TESTS,
+        mutating_guest::TESTS,
+        integrity::TESTS,
+        block_errors::TESTS,
+        in_flight_limits::TESTS,
+    ]
+}
+
+/// Returns the tests of [`by_vdpa`] that move the most.
+fn by_vdpa_on_packed_rings() -> Vec<&'static [Test]> {
+    vec![
+        random_chains::TESTS,
+        mutating_guest::TESTS,
+        integrity::TESTS,
+    ]
 }
 
 /// Returns all roles of child processes.
@@ -212,6 +245,7 @@ pub fn roles() -> impl Iterator<Item = &'static Role> {
         states::ROLES,
         teardown::ROLES,
         killed::ROLES,
+        vdpa::ROLES,
     ]
     .into_iter()
     .flatten()

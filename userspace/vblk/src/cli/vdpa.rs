@@ -7,15 +7,16 @@ use super::{
     Status,
 };
 use crate::{
-    disk::{self, Disk},
+    disk::{self, Disk, DiskKind},
     sys::rlimit::{self, Resource},
-    vdpa::{self, Device, User},
+    vdpa::{self, Device, Name, User},
 };
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 use vblk_core::{
     config::Queues,
     queue::{QueueSize, MAX_QUEUE_SIZE},
+    request::ID_BYTES,
 };
 
 /// Most queues of a device, as the module has it.
@@ -100,7 +101,8 @@ pub fn vdpa(command: &VdpaCommand) -> Result<Status, String> {
             answer(&devices.iter().map(line).collect::<String>())
         }
         VdpaCommand::Del { name } => {
-            vdpa::delete(name).map_err(|e| e.to_string())?;
+            let name = Name::new(name).map_err(|e| e.to_string())?;
+            vdpa::delete(&name).map_err(|e| e.to_string())?;
             Ok(Status::Success)
         }
         VdpaCommand::Stats { name } => stats(name),
@@ -108,27 +110,23 @@ pub fn vdpa(command: &VdpaCommand) -> Result<Status, String> {
 }
 
 fn add(options: &AddOptions) -> Result<Status, String> {
+    let name = Name::new(&options.name).map_err(|e| e.to_string())?;
     let queues = Queues {
         count: queues(&options.queues)?,
         size: queue_size(&options.queue_size)?,
     };
-    let named = |e: &dyn std::fmt::Display| format!("--path {}: {e}", options.path.display());
-    let disk = disk::Options {
-        read_only: options.readonly,
-        serial: options.serial.clone(),
-        block_size: None,
-    };
-    let disk = Disk::open(&options.path, &disk).map_err(|e| named(&e))?;
+    if let Some(serial) = options.serial.as_ref().filter(|it| it.len() > ID_BYTES) {
+        return Err(format!("--serial {serial}: longer than {ID_BYTES} bytes"));
+    }
+    let label = format!("--path {}", options.path.display());
+    let disk = open_disk(options, &label)?;
     let user = match options.user {
         For::Guest => User::Guest,
         For::Host => User::Host,
     };
-    let node = vdpa::add(&options.name, &disk, user, queues, options.packed).map_err(|e| {
-        if matches!(e, vdpa::Error::NotABlockDevice) {
-            named(&e)
-        } else {
-            e.to_string()
-        }
+    let node = vdpa::add(&name, &disk, user, queues, options.packed).map_err(|e| match e {
+        vdpa::Error::NotABlockDevice | vdpa::Error::Zoned => format!("{label}: {e}"),
+        e => e.to_string(),
     })?;
     if user == User::Guest {
         warn();
@@ -136,13 +134,40 @@ fn add(options: &AddOptions) -> Result<Status, String> {
     answer(&format!("{}\n", node.display()))
 }
 
+/// Opens and claims the disk, which must be a block device.
+fn open_disk(options: &AddOptions, label: &str) -> Result<Disk, String> {
+    let named = |e: &dyn std::fmt::Display| format!("{label}: {e}");
+    // A file is refused for what it is, before it can be for its length.
+    match disk::kind(&options.path) {
+        Ok(DiskKind::Block) => {}
+        Ok(DiskKind::File) | Err(disk::Error::Directory | disk::Error::NotADisk) => {
+            return Err(named(&vdpa::Error::NotABlockDevice));
+        }
+        Err(e) => return Err(named(&e)),
+    }
+    let how = disk::Options {
+        read_only: options.readonly,
+        serial: options.serial.clone(),
+        block_size: None,
+    };
+    let disk = Disk::open(&options.path, &how).map_err(|e| match e {
+        disk::Error::ReadOnly => named(&"read-only; add --readonly"),
+        e => named(&e),
+    })?;
+    if let Some(cached) = disk.cache_use() {
+        tell(&named(&cached.text()));
+    }
+    Ok(disk)
+}
+
 /// Tells of limits that a VMM may run into, and that say little when it does.
 fn warn() {
     let locked = rlimit::get(Resource::LockedMemory).map_or(u64::MAX, |limit| limit.hard);
     if locked < FEW_LOCKED_BYTES {
         tell(&format!(
-            "note: vhost-vdpa pins all memory of a guest, and RLIMIT_MEMLOCK is {} KiB here: give \
-             the VMM more than the guest has (ulimit -l, LimitMEMLOCK= of systemd)",
+            "note: vhost-vdpa pins all memory of a guest for each of its disks, and RLIMIT_MEMLOCK is \
+             {} KiB here: the VMM needs at least the guest's memory (ulimit -l, LimitMEMLOCK= of \
+             systemd; libvirt raises it by itself)",
             locked >> 10
         ));
     }
@@ -155,14 +180,13 @@ fn warn() {
 }
 
 fn stats(name: &str) -> Result<Status, String> {
-    let devices = vdpa::devices().map_err(|e| e.to_string())?;
-    let device = devices
-        .iter()
-        .find(|device| device.name == name)
-        .ok_or_else(|| vdpa::Error::Unknown(name.to_owned()).to_string())?;
+    let name = Name::new(name).map_err(|e| e.to_string())?;
     let mut text = String::new();
-    for queue in 0..device.queues.count {
-        let stats = vdpa::stats(name, queue).map_err(|e| e.to_string())?;
+    for (queue, stats) in vdpa::stats(&name)
+        .map_err(|e| e.to_string())?
+        .iter()
+        .enumerate()
+    {
         text += &format!(
             "queue {queue}: requests {} bytes-read {} bytes-written {} flushes {} kicks {} \
              interrupts {} io-errors {} malformed {} stopped {}\n",
@@ -181,13 +205,15 @@ fn stats(name: &str) -> Result<Status, String> {
 }
 
 fn line(device: &Device) -> String {
-    let path = |path: Option<PathBuf>| path.map_or("-".into(), |it| it.display().to_string());
-    let node = vdpa::node(std::path::Path::new("/sys"), &device.name);
+    let path = |path: &Option<PathBuf>| match path {
+        Some(path) => path.display().to_string(),
+        None => "-".into(),
+    };
     format!(
         "{} {} {} {}x{} {} {} {}\n",
         device.name,
-        path(node),
-        path(device.disk.clone()),
+        path(&device.node),
+        path(&device.disk),
         device.queues.count,
         device.queues.size,
         if device.read_only { "ro" } else { "rw" },

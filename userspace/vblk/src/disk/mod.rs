@@ -124,7 +124,7 @@ impl Disk {
     pub fn open(path: &Path, options: &Options) -> Result<Self, Error> {
         let serial = options.serial.as_deref().map(pad_serial).transpose()?;
         // Looked at before it is opened: opening a FIFO would wait, some devices act on it.
-        let kind = kind_of(&std::fs::metadata(path)?)?;
+        let kind = kind(path)?;
         let (file, direct) = open(path, kind, options.read_only)?;
         let metadata = file.metadata()?;
         if kind_of(&metadata)? != kind {
@@ -334,6 +334,15 @@ impl Disk {
             range_ops,
         }
     }
+}
+
+/// Returns which kind of disk a path is, without opening it.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn kind(path: &Path) -> Result<DiskKind, Error> {
+    kind_of(&std::fs::metadata(path)?)
 }
 
 fn kind_of(metadata: &std::fs::Metadata) -> Result<DiskKind, Error> {

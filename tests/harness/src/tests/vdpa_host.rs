@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vDPA device whose driver is the host's own: /dev/vdX by virtio_vdpa and virtio_blk.
+
+use crate::{
+    context::{Context, Outcome, Test, PATIENCE},
+    disk::{Disk, Mode, Target},
+    sys::Errno,
+    vhost_vdpa::VdpaDevice,
+};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+use vblk_core::uapi::{VdpaAdd, VDPA_HOST, VDPA_PACKED};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "vdpa/the_hosts_own_driver", limit: 60, run: written },
+    Test { name: "vdpa/the_hosts_own_driver_on_a_read_only_disk", limit: 20, run: read_only },
+    Test { name: "vdpa/the_hosts_own_driver_sees_a_new_size", limit: 20, run: resized },
+    Test { name: "vdpa/the_hosts_own_driver_sees_errors", limit: 20, run: failing },
+];
+
+fn add(flags: u32) -> VdpaAdd {
+    let mut serial = [0; 20];
+    serial[..7].copy_from_slice(b"of-host");
+    VdpaAdd {
+        flags: VDPA_HOST | flags,
+        queues: 2,
+        queue_size: 128,
+        serial,
+        ..VdpaAdd::default()
+    }
+}
+
+/// Returns /dev/vdX, and what its directory in sysfs is called.
+fn disk_of(device: &VdpaDevice) -> Result<(Disk, String), Errno> {
+    let virtio = device.directory("virtio")?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut disks = fs::read_dir(virtio.join("block")).into_iter().flatten();
+        if let Some(Ok(disk)) = disks.next() {
+            let node = Path::new("/dev").join(disk.file_name());
+            if node.exists() {
+                let name = disk.file_name().to_string_lossy().into_owned();
+                return Ok((Disk::at(node), name));
+            }
+        }
+        if Instant::now() >= end {
+            return Err(Errno(libc::ENOENT));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn written(context: &Context) -> Outcome {
+    const BLOCK: u64 = 4096;
+    const BLOCKS: u64 = 1024;
+    let disk = Disk::ram();
+    for packed in [0, VDPA_PACKED] {
+        disk.write(0, &vec![0; (BLOCK * BLOCKS) as usize])?;
+        let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(packed))?;
+        let (host, name) = disk_of(&device)?;
+        let serial = fs::read_to_string(format!("/sys/block/{name}/serial"))?;
+        assert_eq!(serial, "of-host");
+        let features = fs::read_to_string(format!("/sys/block/{name}/device/features"))?;
+        assert_eq!(features.as_bytes()[34] == b'1', packed != 0, "packed rings");
+        let mut rng = context.rng();
+        let mut model = vec![0u8; (BLOCK * BLOCKS) as usize];
+        for round in 0..context.times(300) {
+            let count = rng.within(1..65);
+            let first = rng.within(0..BLOCKS - count);
+            let range = (first * BLOCK) as usize..((first + count) * BLOCK) as usize;
+            if round % 2 == 0 {
+                let bytes = rng.bytes(range.len());
+                host.write(first * BLOCK, &bytes)?;
+                model[range].copy_from_slice(&bytes);
+            } else {
+                let bytes = host.read(first * BLOCK, range.len())?;
+                assert!(bytes == model[range], "round {round}");
+            }
+        }
+        host.open(Mode::ReadWrite)?.sync_all()?;
+        device.delete()?;
+        assert!(disk.read(0, model.len())? == model, "on the disk itself");
+    }
+    Ok(())
+}
+
+fn read_only(_: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let device = VdpaDevice::new(&disk.open(Mode::ReadOnly)?, add(0))?;
+    let (host, name) = disk_of(&device)?;
+    let ro = fs::read_to_string(format!("/sys/block/{name}/ro"))?;
+    assert_eq!(ro.trim(), "1");
+    host.open(Mode::ReadOnly)?;
+    assert!(host.write(0, &[1; 4096]).is_err(), "written");
+    Ok(())
+}
+
+fn resized(_: &Context) -> Outcome {
+    let disk = Disk::looped(8 << 20)?;
+    let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(0))?;
+    let (_, name) = disk_of(&device)?;
+    let sectors = || fs::read_to_string(format!("/sys/block/{name}/size"));
+    assert_eq!(sectors()?.trim(), "16384");
+    disk.resize(16 << 20)?;
+    let end = Instant::now() + PATIENCE;
+    while sectors()?.trim() != "32768" {
+        assert!(Instant::now() < end, "still {}", sectors()?);
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn failing(_: &Context) -> Outcome {
+    let below = Disk::ram();
+    let good = Target::linear(below.path(), 0, 8192);
+    let disk = Disk::mapped(&[good, Target::error(8192)])?;
+    let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(0))?;
+    let (host, _) = disk_of(&device)?;
+    host.read(0, 4096)?;
+    assert_eq!(host.read(6 << 20, 4096).err(), Some(Errno(libc::EIO)));
+    assert_eq!(
+        host.write(6 << 20, &[1; 4096]).err(),
+        Some(Errno(libc::EIO))
+    );
+    host.read(0, 4096)?;
+    Ok(())
+}
