@@ -4,13 +4,23 @@
 
 use crate::{
     context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, NullBlk},
-    fixtures::in_flight::small_read,
-    sys::poll::EventFd,
+    disk::{Disk, NullBlk, TestDisk},
+    fixtures::in_flight::{launch, small_read},
+    memory::MIDDLE,
+    sys::{poll::EventFd, Errno},
     vm::{Answer, Queue, Setup, Vm, OK},
 };
-use std::time::{Duration, Instant};
-use vblk_core::{features::bit, ring::Format, testing::DriverMemory};
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+use vblk_core::{
+    addr::GuestAddr,
+    features::bit,
+    ring::Format,
+    testing::{BlockRequest, DriverMemory},
+};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -20,6 +30,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/no_call_eventfd", limit: 20, run: no_call_eventfd },
     Test { name: "harness/eventfds_replaced_while_running", limit: 40, run: replaced },
     Test { name: "harness/no_interrupt_through_an_eventfd_that_was_replaced", limit: 60, run: old_call },
+    Test { name: "harness/an_answer_behind_the_last_of_its_batch_is_signalled", limit: 40, run: behind_the_last },
     Test { name: "harness/unwanted_interrupts_are_not_sent", limit: 20, run: unwanted },
     Test { name: "harness/event_idx_asks_for_one_interrupt", limit: 20, run: event_idx_interrupt },
     Test { name: "harness/kicks_are_asked_for_when_idle", limit: 20, run: idle_wants_kicks },
@@ -156,41 +167,73 @@ fn replaced(context: &Context) -> Outcome {
 }
 
 /// Once VHOST_SET_VRING_CALL has returned, the old eventfd is over, and all that the device
-/// tells from then on comes through the new one.
+/// tells from then on comes through the new one: each answer is told once. Another CPU completes
+/// so many requests meanwhile that interrupts hold it up between the decision on a signal and the
+/// signal, now and then.
 fn old_call(context: &Context) -> Outcome {
-    const DEPTH: u64 = 16;
-    let disk = Disk::null(&NullBlk {
-        delay: Some(Duration::from_micros(50)),
-        queues: 2,
-        keeps_data: false,
-        ..NullBlk::default()
-    })?;
-    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    const DEPTH: u64 = 1000;
+    const PAUSE: Duration = Duration::from_micros(50);
+    /// Bounds the files that are open.
+    const MOST: usize = 500;
+    let disk = Disk::counting(&TestDisk::DEFAULT)?;
+    let setup = Setup::size(4096).without(bit::RING_EVENT_IDX);
+    let mut vm = Vm::with_disk(&setup, &disk)?;
     let reads: Vec<_> = (0..DEPTH).map(|slot| small_read(&vm, slot)).collect();
     let mut old: Vec<EventFd> = Vec::new();
-    for round in 0..context.times(1000) {
-        for read in &reads {
-            read.prepare(&*vm.memory);
-            vm.queue().driver.add(&read.buffers()).expect("room");
-        }
-        vm.queue().driver.enable_interrupt();
-        vm.queue().notify();
-        for _ in 0..3 {
-            let call = std::mem::replace(&mut vm.queue().call, EventFd::new()?);
-            vm.device.set_vring_call(0, Some(&vm.queues[0].call))?;
-            // Signals until now are for the reader of the new one.
-            if call.take()? > 0 {
-                vm.queue().call.signal()?;
+    vm.queue().driver.enable_interrupt();
+    for round in 0..context.times(200) {
+        let hold = disk.hold()?;
+        launch(&mut vm, &reads);
+        hold.await_held(DEPTH)?;
+        let over = AtomicBool::new(false);
+        let mut told = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                hold.release(0).expect("release");
+                over.store(true, Relaxed);
+            });
+            while !over.load(Relaxed) && old.len() < MOST {
+                let call = std::mem::replace(&mut vm.queue().call, EventFd::new()?);
+                vm.device.set_vring_call(0, Some(&vm.queues[0].call))?;
+                told += call.take()?;
+                old.push(call);
+                thread::sleep(PAUSE);
             }
-            old.push(call);
-        }
-        for _ in &reads {
-            vm.queue().next_used();
-        }
+            Ok::<_, Errno>(())
+        })?;
         for call in old.drain(..) {
             assert_eq!(call.take()?, 0, "round {round}: through an old eventfd");
         }
+        told += vm.queue().call.take()?;
+        assert_eq!(told, DEPTH, "round {round}: signals");
+        for _ in &reads {
+            assert!(vm.queue().driver.poll_used().is_some(), "round {round}");
+        }
     }
+    Ok(())
+}
+
+/// The worker decides on a signal once for all that it answers together, at the last request. One
+/// that the disk completes later is told by itself: the worker may sleep.
+fn behind_the_last(_: &Context) -> Outcome {
+    let disk = Disk::counting(&TestDisk::DEFAULT)?;
+    let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
+    let read = small_read(&vm, 0);
+    let header = GuestAddr(vm.free().0 + 32);
+    let identity = BlockRequest::get_id(header, GuestAddr(header.0 + 16));
+    let identity = identity.data(GuestAddr(MIDDLE.guest + 512), 20);
+    let hold = disk.hold()?;
+    launch(&mut vm, &[read, identity]);
+    assert_eq!(vm.queue().next_used().len, 21);
+    hold.await_held(1)?;
+    // In this order: the statistics can be read when the worker is done with the queue.
+    vm.device.stats()?;
+    vm.queue().call.take()?;
+    assert!(!vm.queue().driver.enable_interrupt(), "answered already");
+    hold.release(0)?;
+    assert_ne!(vm.queue().call.wait(PATIENCE)?, 0, "no interrupt");
+    let used = vm.queue().driver.poll_used().map(|used| used.len);
+    assert_eq!(used, Some(513));
     Ok(())
 }
 

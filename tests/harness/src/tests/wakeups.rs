@@ -63,9 +63,21 @@ fn await_sleep(pid: u32) -> Outcome {
     }
 }
 
-/// Performs a request with exactly one kick, while the worker sleeps.
+/// Waits until a thread went to sleep more than `before` times.
+fn await_sleep_after(before: u64, pid: u32) -> Outcome {
+    let deadline = Instant::now() + PATIENCE;
+    while sleeps(pid)? <= before {
+        assert!(Instant::now() < deadline, "the worker sleeps no more");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Performs a request with exactly one kick, while the worker sleeps, and waits until it went back to
+/// sleep.
 fn perform(vm: &mut Vm, worker: u32, request: &BlockRequest) -> Outcome {
     await_sleep(worker)?;
+    let before = sleeps(worker)?;
     request.prepare(&*vm.memory);
     let queue = vm.queue();
     queue.driver.add(&request.buffers()).expect("room");
@@ -74,7 +86,7 @@ fn perform(vm: &mut Vm, worker: u32, request: &BlockRequest) -> Outcome {
     let len = queue.next_used().len;
     let status = vm.memory.read_u8(request.status);
     assert_eq!(Answer::new(status, len), Answer::new(OK, 1));
-    Ok(())
+    await_sleep_after(before, worker)
 }
 
 fn flushes_and_writes(context: &Context) -> Outcome {

@@ -69,6 +69,16 @@ fn arguments(_: &Context) -> Outcome {
     refused(&device, Errno::EINVAL);
     device.set_owner()?;
     let first = device.vring_worker(0)?;
+    // Queues that no command has named yet are with the first one too.
+    let other = device.new_worker()?;
+    device.attach_vring_worker(0, other)?;
+    assert_errno(
+        "FREE of one in use",
+        device.free_worker(first),
+        Errno::EBUSY,
+    );
+    device.attach_vring_worker(0, first)?;
+    device.free_worker(other)?;
     assert_eq!(
         device.vring_worker(QUEUES - 1)?,
         first,

@@ -144,8 +144,12 @@ fn owner(context: &Context) -> Outcome {
         Ok(())
     };
     // The thread is made by its owner.
-    let failures = sweep("SET_OWNER", &faults, OWNER, || device.set_owner(), after)?;
-    assert!(failures > 2, "{failures}");
+    // The kernel allocates for itself in between, now more and now less, so that one sweep misses
+    // some failures.
+    for _ in 0..20 {
+        let failures = sweep("SET_OWNER", &faults, OWNER, || device.set_owner(), after)?;
+        assert!(failures > 2, "{failures}");
+    }
     Ok(())
 }
 
