@@ -275,6 +275,16 @@ impl State {
         Ok(())
     }
 
+    /// Returns what several may signal. Without memory for it the driver gets no interrupts, and must
+    /// reset the device.
+    fn share(&mut self, call: Option<Signal>) -> Option<Arc<Signal>> {
+        let shared = Arc::new(call?, GFP_KERNEL).ok();
+        if shared.is_none() {
+            self.need_reset();
+        }
+        shared
+    }
+
     /// Tells the driver that it must reset the device.
     fn need_reset(&mut self) {
         self.status |= status::NEEDS_RESET;
@@ -317,8 +327,9 @@ impl VdpaOps for VdpaBlk {
     }
 
     fn set_vq_call(&self, index: usize, call: Option<Signal>) {
-        let call = call.and_then(|call| Arc::new(call, GFP_KERNEL).ok());
-        let _ = self.state.lock().device.set_call(index, call);
+        let state = &mut *self.state.lock();
+        let shared = state.share(call);
+        let _ = state.device.set_call(index, shared);
     }
 
     fn set_vq_ready(&self, index: usize, is_ready: bool) {
@@ -386,8 +397,8 @@ impl VdpaOps for VdpaBlk {
     }
 
     fn set_config_call(&self, call: Option<Signal>) {
-        let call = call.and_then(|call| Arc::new(call, GFP_KERNEL).ok());
         let state = &mut *self.state.lock();
+        let call = state.share(call);
         let _ = state.device.set_config_call(call.clone());
         // A queue that stops changes the status, which is told in the same way.
         for index in 0..state.vrings.len() {

@@ -51,7 +51,7 @@ pub const TESTS: &[Test] = &[
 pub const WITHOUT_A_PAGE: &[Test] = &[
     Test { name: "harness/killed_while_nobody_brings_a_page", limit: 60, run: without_a_page },
     Test { name: "harness/killed_while_nobody_brings_a_page_to_a_kernel_thread", limit: 60, run: kernel_thread },
-    Test { name: "harness/killed_while_ioctls_wait_for_others", limit: 20, run: in_ioctls },
+    Test { name: "harness/killed_while_ioctls_wait_for_others", limit: 40, run: in_ioctls },
 ];
 
 pub const ROLES: &[Role] = &[KICKED, HUNG, ZEROING, FAULTING];
@@ -178,11 +178,11 @@ fn on_hanging_disk(context: &Context) -> Outcome {
 }
 
 /// Writes more zeroes than any disk can take soon: each request asks for the most that one can
-/// ask for, on two queues.
+/// ask for, on two queues. In the worker, or in this thread, which detaches.
 fn zero(arguments: &[&str]) -> Outcome {
     const SECTORS: u32 = 1 << 22;
-    let [disk] = arguments else {
-        return Err("one argument: the disk".into());
+    let [disk, how] = arguments else {
+        return Err("two arguments: the disk, and in which thread".into());
     };
     let mut vm = Vm::new(&Setup {
         queues: 2,
@@ -196,12 +196,25 @@ fn zero(arguments: &[&str]) -> Outcome {
         while queue.driver.add(&buffers).is_some() {}
         queue.notify();
     }
-    std::thread::sleep(Duration::from_millis(100));
+    let pause = Duration::from_millis(100);
+    std::thread::sleep(pause);
+    if *how == DETACHED {
+        // Time for the worker to let go of the queues. If it has not, the kill ends the wait for it.
+        std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            child::tell_ready().expect("parent");
+        });
+        vm.device.detach()?;
+        return Err("so many zeroes were written".into());
+    }
     child::tell_ready()?;
     loop {
         std::thread::park();
     }
 }
+
+const SERVED: &str = "served";
+const DETACHED: &str = "detached";
 
 /// One of these requests alone takes the disk 20 seconds.
 fn while_zeroing(context: &Context) -> Outcome {
@@ -212,11 +225,11 @@ fn while_zeroing(context: &Context) -> Outcome {
         ..NullBlk::default()
     })?;
     let path = disk.path().to_str().ok_or("path")?;
-    kill(
-        context,
-        child::until_ready(child::command(&ZEROING, &[path])?)?,
-    )?;
-    drop(disk.open(Mode::ReadWrite)?);
+    for how in [SERVED, DETACHED] {
+        let child = child::until_ready(child::command(&ZEROING, &[path, how])?)?;
+        kill(context, child).map_err(|error| format!("{how}: {error}"))?;
+        drop(disk.open(Mode::ReadWrite)?);
+    }
     Ok(())
 }
 
@@ -236,9 +249,12 @@ fn kernel_thread(context: &Context) -> Outcome {
         .try_for_each(|part| kill_faulting(context, &[part, "0", "kthread"]))
 }
 
-/// The first ioctl waits for the worker, which waits for a page, and the others for the first.
+/// The first ioctl waits for the worker, which waits for a page, and the others for the first. A
+/// thread of the kernel goes on waiting until they have ended.
 fn in_ioctls(context: &Context) -> Outcome {
-    kill_faulting(context, &["data-in", "3", "task"])
+    ["task", "kthread"]
+        .iter()
+        .try_for_each(|worker| kill_faulting(context, &["data-in", "3", worker]))
 }
 
 fn kill_faulting(context: &Context, arguments: &[&str]) -> Outcome {
