@@ -49,6 +49,7 @@ mod truncated;
 mod unreachable;
 mod vanishing;
 mod vdpa;
+mod vdpa_clients;
 mod vdpa_host;
 mod wakeups;
 mod worker_placement;
@@ -146,6 +147,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         teardown::OF_THE_MODULE,
         vdpa::TESTS,
         vdpa_host::TESTS,
+        vdpa_clients::TESTS,
         differential::TESTS,
     ]
 }
