@@ -44,7 +44,10 @@ pub(crate) trait CharDevice: Send + Sync + Sized + 'static {
 ///
 /// It is open as long as the lifetime says.
 #[derive(Clone, Copy)]
-pub(crate) struct OpenedFile<'a>(NonNull<bindings::file>, PhantomData<&'a ()>);
+pub(crate) struct OpenedFile<'a>(
+    #[cfg_attr(not(CONFIG_VHOST_BLK_RS_VDPA), expect(dead_code))] NonNull<bindings::file>,
+    PhantomData<&'a ()>,
+);
 
 /// A reference to an open file of this module, which therefore stays loaded.
 ///
