@@ -12,14 +12,8 @@ use super::{
     worker::Workers,
     Device, //
 };
-use crate::memory::{
-    DeviceMemory,
-    Iotlb, //
-};
-use kernel::{
-    prelude::*,
-    sync::Arc, //
-};
+use crate::memory::DeviceMemory;
+use kernel::prelude::*;
 use vblk_core::{
     addr::GuestAddr,
     uapi::Stats, //
@@ -118,16 +112,16 @@ impl Device {
         }
     }
 
-    /// Has all queues use what `iotlb` maps now and nothing that was unmapped, and waits for I/O that
-    /// began before.
+    /// Has all queues use nothing that was unmapped, and waits for I/O that began before.
     ///
     /// # Errors
     ///
-    /// ENOMEM; EINTR when the current task is being killed. Queues may still use what was unmapped.
-    pub(crate) fn follow(&mut self, iotlb: &Arc<Iotlb>) -> Result {
-        match self.memory {
-            Some(DeviceMemory::Mapped(..)) => {
-                self.set_memory(DeviceMemory::Mapped(iotlb.clone(), iotlb.table()?))
+    /// EINTR when the current task is being killed. Queues may still use what was unmapped.
+    pub(crate) fn follow(&mut self) -> Result {
+        match &self.memory {
+            Some(DeviceMemory::Mapped(iotlb, _)) => {
+                let nothing = iotlb.nothing();
+                self.set_memory(DeviceMemory::Mapped(iotlb.clone(), nothing))
             }
             _ => Ok(()),
         }

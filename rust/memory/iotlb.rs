@@ -34,6 +34,8 @@ use vblk_core::addr::GuestAddr;
 pub(crate) struct Iotlb {
     /// Grows with each change. Changed under the lock.
     version: Atomic<u64>,
+    /// A table of nothing, which is of no version.
+    nothing: Arc<PinnedTable>,
     #[pin]
     mappings: Mutex<Mappings>,
 }
@@ -75,9 +77,12 @@ impl Iotlb {
     ///
     /// ENOMEM.
     pub(crate) fn new() -> Result<Arc<Self>> {
+        let nothing = PinnedTable::of_mapped(core::iter::empty(), u64::MAX)?;
+        let nothing = Arc::new(nothing, GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 version: Atomic::new(0),
+                nothing,
                 mappings <- new_mutex!(
                     Mappings {
                         by_start: RBTree::new(),
@@ -94,6 +99,12 @@ impl Iotlb {
     #[inline]
     pub(super) fn version(&self) -> u64 {
         read_once(&self.version)
+    }
+
+    /// Returns a table of nothing: a queue that has it takes one of what is mapped when it looks for
+    /// chains. So unmapping much piece by piece makes no table for each of them.
+    pub(crate) fn nothing(&self) -> Arc<PinnedTable> {
+        self.nothing.clone()
     }
 
     /// Maps pages at `start`.

@@ -53,6 +53,19 @@ impl PinnedMemory {
         self.last_data.set(None);
     }
 
+    /// Returns whose failure it is that an address is not in the table: the host's, if there was no
+    /// memory for a table of what is mapped now.
+    #[cold]
+    fn judge(&self, fault: Fault) -> Fault {
+        #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+        if let Some(iotlb) = &self.iotlb {
+            if iotlb.version() != self.table.version {
+                return Fault::Inaccessible;
+            }
+        }
+        fault
+    }
+
     /// Returns the piece of `[at, at + len)` that begins at `at` and is in one extent. Looks in the
     /// part `last` first.
     ///
@@ -69,7 +82,7 @@ impl PinnedMemory {
         match last.get() {
             Some(part) if part.holds(at) => part.span(at, len),
             _ => {
-                let part = self.table.part(at)?;
+                let part = self.table.part(at).map_err(|fault| self.judge(fault))?;
                 last.set(Some(*part));
                 part.span(at, len)
             }
@@ -185,7 +198,7 @@ impl GuestMemory for PinnedMemory {
         #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
         if let Some(iotlb) = &self.iotlb {
             if iotlb.version() != self.table.version {
-                // Without memory for a new table the old one stays, in which less is mapped.
+                // Without memory for a new table the old one stays, see `judge`.
                 if let Ok(table) = iotlb.table() {
                     self.set_table(table);
                 }

@@ -382,6 +382,8 @@ impl<M: GuestMemory> Submitter<M> {
 
     #[cold]
     fn copy_all(&mut self, mut to_copy: CompletedIos, is_owner: bool) {
+        // What is mapped may have changed since chains were looked for.
+        self.context.memory.refresh();
         while let Some(io) = to_copy.pop() {
             self.copy(io, is_owner);
         }

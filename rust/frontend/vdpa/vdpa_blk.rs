@@ -511,7 +511,7 @@ impl VdpaOps for VdpaBlk {
             }
         }
         self.iotlb.unmap(first, last, drop);
-        if state.device.follow(&self.iotlb).is_err() {
+        if state.device.follow().is_err() {
             self.fail(state);
         }
     }

@@ -335,6 +335,8 @@ fn enabled_later(_: &Context) -> Outcome {
         ..addr(used.driver.layout())
     };
     assert!(used.node.set_addr(&elsewhere).is_err());
+    // This one has no result by which it could be refused.
+    used.node.set_num(0, 8)?;
     used.node.enable(0, false)?;
     used.launch(&[read(1)]);
     thread::sleep(Duration::from_millis(50));
@@ -344,7 +346,9 @@ fn enabled_later(_: &Context) -> Outcome {
         "served after it was disabled"
     );
     used.node.enable(0, true)?;
-    used.await_used(1)
+    used.await_used(1)?;
+    // More requests than the ring would have entries.
+    (0..20).try_for_each(|_| used.works())
 }
 
 fn two_devices(_: &Context) -> Outcome {
