@@ -172,7 +172,7 @@ struct vhost_blk_vdpa_add {
 	__s32 fd;
 	/* VHOST_BLK_VDPA_PACKED, VHOST_BLK_VDPA_HOST. */
 	__u32 flags;
-	/* Queues, and most entries of each. */
+	/* Queues (at most 128 for a VMM, 256 for the host), and most entries of each. */
 	__u32 queues;
 	__u32 queue_size;
 	/* The answer to GET_ID. */

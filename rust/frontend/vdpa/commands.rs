@@ -36,6 +36,10 @@ use vblk_core::{
     },
 };
 
+/// Most queues of a device for a VMM: vhost_vdpa allocates those of a device in one piece, and can't
+/// have many more.
+const MAX_QUEUES_OF_A_VMM: usize = 128;
+
 /// Returns a device to make, as an argument describes it.
 ///
 /// # Errors
@@ -46,7 +50,12 @@ pub(crate) fn decode_add(asked: &VdpaAdd) -> Result<(CString, Params)> {
     let count = u16::try_from(asked.queues).map_err(|_| EINVAL)?;
     let size = QueueSize::new(asked.queue_size).ok_or(EINVAL)?;
     let is_plain = asked.flags & !(VDPA_PACKED | VDPA_HOST) == 0 && asked.reserved == [0; 7];
-    if count == 0 || usize::from(count) > MAX_QUEUES || !is_plain {
+    let most = if asked.flags & VDPA_HOST != 0 {
+        MAX_QUEUES
+    } else {
+        MAX_QUEUES_OF_A_VMM
+    };
+    if count == 0 || usize::from(count) > most || !is_plain {
         return Err(EINVAL);
     }
     let queues = Queues {

@@ -240,6 +240,8 @@ impl VdpaBlk {
             .device
             .start_queue(index, RingAddresses::Guest(addresses))?;
         self.set_kick(index, Some(target));
+        // A kick may have come while there was nothing to kick yet.
+        self.kick_vq(index);
         Ok(())
     }
 
