@@ -55,9 +55,10 @@ pub enum Access {
 }
 
 /// A vDPA device of the module. It is deleted with this value.
+///
+/// It is no user of the module: each command opens that anew.
 pub struct VdpaDevice {
     name: String,
-    module: File,
 }
 
 impl VdpaDevice {
@@ -65,14 +66,13 @@ impl VdpaDevice {
     pub fn new(disk: &File, add: VdpaAdd) -> Result<Self, Errno> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("vblk-test-{}", COUNT.fetch_add(1, Relaxed));
-        let module = module()?;
-        make(&module, &name, disk, add)?;
-        Ok(Self { name, module })
+        make(&module()?, &name, disk, add)?;
+        Ok(Self { name })
     }
 
     /// Tries to make another device under the same name.
-    pub fn make_again(&self, disk: &File, add: VdpaAdd) -> Result<(), Errno> {
-        make(&self.module, &self.name, disk, add)
+    pub fn make_again(&self, module: &File, disk: &File, add: VdpaAdd) -> Result<(), Errno> {
+        make(module, &self.name, disk, add)
     }
 
     /// Returns its name.
@@ -120,13 +120,13 @@ impl VdpaDevice {
             ..VdpaStats::default()
         }
         .to_bytes();
-        ioctl::with_bytes(&self.module, uapi::VHOST_BLK_VDPA_GET_STATS, &mut bytes)?;
+        ioctl::with_bytes(module()?, uapi::VHOST_BLK_VDPA_GET_STATS, &mut bytes)?;
         Ok(VdpaStats::from_bytes(&bytes).stats)
     }
 
     /// VHOST_BLK_VDPA_DEL. The value's end does the same.
     pub fn delete(&self) -> Result<(), Errno> {
-        delete(&self.module, &self.name)
+        delete(&module()?, &self.name)
     }
 }
 

@@ -17,9 +17,9 @@ const fn size_field(command: u32) -> usize {
 /// If `argument` is shorter than the command says.
 pub fn with_bytes(fd: impl AsFd, command: u32, argument: &mut [u8]) -> Result<i32, Errno> {
     assert!(argument.len() >= size_field(command), "short argument");
-    // SAFETY: every command used with this function (vhost, device mapper, userfaultfd) accesses what its size
-    // field covers, or by what its own header says, which the callers derive from the length of
-    // `argument`. The slice is writable and lives across the call.
+    // SAFETY: every command used with this function (vhost, device mapper, userfaultfd, ranges of
+    // block devices) accesses what its size field covers, or by what its own header says, which the
+    // callers derive from the length of `argument`, or two words. The slice is writable and lives across the call.
     let ret = unsafe {
         libc::ioctl(
             fd.as_fd().as_raw_fd(),

@@ -6,7 +6,7 @@ use crate::{
     context::{Context, Outcome, Test, PATIENCE},
     disk::{Disk, Mode},
     fixtures::descriptors::{desc, Checker, Parts, DATA, HOLE, NEXT, SIZE, WRITE},
-    vm::{Answer, Setup, Vm, OK},
+    vm::{tells_errors, Answer, Setup, Vm, OK},
 };
 use std::time::Duration;
 use vblk_core::{addr::GuestAddr, testing::BlockRequest};
@@ -27,7 +27,9 @@ fn head_out_of_range(_: &Context) -> Outcome {
         queue.driver.split().post(head);
         queue.notify();
         let name = format!("head {head}");
-        assert_eq!(queue.err.wait(PATIENCE)?, 1, "{name}: error eventfd");
+        if tells_errors() {
+            assert_eq!(queue.err.wait(PATIENCE)?, 1, "{name}: error eventfd");
+        }
         checker.check_alive(&name)?;
         let after = checker.vm.device.stats()?;
         assert_eq!(after.malformed - before.malformed, 1, "{name}: malformed");
@@ -64,7 +66,7 @@ fn impossible_index(_: &Context) -> Outcome {
             .split()
             .write_avail_index(stands.wrapping_add(ahead));
         queue.kick();
-        assert_eq!(queue.err.wait(PATIENCE)?, 1, "error eventfd");
+        vm.await_error("impossible index")?;
         assert_eq!(vm.device.stats()?.malformed, 1);
         // It stays stopped, also when the index is put right.
         let queue = &mut vm.queues[0];
@@ -117,7 +119,9 @@ fn burst(_: &Context) -> Outcome {
         let used = queue.next_used();
         assert_eq!((used.id, used.len), (u32::from(index), 0));
     }
-    assert_eq!(queue.err.wait(PATIENCE)?, 1, "signals for one burst");
+    if tells_errors() {
+        assert_eq!(queue.err.wait(PATIENCE)?, 1, "signals for one burst");
+    }
     assert_eq!(checker.vm.device.stats()?.malformed, u64::from(BURST));
     checker.check_alive("burst")
 }

@@ -33,6 +33,11 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/late_answers_at_detach", limit: 20, run: detached },
     Test { name: "harness/late_answers_after_close", limit: 20, run: closed },
     Test { name: "harness/late_answers_in_protected_memory", limit: 20, run: protected },
+];
+
+/// Tests of memory tables that are replaced while a disk is attached, with the ring where it was.
+#[rustfmt::skip]
+pub const ON_ANOTHER_TABLE: &[Test] = &[
     Test { name: "harness/late_answers_go_where_the_request_was_taken", limit: 20, run: moved },
     Test { name: "harness/late_answers_in_the_worker_go_where_the_request_was_taken", limit: 20, run: moved_in_worker },
 ];

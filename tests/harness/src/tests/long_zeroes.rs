@@ -20,6 +20,11 @@ use vblk_core::{
 pub const TESTS: &[Test] = &[
     Test { name: "harness/long_zeroes_leave_turns_to_others", limit: 60, run: others },
     Test { name: "harness/detach_finishes_long_zeroes", limit: 60, run: detach },
+];
+
+/// Tests of memory tables that are replaced while a disk is attached, with the ring where it was.
+#[rustfmt::skip]
+pub const ON_ANOTHER_TABLE: &[Test] = &[
     Test { name: "harness/long_zeroes_are_answered_where_they_were_taken", limit: 60, run: table },
 ];
 

@@ -51,6 +51,8 @@ mod vanishing;
 mod vdpa;
 mod vdpa_clients;
 mod vdpa_host;
+mod vdpa_memory;
+mod vdpa_states;
 mod wakeups;
 mod worker_placement;
 mod workers;
@@ -88,8 +90,11 @@ fn on_split_rings() -> Vec<&'static [Test]> {
     vec![
         requests::TESTS,
         ranges::TESTS,
+        ranges::OF_VHOST,
         long_zeroes::TESTS,
+        long_zeroes::ON_ANOTHER_TABLE,
         secure_erase::TESTS,
+        secure_erase::OF_VHOST,
         secure_erase::WITHOUT_RINGS,
         partition::TESTS,
         fua::TESTS,
@@ -129,6 +134,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         block_errors::TESTS,
         block_errors::INJECTED,
         vanishing::TESTS,
+        vanishing::ON_ANOTHER_TABLE,
         durability::TESTS,
         durability::LOGGED,
         faults::IOCTLS,
@@ -136,16 +142,22 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         faults::LOADING,
         faults::FRAGMENTED,
         reconfigure::TESTS,
+        reconfigure::ON_ANOTHER_TABLE,
         resize::TESTS,
         in_flight::TESTS,
+        in_flight::ON_ANOTHER_TABLE,
         late_status::TESTS,
+        late_status::ON_ANOTHER_TABLE,
         in_flight_limits::TESTS,
         killed::TESTS,
         killed::WITHOUT_A_PAGE,
         fairness::TESTS,
         teardown::TESTS,
+        teardown::OF_OWNERS,
         teardown::OF_THE_MODULE,
         vdpa::TESTS,
+        vdpa_states::TESTS,
+        vdpa_memory::TESTS,
         vdpa_host::TESTS,
         vdpa_clients::TESTS,
         differential::TESTS,
@@ -160,8 +172,11 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         mutating_guest::TESTS,
         requests::TESTS,
         ranges::TESTS,
+        ranges::OF_VHOST,
         long_zeroes::TESTS,
+        long_zeroes::ON_ANOTHER_TABLE,
         secure_erase::TESTS,
+        secure_erase::OF_VHOST,
         partition::TESTS,
         fua::TESTS,
         placement::TESTS,
@@ -174,8 +189,11 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         integrity::OF_WORKERS,
         block_errors::TESTS,
         reconfigure::TESTS,
+        reconfigure::ON_ANOTHER_TABLE,
         in_flight::TESTS,
+        in_flight::ON_ANOTHER_TABLE,
         late_status::TESTS,
+        late_status::ON_ANOTHER_TABLE,
         forgotten_rings::TESTS,
         unreachable::TESTS,
         unreachable::ON_ANY_MEMORY,
@@ -189,6 +207,7 @@ fn on_pinned_memory() -> Vec<&'static [Test]> {
     vec![
         requests::TESTS,
         ranges::TESTS,
+        ranges::OF_VHOST,
         malformed::TESTS,
         hostile::TESTS,
         random_chains::TESTS,
@@ -196,8 +215,11 @@ fn on_pinned_memory() -> Vec<&'static [Test]> {
         integrity::TESTS,
         integrity::OF_WORKERS,
         reconfigure::TESTS,
+        reconfigure::ON_ANOTHER_TABLE,
         in_flight::TESTS,
+        in_flight::ON_ANOTHER_TABLE,
         late_status::TESTS,
+        late_status::ON_ANOTHER_TABLE,
         alignment::TESTS,
         wakeups::TESTS,
         in_flight_limits::TESTS,
@@ -205,35 +227,63 @@ fn on_pinned_memory() -> Vec<&'static [Test]> {
         forgotten_rings::TESTS,
         killed::TESTS,
         teardown::TESTS,
+        teardown::OF_OWNERS,
     ]
 }
 
 /// Returns the tests of [`on_pinned_memory`] that know no format.
 fn packed_and_pinned() -> Vec<&'static [Test]> {
-    vec![integrity::TESTS, integrity::OF_WORKERS, in_flight::TESTS]
-}
-
-/// Returns the tests that a device passes too that is served through vhost-vdpa, which has no error
-/// eventfd, and whose rings lie in memory that stays mapped.
-fn by_vdpa() -> Vec<&'static [Test]> {
     vec![
-        flushes::TESTS,
-        fua::TESTS,
-        alignment::TESTS,
-        random_chains::TESTS,
-        mutating_guest::TESTS,
         integrity::TESTS,
-        block_errors::TESTS,
-        in_flight_limits::TESTS,
+        integrity::OF_WORKERS,
+        in_flight::TESTS,
+        in_flight::ON_ANOTHER_TABLE,
     ]
 }
 
-/// Returns the tests of [`by_vdpa`] that move the most.
-fn by_vdpa_on_packed_rings() -> Vec<&'static [Test]> {
+/// Returns the tests that a device passes too that is served through vhost-vdpa. It has no error
+/// eventfd, its rings lie in memory that stays mapped, and it offers only what its disk can do.
+fn by_vdpa() -> Vec<&'static [Test]> {
     vec![
+        requests::TESTS,
+        ranges::TESTS,
+        long_zeroes::TESTS,
+        secure_erase::TESTS,
+        partition::TESTS,
+        fua::TESTS,
+        flushes::TESTS,
+        alignment::TESTS,
+        wakeups::TESTS,
+        malformed::TESTS,
+        hostile::TESTS,
         random_chains::TESTS,
         mutating_guest::TESTS,
+        notify::TESTS,
+        race::TESTS,
         integrity::TESTS,
+        block_errors::TESTS,
+        vanishing::TESTS,
+        durability::TESTS,
+        faults::REQUESTS,
+        reconfigure::TESTS,
+        in_flight::TESTS,
+        late_status::TESTS,
+        in_flight_limits::TESTS,
+        teardown::TESTS,
+    ]
+}
+
+/// Returns the tests of [`by_vdpa`] that know no format.
+fn by_vdpa_on_packed_rings() -> Vec<&'static [Test]> {
+    vec![
+        requests::TESTS,
+        random_chains::TESTS,
+        mutating_guest::TESTS,
+        race::TESTS,
+        integrity::TESTS,
+        reconfigure::TESTS,
+        in_flight::TESTS,
+        late_status::TESTS,
     ]
 }
 

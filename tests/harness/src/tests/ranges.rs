@@ -26,13 +26,19 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/several_ranges_in_one_request", limit: 30, run: several },
     Test { name: "harness/discard_on_disks_that_can", limit: 30, run: discard },
     Test { name: "harness/what_the_disk_can_not_do_is_unsupported", limit: 30, run: not_on_this_disk },
-    Test { name: "harness/ranges_that_make_no_sense_change_nothing", limit: 30, run: nonsense },
     Test { name: "harness/range_requests_need_their_feature", limit: 20, run: not_negotiated },
+    Test { name: "harness/zeroes_on_a_disk_that_finds_out_late_that_it_can_not", limit: 40, run: fails_late },
+];
+
+/// Tests of commands of `/dev/vhost-blk-rs`, and of features that the disk does not have: through
+/// vhost-vdpa, a driver can't accept those.
+#[rustfmt::skip]
+pub const OF_VHOST: &[Test] = &[
+    Test { name: "harness/ranges_that_make_no_sense_change_nothing", limit: 30, run: nonsense },
     Test { name: "harness/read_only_disk_refuses_ranges", limit: 20, run: read_only },
     Test { name: "harness/writeback_switch", limit: 20, run: writeback },
     Test { name: "harness/configuration_space_of_a_disk", limit: 20, run: config },
     Test { name: "harness/wrong_arguments_for_the_configuration_space", limit: 20, run: config_errors },
-    Test { name: "harness/zeroes_on_a_disk_that_finds_out_late_that_it_can_not", limit: 40, run: fails_late },
 ];
 
 const MIB: u64 = 1 << 20;

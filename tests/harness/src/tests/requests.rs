@@ -3,10 +3,11 @@
 //! Single requests, one after the other: what each type does and how it is answered.
 
 use crate::{
-    context::{Context, Outcome, Test},
+    context::{Context, Outcome, Pinning, Test},
     disk::{Disk, Mode, NullBlk},
     fixtures::place::{Place, DATA},
-    vm::{Answer, Setup, Vm, IOERR, OK, UNSUPP},
+    sys::Errno,
+    vm::{self, Answer, Setup, Vm, IOERR, OK, UNSUPP},
 };
 use vblk_core::{
     addr::GuestAddr,
@@ -76,6 +77,16 @@ fn flush(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// Sets the serial number, of a disk that is attached. A vDPA device is made with it.
+fn set_serial(vm: &mut Vm, disk: &Disk, serial: &[u8; ID_BYTES]) -> Result<(), Errno> {
+    vm.device.set_serial(serial)?;
+    if vm::pinning() == Pinning::Mapped {
+        vm.device.detach()?;
+        vm.attach(&disk.open(Mode::ReadWrite)?)?;
+    }
+    Ok(())
+}
+
 fn get_id(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
@@ -109,11 +120,11 @@ fn get_id(_: &Context) -> Outcome {
         *b"short\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
         [0; 20],
     ] {
-        vm.device.set_serial(&serial)?;
+        set_serial(&mut vm, &disk, &serial)?;
         check(&mut vm, &serial);
     }
     // In pieces, and in one buffer with the status byte.
-    vm.device.set_serial(b"0123456789abcdefghij")?;
+    set_serial(&mut vm, &disk, b"0123456789abcdefghij")?;
     let request = place
         .of_type(8)
         .data(DATA, 3)

@@ -18,6 +18,11 @@ use vblk_core::{
 pub const TESTS: &[Test] = &[
     Test { name: "harness/secure_erase_erases_its_ranges_and_nothing_else", limit: 20, run: erases },
     Test { name: "harness/secure_erase_as_linux_asks_for_it", limit: 20, run: as_linux },
+];
+
+/// Tests of features that the disk does not have: through vhost-vdpa, a driver can't accept those.
+#[rustfmt::skip]
+pub const OF_VHOST: &[Test] = &[
     Test { name: "harness/secure_erase_refuses_what_discard_refuses", limit: 20, run: refuses },
 ];
 

@@ -26,10 +26,15 @@ use vblk_core::{addr::GuestAddr, testing::DriverMemory};
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "harness/close_with_256_in_flight", limit: 60, run: close_in_flight },
+    Test { name: "harness/unload_right_after_close_in_flight", limit: 60, run: unload_after_close },
+];
+
+/// Tests of owners of a device, and of processes that end with one.
+#[rustfmt::skip]
+pub const OF_OWNERS: &[Test] = &[
     Test { name: "harness/reset_owner_with_256_in_flight", limit: 60, run: reset_in_flight },
     Test { name: "harness/kill_with_256_in_flight", limit: 90, run: kill_in_flight },
     Test { name: "harness/owner_dies_while_another_holds_the_device", limit: 60, run: orphaned },
-    Test { name: "harness/unload_right_after_close_in_flight", limit: 60, run: unload_after_close },
 ];
 
 /// Tests that are not about guest memory.

@@ -19,6 +19,11 @@ use vblk_core::{
 pub const TESTS: &[Test] = &[
     Test { name: "harness/disk_that_disappears_under_load", limit: 60, run: disappears },
     Test { name: "harness/targets_exchanged_under_load", limit: 60, run: exchanged },
+];
+
+/// Tests of memory tables that are replaced while a disk is attached, with the ring where it was.
+#[rustfmt::skip]
+pub const ON_ANOTHER_TABLE: &[Test] = &[
     Test { name: "harness/requests_wait_for_a_suspended_disk", limit: 20, run: suspended },
 ];
 

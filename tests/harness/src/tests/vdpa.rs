@@ -6,7 +6,11 @@
 use crate::{
     child::{self, Role},
     context::{Context, Outcome, Test, PATIENCE},
-    disk::{self, Delays, Disk, Mode},
+    disk::{self, Disk, Mode},
+    fixtures::vdpa::{
+        addr, assert_refused, layout, plain, read, reads, region_at, slow_disk, taken, Used,
+        CANARY, DELAY, DRIVER_OK,
+    },
     kmod,
     memory::{GuestMemory, LOW, MIDDLE, REGIONS},
     rng::Rng,
@@ -14,7 +18,6 @@ use crate::{
     vhost_vdpa::{self, status, Access, VdpaDevice, VhostVdpa},
 };
 use std::{
-    error::Error,
     os::fd::{AsFd, AsRawFd},
     path::Path,
     slice::from_ref,
@@ -25,9 +28,7 @@ use std::{
 use vblk_core::{
     addr::GuestAddr,
     features::{bit, Features},
-    queue::QueueSize,
-    ring::{Base, Format},
-    testing::{BlockRequest, Driver, DriverMemory, Layout},
+    testing::{BlockRequest, Driver, DriverMemory},
     uapi::{
         MemoryRegion, VdpaAdd, VringAddr, VDPA_PACKED, VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK,
     },
@@ -58,160 +59,6 @@ const IN_FLIGHT: Role = Role {
     name: "vdpa-in-flight",
     run: be_in_flight,
 };
-
-/// Time that a slow disk takes.
-const DELAY: Duration = Duration::from_millis(300);
-
-/// Content of memory that the device must not write.
-const CANARY: u8 = 0x3C;
-
-const DRIVER_OK: u8 = status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
-
-/// A device with a driver that uses its first queue.
-struct Used {
-    /// Closed before the device is deleted.
-    node: VhostVdpa,
-    device: VdpaDevice,
-    driver: Driver<Arc<GuestMemory>>,
-    memory: Arc<GuestMemory>,
-    kick: EventFd,
-    call: EventFd,
-    features: u64,
-}
-
-fn plain(queues: u32, flags: u32) -> VdpaAdd {
-    VdpaAdd {
-        flags,
-        queues,
-        queue_size: 256,
-        ..VdpaAdd::default()
-    }
-}
-
-impl Used {
-    /// Makes a device, and does all that a driver does before it is ready.
-    fn prepared(disk: &Disk, flags: u32) -> Result<Self, Box<dyn Error>> {
-        let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, plain(1, flags))?;
-        let node = device.open()?;
-        let memory = Arc::new(GuestMemory::new(&REGIONS)?);
-        // vhost-vdpa pins for everyone up to this limit only.
-        process::limit_locked_memory(u64::MAX)?;
-        for region in memory.table() {
-            node.map(&region, Access::ReadWrite)?;
-        }
-        let features = node.features()?;
-        let event_idx = Features(features).has(bit::RING_EVENT_IDX);
-        let used = Self {
-            driver: Driver::new(memory.clone(), layout(features), event_idx),
-            node,
-            device,
-            memory,
-            kick: EventFd::new()?,
-            call: EventFd::new()?,
-            features,
-        };
-        Ok(used)
-    }
-
-    /// Makes a device, and starts it.
-    fn started(disk: &Disk, flags: u32) -> Result<Self, Box<dyn Error>> {
-        let used = Self::prepared(disk, flags)?;
-        used.start(used.driver.base())?;
-        Ok(used)
-    }
-
-    fn start(&self, base: u32) -> Result<(), Errno> {
-        self.negotiate()?;
-        self.set_ring(base)?;
-        self.node.enable(0, true)?;
-        self.node.set_status(DRIVER_OK)
-    }
-
-    fn negotiate(&self) -> Result<(), Errno> {
-        self.node.set_status(status::DRIVER)?;
-        self.node.set_features(self.features)?;
-        self.node.set_status(status::DRIVER | status::FEATURES_OK)
-    }
-
-    fn set_ring(&self, base: u32) -> Result<(), Errno> {
-        self.node.set_num(0, 256)?;
-        self.node.set_base(0, base)?;
-        self.node.set_addr(&addr(self.driver.layout()))?;
-        let fd = |event: &EventFd| event.as_fd().as_raw_fd();
-        self.node
-            .set_file(VHOST_SET_VRING_KICK, 0, fd(&self.kick))?;
-        self.node.set_file(VHOST_SET_VRING_CALL, 0, fd(&self.call))
-    }
-
-    fn launch(&mut self, requests: &[BlockRequest]) {
-        for request in requests {
-            request.prepare(&*self.memory);
-            self.driver.add(&request.buffers()).expect("room");
-        }
-        if self.driver.publish_needs_kick() {
-            self.kick.signal().expect("kick");
-        }
-    }
-
-    /// Waits for so many answers.
-    fn await_used(&mut self, count: usize) -> Outcome {
-        for answered in 0..count {
-            while self.driver.poll_used().is_none() {
-                if !self.driver.enable_interrupt() && self.call.wait(PATIENCE)? == 0 {
-                    return Err(format!("{answered} of {count} answers").into());
-                }
-                self.driver.disable_interrupt();
-            }
-        }
-        Ok(())
-    }
-
-    /// Performs a read that must succeed.
-    fn works(&mut self) -> Outcome {
-        let request = read(0);
-        self.launch(from_ref(&request));
-        self.await_used(1)?;
-        assert_eq!(self.memory.read_u8(request.status), 0);
-        Ok(())
-    }
-}
-
-fn layout(features: u64) -> Layout {
-    let size = QueueSize::new(256).expect("a size");
-    Layout::new(Format::of(Features(features)), size, GuestAddr(0x1_0000))
-}
-
-fn addr(layout: &Layout) -> VringAddr {
-    VringAddr {
-        index: 0,
-        flags: 0,
-        desc_user_addr: layout.desc.0,
-        used_user_addr: layout.used.0,
-        avail_user_addr: layout.avail.0,
-        log_guest_addr: 0,
-    }
-}
-
-/// A read of a block, with header, status and data of its own.
-fn read(slot: u64) -> BlockRequest {
-    let header = GuestAddr(0x10_0000 + slot * 32);
-    BlockRequest::read(slot * 8, header, GuestAddr(header.0 + 16))
-        .data(GuestAddr(MIDDLE.guest + slot * 4096), 4096)
-}
-
-fn reads(count: u64) -> Vec<BlockRequest> {
-    (0..count).map(read).collect()
-}
-
-fn slow_disk() -> Result<Disk, Errno> {
-    let millis = DELAY.as_millis() as u32;
-    let (read, write) = (millis, millis);
-    Disk::delayed(8 << 20, Delays { read, write })
-}
-
-fn assert_refused<T>(what: &str, result: Result<T, Errno>, errno: Errno) {
-    assert_eq!(result.err(), Some(errno), "{what}");
-}
 
 fn makers(_: &Context) -> Outcome {
     let disk = Disk::ram();
@@ -244,11 +91,12 @@ fn makers(_: &Context) -> Outcome {
         assert_refused(name, result, Errno::EINVAL);
     }
     let device = VdpaDevice::new(&file, plain(1, 0))?;
-    let taken = device.make_again(&file, plain(1, 0));
+    let taken = device.make_again(&module, &file, plain(1, 0));
     assert_refused("a taken name", taken, Errno::EEXIST);
     let name = device.name().to_owned();
     process::as_user(65534, || {
-        assert_refused("add", device.make_again(&file, plain(1, 0)), Errno::EPERM);
+        let again = device.make_again(&module, &file, plain(1, 0));
+        assert_refused("add", again, Errno::EPERM);
         assert_refused("delete", vhost_vdpa::delete(&module, &name), Errno::EPERM);
     })?;
     assert_refused("no such queue", device.stats(1), Errno::ENOBUFS);
@@ -367,13 +215,6 @@ fn two_devices(_: &Context) -> Outcome {
     Ok(())
 }
 
-/// The base at which nothing is between the halves of a ring.
-fn taken(used: &Used) -> u32 {
-    let layout = used.driver.layout();
-    let avail = used.driver.next_avail();
-    Base { avail, used: avail }.encode(layout.format, layout.size)
-}
-
 fn suspended(_: &Context) -> Outcome {
     let disk = slow_disk()?;
     for packed in [0, VDPA_PACKED] {
@@ -421,12 +262,6 @@ fn positions(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn region_at(memory: &GuestMemory, guest: u64) -> MemoryRegion {
-    let table = memory.table();
-    let found = table.iter().find(|region| region.guest_phys_addr == guest);
-    *found.expect("a region")
-}
-
 fn unmapped(_: &Context) -> Outcome {
     let disk = slow_disk()?;
     for packed in [0, VDPA_PACKED] {
@@ -438,7 +273,7 @@ fn unmapped(_: &Context) -> Outcome {
         }
         assert_eq!(used.driver.poll_used(), None, "answered already");
         used.node.unmap(&data)?;
-        // From here on it is somebody else's memory.
+        // From here on the memory is for another use.
         used.memory
             .fill(GuestAddr(MIDDLE.guest), MIDDLE.bytes, CANARY);
         used.await_used(64)?;
@@ -637,7 +472,11 @@ fn killed(context: &Context) -> Outcome {
             thread::sleep(Duration::from_millis(5));
         }
     }
-    Ok(())
+    // The next one finds nothing of those before it.
+    let mut used = Used::of(device)?;
+    assert_eq!(used.node.status()?, 0);
+    used.restart()?;
+    used.works()
 }
 
 fn deleted(_: &Context) -> Outcome {
@@ -664,9 +503,9 @@ fn module_stays(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let before = kmod::users();
     let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, plain(1, 0))?;
-    let users = kmod::users();
-    assert!(users > before, "{users:?} users");
-    assert!(kmod::unload().is_err(), "unloaded");
+    // No process has the module's own device open.
+    assert_eq!(kmod::users(), before.map(|users| users + 1));
+    assert_refused("unloading", kmod::unload(), Errno::EAGAIN);
     drop(device);
     Ok(())
 }

@@ -4,8 +4,8 @@
 
 use crate::{
     context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, Mode, Target},
-    sys::Errno,
+    disk::{Disk, Mode, Target, TestDisk, DISCARDED},
+    sys::{ioctl, Errno},
     vhost_vdpa::VdpaDevice,
 };
 use std::{
@@ -20,6 +20,7 @@ use vblk_core::uapi::{VdpaAdd, VDPA_HOST, VDPA_PACKED};
 pub const TESTS: &[Test] = &[
     Test { name: "vdpa/the_hosts_own_driver", limit: 60, run: written },
     Test { name: "vdpa/the_hosts_own_driver_on_a_read_only_disk", limit: 20, run: read_only },
+    Test { name: "vdpa/the_hosts_own_driver_discards_and_zeroes", limit: 20, run: ranges },
     Test { name: "vdpa/the_hosts_own_driver_sees_a_new_size", limit: 20, run: resized },
     Test { name: "vdpa/the_hosts_own_driver_sees_errors", limit: 20, run: failing },
 ];
@@ -86,6 +87,33 @@ fn written(context: &Context) -> Outcome {
         host.open(Mode::ReadWrite)?.sync_all()?;
         device.delete()?;
         assert!(disk.read(0, model.len())? == model, "on the disk itself");
+    }
+    Ok(())
+}
+
+/// `BLKDISCARD` and `BLKZEROOUT` of `<linux/fs.h>`, of a first byte and a length.
+const BLKDISCARD: u32 = 0x1277;
+const BLKZEROOUT: u32 = 0x127F;
+
+fn ranges(_: &Context) -> Outcome {
+    let disk = Disk::counting(&TestDisk {
+        max_discard_sectors: 64,
+        discard_granularity: 4096,
+        ..TestDisk::DEFAULT
+    })?;
+    let mut expected = vec![0x5A; 1 << 20];
+    disk.write(0, &expected)?;
+    let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(0))?;
+    let (host, _) = disk_of(&device)?;
+    let file = host.open(Mode::ReadWrite)?;
+    for (command, first, len, content) in [
+        (BLKDISCARD, 65536, 131072, DISCARDED),
+        (BLKZEROOUT, 524288 + 512, 65536, 0),
+    ] {
+        let mut range = [first as u64, len as u64].map(u64::to_ne_bytes);
+        ioctl::with_bytes(&file, command, range.as_flattened_mut())?;
+        expected[first..first + len].fill(content);
+        assert!(disk.read(0, expected.len())? == expected, "{command:#x}");
     }
     Ok(())
 }

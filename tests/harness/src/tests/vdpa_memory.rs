@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of a device that is served through vhost-vdpa: mappings that come and go, also while
+//! requests use them.
+
+use crate::{
+    context::{Context, Outcome, Test},
+    disk::{Disk, NullBlk},
+    fixtures::vdpa::{read, region_at, slow_disk, Used, CANARY, DELAY},
+    memory::{GuestMemory, RegionSpec, HIGH, MIDDLE},
+    rng::Rng,
+    sys::{map, process, Errno},
+    vhost_vdpa::Access,
+};
+use std::{thread, time::Duration};
+use vblk_core::{
+    addr::GuestAddr,
+    testing::{BlockRequest, DriverMemory},
+    uapi::{MemoryRegion, VDPA_PACKED},
+};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    Test { name: "vdpa/unmapping_waits_for_writes", limit: 40, run: written },
+    Test { name: "vdpa/another_memory_at_the_same_place", limit: 60, run: another_memory },
+    Test { name: "vdpa/pages_in_any_order", limit: 40, run: any_order },
+    Test { name: "vdpa/mappings_come_and_go_under_load", limit: 60, run: under_load },
+    Test { name: "vdpa/what_can_not_be_mapped_changes_nothing", limit: 20, run: refused },
+];
+
+const PAGE: u64 = 4096;
+
+/// Requests in flight at once.
+const COUNT: u64 = 256;
+
+/// IO virtual addresses at which nothing is mapped.
+const ELSEWHERE: u64 = 1 << 40;
+
+/// Indirect tables, one for each request.
+const TABLES: u64 = 0x20_0000;
+
+/// Puts as many requests into the ring as it has entries, all at once, and waits until they are
+/// taken and none is answered.
+fn in_flight(used: &mut Used, requests: &[BlockRequest]) -> Outcome {
+    for (slot, request) in (0..).zip(requests) {
+        request.prepare(&*used.memory);
+        let table = GuestAddr(TABLES + slot * 64);
+        let added = used.driver.add_indirect(&request.buffers(), table);
+        added.expect("room");
+    }
+    used.driver.publish();
+    used.kick.signal()?;
+    used.await_taken()?;
+    assert_eq!(used.driver.poll_used(), None, "answered already");
+    Ok(())
+}
+
+/// Content of a page that tells which one it is.
+fn content(page: u64) -> Vec<u8> {
+    let word = (page as u32).wrapping_mul(0x9E37_79B1).to_le_bytes();
+    word.repeat(PAGE as usize / word.len())
+}
+
+fn contents(pages: u64) -> Vec<u8> {
+    (0..pages).flat_map(content).collect()
+}
+
+#[track_caller]
+fn assert_all(memory: &GuestMemory, from: GuestAddr, len: usize, value: u8, what: &str) {
+    let bytes = memory.read_vec(from, len);
+    let at = bytes.iter().position(|byte| *byte != value);
+    assert_eq!(at, None, "{what}");
+}
+
+/// What the guest puts there after the memory was unmapped does not reach the disk.
+fn written(_: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    for packed in [0, VDPA_PACKED] {
+        let mut used = Used::started(&disk, packed)?;
+        disk.write(0, &vec![0; (COUNT * PAGE) as usize])?;
+        used.memory.write(GuestAddr(MIDDLE.guest), &contents(COUNT));
+        let requests: Vec<_> = (0..COUNT)
+            .map(|slot| {
+                let read = read(slot);
+                BlockRequest::write(read.sector, read.header, read.status)
+                    .data(read.data[0].addr, PAGE as u32)
+            })
+            .collect();
+        in_flight(&mut used, &requests)?;
+        let data = region_at(&used.memory, MIDDLE.guest);
+        used.node.unmap(&data)?;
+        used.memory
+            .fill(GuestAddr(MIDDLE.guest), (COUNT * PAGE) as usize, CANARY);
+        used.await_used(COUNT as usize)?;
+        for request in &requests {
+            assert_eq!(used.memory.read_u8(request.status), 0);
+        }
+        let on_disk = disk.read(0, (COUNT * PAGE) as usize)?;
+        assert!(on_disk == contents(COUNT), "what was written later");
+    }
+    Ok(())
+}
+
+/// Requests have the memory that was mapped when they were taken.
+fn another_memory(_: &Context) -> Outcome {
+    let disk = slow_disk()?;
+    for packed in [0, VDPA_PACKED] {
+        let mut used = Used::started(&disk, packed)?;
+        disk.write(0, &contents(COUNT))?;
+        let requests: Vec<_> = (0..COUNT).map(read).collect();
+        in_flight(&mut used, &requests)?;
+        let data = region_at(&used.memory, MIDDLE.guest);
+        let all = (COUNT * PAGE) as usize;
+        let other = GuestMemory::new(&[RegionSpec {
+            bytes: all,
+            ..MIDDLE
+        }])?;
+        other.fill(GuestAddr(MIDDLE.guest), all, CANARY);
+        used.node.unmap(&data)?;
+        used.node
+            .map(&region_at(&other, MIDDLE.guest), Access::ReadWrite)?;
+        used.await_used(COUNT as usize)?;
+        // Longer than the disk takes for whatever it may still have.
+        thread::sleep(2 * DELAY);
+        let came = used.memory.read_vec(GuestAddr(MIDDLE.guest), all);
+        assert!(came == contents(COUNT), "not where it was taken");
+        let start = GuestAddr(MIDDLE.guest);
+        assert_all(&other, start, all, CANARY, "memory of another use");
+        // From here on it is what the address means.
+        used.memory.fill(start, all, CANARY);
+        assert_eq!(used.request(&read(1))?, 0);
+        let second = GuestAddr(start.0 + PAGE);
+        assert!(other.read_vec(second, PAGE as usize) == content(1));
+        assert_all(
+            &used.memory,
+            start,
+            all,
+            CANARY,
+            "memory that is not mapped",
+        );
+        other.check_guards();
+    }
+    Ok(())
+}
+
+/// One page each, so that neighbours for the guest are none in the harness.
+fn any_order(context: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let mut rng = context.rng();
+    let mut used = Used::started(&disk, 0)?;
+    let whole = region_at(&used.memory, MIDDLE.guest);
+    let mut order: Vec<u64> = (0..COUNT).collect();
+    for last in (1..order.len()).rev() {
+        order.swap(last, rng.index(0..last + 1));
+    }
+    for (at, page) in (0..).zip(&order) {
+        let mapping = MemoryRegion {
+            guest_phys_addr: ELSEWHERE + at * PAGE,
+            memory_size: PAGE,
+            userspace_addr: whole.userspace_addr + page * PAGE,
+            flags_padding: 0,
+        };
+        used.node.map(&mapping, Access::ReadWrite)?;
+    }
+    let on_disk = contents(COUNT);
+    disk.write(0, &on_disk)?;
+    disk.write(COUNT * PAGE, &vec![0; (COUNT * PAGE) as usize])?;
+    // In one request, and then in some that begin and end anywhere.
+    let empty = read(0);
+    let len = (COUNT * PAGE) as u32;
+    let all = BlockRequest::read(0, empty.header, empty.status).data(GuestAddr(ELSEWHERE), len);
+    assert_eq!(used.request(&all)?, 0);
+    let in_order = |used: &Used| -> Vec<u8> {
+        let page = |page: &u64| GuestAddr(MIDDLE.guest + page * PAGE);
+        let pages = order.iter().map(page);
+        pages
+            .flat_map(|at| used.memory.read_vec(at, PAGE as usize))
+            .collect()
+    };
+    assert!(in_order(&used) == on_disk, "a read of all");
+    let sector = COUNT * PAGE / 512;
+    let back =
+        BlockRequest::write(sector, empty.header, empty.status).data(GuestAddr(ELSEWHERE), len);
+    assert_eq!(used.request(&back)?, 0);
+    let written = disk.read(COUNT * PAGE, len as usize)?;
+    assert!(written == on_disk, "a write of all");
+    let mut expected = on_disk.clone();
+    for round in 0..context.times(60) {
+        let sectors = rng.within(1..100);
+        let from = rng.within(0..COUNT * PAGE / 512 - sectors);
+        let (at, bytes) = (rng.index(0..len as usize - 51200), sectors as usize * 512);
+        let part = BlockRequest::read(from, empty.header, empty.status)
+            .data(GuestAddr(ELSEWHERE + at as u64), bytes as u32);
+        assert_eq!(used.request(&part)?, 0);
+        let from = from as usize * 512;
+        expected[at..at + bytes].copy_from_slice(&on_disk[from..from + bytes]);
+        assert!(in_order(&used) == expected, "round {round}");
+    }
+    used.memory.check_guards();
+    Ok(())
+}
+
+/// Reads at once: as many as the ring takes.
+const READS: u64 = 64;
+/// Parts of the memory that [`under_load`] maps and unmaps, and the bytes of each.
+const PARTS: u64 = 8;
+const PART: u64 = READS * PAGE;
+
+fn part(used: &Used, number: u64) -> MemoryRegion {
+    let whole = region_at(&used.memory, MIDDLE.guest);
+    MemoryRegion {
+        guest_phys_addr: whole.guest_phys_addr + number * PART,
+        memory_size: PART,
+        userspace_addr: whole.userspace_addr + number * PART,
+        flags_padding: 0,
+    }
+}
+
+/// Reads into all parts while one of them is unmapped: nothing is written there from then on, and
+/// the others do not notice.
+fn under_load(context: &Context) -> Outcome {
+    let disk = Disk::null(&NullBlk {
+        delay: Some(Duration::from_micros(300)),
+        ..NullBlk::default()
+    })?;
+    disk.write(0, &contents(READS))?;
+    let mut rng = context.rng();
+    for packed in [0, VDPA_PACKED] {
+        let mut used = Used::started(&disk, packed)?;
+        used.node.unmap(&region_at(&used.memory, MIDDLE.guest))?;
+        for number in 0..PARTS {
+            used.node.map(&part(&used, number), Access::ReadWrite)?;
+        }
+        for round in 0..context.times(100) {
+            one_goes(&mut used, &mut rng).map_err(|error| format!("round {round}: {error}"))?;
+        }
+        used.works()?;
+    }
+    Ok(())
+}
+
+fn one_goes(used: &mut Used, rng: &mut Rng) -> Outcome {
+    let goes = rng.within(0..PARTS);
+    let mut reads = Vec::new();
+    for slot in 0..READS {
+        let number = rng.within(0..PARTS);
+        let at = MIDDLE.guest + number * PART + slot * PAGE;
+        let read = read(slot);
+        let read = BlockRequest::read(read.sector, read.header, read.status);
+        reads.push((number, read.data(GuestAddr(at), PAGE as u32)));
+    }
+    let requests: Vec<_> = reads.iter().map(|(_, read)| read.clone()).collect();
+    used.launch(&requests);
+    for _ in 0..rng.within(0..2000) {
+        std::hint::spin_loop();
+    }
+    let region = part(used, goes);
+    used.node.unmap(&region)?;
+    let start = GuestAddr(region.guest_phys_addr);
+    let touched = PART as usize;
+    used.memory.fill(start, touched, CANARY);
+    used.await_used(READS as usize)?;
+    assert_all(
+        &used.memory,
+        start,
+        touched,
+        CANARY,
+        "written after it was unmapped",
+    );
+    for (slot, (number, read)) in (0..).zip(&reads) {
+        let status = used.memory.read_u8(read.status);
+        if *number == goes {
+            assert!(status <= 1, "status {status}");
+            continue;
+        }
+        assert_eq!(status, 0, "a read into a part that stays");
+        let data = used.memory.read_vec(read.data[0].addr, PAGE as usize);
+        assert!(data == content(slot), "data of a part that stays");
+    }
+    used.node.map(&region, Access::ReadWrite)?;
+    Ok(())
+}
+
+/// vhost-vdpa answers EFAULT whatever is wrong with a message that asks for memory. The oracle sees what stays pinned.
+fn refused(_: &Context) -> Outcome {
+    let mut used = Used::started(&Disk::ram(), 0)?;
+    let whole = region_at(&used.memory, HIGH.guest);
+    let good = MemoryRegion {
+        guest_phys_addr: ELSEWHERE,
+        ..whole
+    };
+    let memory = used.memory.clone();
+    let (map, offset) = memory.mapping(GuestAddr(HIGH.guest));
+    let nothing = MemoryRegion {
+        memory_size: 0,
+        ..good
+    };
+    let mapped = used.node.map(&nothing, Access::ReadWrite);
+    assert_eq!(mapped, Err(Errno::EINVAL), "nothing");
+    let cases = [
+        ("twice", whole),
+        (
+            "overlapping",
+            MemoryRegion {
+                guest_phys_addr: HIGH.guest - PAGE,
+                ..good
+            },
+        ),
+        (
+            "behind the last address",
+            MemoryRegion {
+                guest_phys_addr: u64::MAX - PAGE,
+                ..good
+            },
+        ),
+        (
+            "memory of the kernel",
+            MemoryRegion {
+                userspace_addr: 0xffff_8880_0000_0000,
+                ..good
+            },
+        ),
+        (
+            "nowhere",
+            MemoryRegion {
+                userspace_addr: PAGE,
+                ..good
+            },
+        ),
+    ];
+    for (what, region) in cases {
+        let mapped = used.node.map(&region, Access::ReadWrite);
+        assert_eq!(mapped, Err(Errno::EFAULT), "{what}");
+        used.works()?;
+    }
+    // Some pages can be pinned, and then one can't. Behind the first 512, vhost-vdpa of Linux 7.2 would
+    // forget a page that it had pinned.
+    const LATE: usize = 100 * PAGE as usize;
+    let hole = map.without(offset + LATE, PAGE as usize, || {
+        used.node.map(&good, Access::ReadWrite)
+    })?;
+    assert_eq!(hole, Err(Errno::EFAULT), "a hole in it");
+    map.protect(offset + LATE, PAGE as usize, map::Access::Read)?;
+    let protected = used.node.map(&good, Access::ReadWrite);
+    let readable = used.node.map(&good, Access::Read);
+    map.protect(offset + LATE, PAGE as usize, map::Access::ReadWrite)?;
+    assert_eq!(
+        protected,
+        Err(Errno::EFAULT),
+        "a page that can only be read"
+    );
+    readable?;
+    used.node.unmap(&good)?;
+    // What is mapped already counts.
+    process::limit_locked_memory(MIDDLE.bytes as u64)?;
+    let limited = used.node.map(&good, Access::ReadWrite);
+    process::limit_locked_memory(u64::MAX)?;
+    assert_eq!(limited, Err(Errno::EFAULT), "over the limit");
+    used.works()?;
+    used.node.map(&good, Access::ReadWrite)?;
+    let there = read(0);
+    let there = BlockRequest::read(0, there.header, there.status);
+    assert_eq!(used.request(&there.data(GuestAddr(ELSEWHERE), 4096))?, 0);
+    Ok(())
+}
