@@ -126,8 +126,9 @@ impl Iotlb {
         Ok(())
     }
 
-    /// Unmaps what touches the range from `first` to `last`, and calls `take` with each mapping.
-    pub(crate) fn unmap(&self, first: GuestAddr, last: GuestAddr, mut take: impl FnMut(Unmapped)) {
+    /// Unmaps what touches the range from `first` to `last`. What no queue has any more is unpinned,
+    /// which may sleep.
+    pub(crate) fn unmap(&self, first: GuestAddr, last: GuestAddr) {
         // Ends: each turn takes a mapping away.
         loop {
             let removed = {
@@ -139,11 +140,11 @@ impl Iotlb {
                 self.change(&mut mappings);
                 removed
             };
-            let Some(node) = removed else {
+            let Some(mapping) = removed else {
                 return;
             };
-            let (_, pages) = node.to_key_value();
-            take(Unmapped { _pages: pages });
+            // Outside the lock, as unpinning may sleep.
+            drop(mapping);
         }
     }
 
@@ -173,9 +174,4 @@ impl Iotlb {
         mappings.table = Some(table.clone());
         Ok(table)
     }
-}
-
-/// A mapping that was taken away. Its pages may be unpinned when it is dropped, which may sleep.
-pub(crate) struct Unmapped {
-    _pages: Arc<MappedPages>,
 }

@@ -266,7 +266,7 @@ void vblk_charge_nobody(struct mem_cgroup *charged)
 }
 
 #ifdef VBLK_VDPA
-/* Pages that do not follow each other are refused: nobody has such. */
+/* Refuses pages whose structures do not follow each other, as without SPARSEMEM_VMEMMAP. */
 int vblk_add_pins(u64 addr, u64 count)
 {
 	unsigned long pfn = PHYS_PFN(addr);
@@ -510,7 +510,7 @@ bool vblk_vdpa_has_ops(const struct vdpa_device *vdpa, const struct vdpa_config_
 	return vdpa->config == ops;
 }
 
-/* Whoever calls was called by the driver, so that there is one. */
+/* Called within a call of the bus driver, so that there is one. */
 bool vblk_vdpa_is_for_host(const struct vdpa_device *vdpa)
 {
 	const struct device_driver *driver = READ_ONCE(vdpa->dev.driver);

@@ -161,7 +161,7 @@ impl<T: VdpaOps> VdpaDevice<T> {
     ///
     /// ENOMEM.
     pub(crate) fn name(&self) -> Result<CString> {
-        // SAFETY: The name stays as long as the device: nobody renames it.
+        // SAFETY: The name stays as long as the device: the bus renames none.
         let name = unsafe { CStr::from_char_ptr(helpers::vblk_vdpa_name(self.vdpa.as_ptr())) };
         Ok(CString::try_from(name)?)
     }
@@ -170,7 +170,7 @@ impl<T: VdpaOps> VdpaDevice<T> {
     ///
     /// # Errors
     ///
-    /// ENODEV when somebody else does so.
+    /// ENODEV when another task does so.
     pub(crate) fn unregister(&self) -> Result {
         // SAFETY: The device is registered unless that is found out there.
         to_result(unsafe { helpers::vblk_vdpa_unregister(self.vdpa.as_ptr()) })

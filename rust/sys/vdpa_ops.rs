@@ -432,7 +432,7 @@ unsafe extern "C" fn free<T: VdpaOps>(vdpa: *mut helpers::vdpa_device) {
     // SAFETY: The device is going.
     let object = unsafe { helpers::vblk_vdpa_object(vdpa) };
     if !object.is_null() {
-        // SAFETY: `register` put it there with `into_foreign`, and nobody else uses it any more.
+        // SAFETY: `register` put it there with `into_foreign`, and the bus was its last user.
         drop(unsafe { Pin::<KBox<Object<T>>>::from_foreign(object.cast()) });
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn add(name: &CStr, params: Params, file: OpenedFile<'_>) -> Result {
 ///
 /// # Errors
 ///
-/// EPERM without CAP_SYS_ADMIN; EINVAL when this is no name; ENODEV when there is no such device.
+/// EINVAL when this is no name; ENODEV when there is no such device.
 pub(crate) fn delete(asked: &VdpaName) -> Result {
     let name = name(&asked.name)?;
     VdpaDevice::<VdpaBlk>::find(&name)

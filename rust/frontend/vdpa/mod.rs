@@ -7,8 +7,8 @@
 //! disk. docs/vmm.md shows who uses them.
 
 mod commands;
+mod state;
 mod vdpa_blk;
-mod vring;
 
 pub(crate) use commands::{
     add,

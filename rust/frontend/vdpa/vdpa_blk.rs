@@ -2,7 +2,11 @@
 
 //! A vDPA device: its status, and what its driver does with it.
 
-use super::vring::Vring;
+use super::state::{
+    status,
+    State,
+    Vring, //
+};
 use crate::{
     device::{
         attachment::KickTarget,
@@ -43,7 +47,6 @@ use kernel::{
 use vblk_core::{
     addr::GuestAddr,
     config::{
-        Limits,
         Queues,
         CONFIG_BYTES,
         CONFIG_WCE, //
@@ -64,13 +67,6 @@ use vblk_core::{
         VDPA_PACKED, //
     },
 };
-
-/// Bits of the device status (virtio 1.2, 2.1).
-mod status {
-    pub(super) const DRIVER_OK: u8 = 4;
-    pub(super) const FEATURES_OK: u8 = 8;
-    pub(super) const NEEDS_RESET: u8 = 64;
-}
 
 /// Setup of a [`VdpaBlk`].
 pub(crate) struct Params {
@@ -100,16 +96,6 @@ pub(super) struct VdpaBlk {
     kicks: IrqLock<KVec<Option<KickTarget>>>,
 }
 
-struct State {
-    device: Device,
-    status: u8,
-    vrings: KVec<Vring>,
-    is_suspended: bool,
-    /// What the configuration space was last told from, and how often that changed.
-    told: Limits,
-    generation: u32,
-}
-
 impl VdpaBlk {
     /// Creates the device, without a driver.
     pub(super) fn new(params: Params) -> impl PinInit<Self, Error> {
@@ -121,7 +107,8 @@ impl VdpaBlk {
                 serial,
             } = params;
             let count = usize::from(queues.count);
-            let mut offered = config_limits(&disk).features(&queues).0 | Features::TRANSPORT.0;
+            let told = config_limits(&disk);
+            let mut offered = told.features(&queues).0 | Features::TRANSPORT.0;
             if flags & VDPA_PACKED != 0 {
                 offered |= 1 << bit::RING_PACKED;
             }
@@ -129,7 +116,6 @@ impl VdpaBlk {
             for _ in 0..count {
                 kicks.push(None, GFP_KERNEL)?;
             }
-            let told = config_limits(&disk);
             let mut device = Device::without_owner();
             device.set_serial(serial)?;
             let state = State {
@@ -261,36 +247,6 @@ impl VdpaBlk {
         self.forget_kicks();
         state.device.halt();
         state.need_reset();
-    }
-}
-
-impl State {
-    fn vring(&mut self, index: usize) -> Result<&mut Vring> {
-        self.vrings.get_mut(index).ok_or(EINVAL)
-    }
-
-    /// Returns an error while a queue is served: it does not change.
-    fn check_stopped(&mut self, index: usize) -> Result {
-        if self.vring(index)?.is_ready && self.device.is_attached() {
-            return Err(EBUSY);
-        }
-        Ok(())
-    }
-
-    /// Returns what several may signal. Without memory for it the driver gets no interrupts, and must
-    /// reset the device.
-    fn share(&mut self, call: Option<Signal>) -> Option<Arc<Signal>> {
-        let shared = Arc::new(call?, GFP_KERNEL).ok();
-        if shared.is_none() {
-            self.need_reset();
-        }
-        shared
-    }
-
-    /// Tells the driver that it must reset the device.
-    fn need_reset(&mut self) {
-        self.status |= status::NEEDS_RESET;
-        self.device.signal_config();
     }
 }
 
@@ -512,20 +468,9 @@ impl VdpaOps for VdpaBlk {
                 state.need_reset();
             }
         }
-        self.iotlb.unmap(first, last, drop);
+        self.iotlb.unmap(first, last);
         if state.device.follow().is_err() {
             self.fail(state);
-        }
-    }
-}
-
-impl State {
-    /// Looks whether the disk has changed in what the configuration space tells of it.
-    fn look_at(&mut self, disk: &BlockFile) {
-        let now = config_limits(disk);
-        if now != self.told {
-            self.told = now;
-            self.generation = self.generation.wrapping_add(1);
         }
     }
 }

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the driver of a vDPA device made of it so far.
+
+use crate::{
+    device::{
+        disk::config_limits,
+        Device, //
+    },
+    sys::{
+        block_file::BlockFile,
+        signal::Signal, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+use vblk_core::{
+    addr::GuestAddr,
+    config::Limits,
+    queue::Parts, //
+};
+
+/// Bits of the device status (virtio 1.2, 2.1).
+pub(super) mod status {
+    pub(crate) const DRIVER_OK: u8 = 4;
+    pub(crate) const FEATURES_OK: u8 = 8;
+    pub(crate) const NEEDS_RESET: u8 = 64;
+}
+
+/// A queue as its driver set it up, but for what [`Device`] keeps.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Vring {
+    /// The parts of the ring.
+    pub(super) addresses: Option<Parts<GuestAddr>>,
+    /// It is served while the device is running.
+    pub(super) is_ready: bool,
+}
+
+/// A device as its driver set it up.
+pub(super) struct State {
+    pub(super) device: Device,
+    pub(super) status: u8,
+    pub(super) vrings: KVec<Vring>,
+    pub(super) is_suspended: bool,
+    /// What the configuration space was last told from, and how often that changed.
+    pub(super) told: Limits,
+    pub(super) generation: u32,
+}
+
+impl State {
+    /// Returns a queue.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL when there is no such queue.
+    pub(super) fn vring(&mut self, index: usize) -> Result<&mut Vring> {
+        self.vrings.get_mut(index).ok_or(EINVAL)
+    }
+
+    /// Returns an error while a queue is served: it does not change.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY; EINVAL when there is no such queue.
+    pub(super) fn check_stopped(&mut self, index: usize) -> Result {
+        if self.vring(index)?.is_ready && self.device.is_attached() {
+            return Err(EBUSY);
+        }
+        Ok(())
+    }
+
+    /// Returns what several may signal. Without memory for it the driver gets no interrupts, and must
+    /// reset the device.
+    pub(super) fn share(&mut self, call: Option<Signal>) -> Option<Arc<Signal>> {
+        let shared = Arc::new(call?, GFP_KERNEL).ok();
+        if shared.is_none() {
+            self.need_reset();
+        }
+        shared
+    }
+
+    /// Tells the driver that it must reset the device.
+    pub(super) fn need_reset(&mut self) {
+        self.status |= status::NEEDS_RESET;
+        self.device.signal_config();
+    }
+
+    /// Looks whether the disk has changed in what the configuration space tells of it.
+    pub(super) fn look_at(&mut self, disk: &BlockFile) {
+        let now = config_limits(disk);
+        if now != self.told {
+            self.told = now;
+            self.generation = self.generation.wrapping_add(1);
+        }
+    }
+}
