@@ -466,6 +466,14 @@ fn every_wrong_vdpa_option_is_named() {
             "--queues -1: wanted 1 to 256",
         ),
         (
+            "vdpa add vm1 --path @disk --queues 129",
+            "--queues 129: a device for a VMM has at most 128",
+        ),
+        (
+            "vdpa add vm1 --path @disk --queues 129 --for host",
+            "--path @disk: a vDPA device needs a block device (for a file: losetup --direct-io=on)",
+        ),
+        (
             "vdpa add vm1 --path @disk --queue-size 100",
             "--queue-size 100: wanted a power of two from 4 to 32768",
         ),

@@ -21,6 +21,8 @@ use vblk_core::{
 
 /// Most queues of a device, as the module has it.
 const MAX_QUEUES: u16 = 256;
+/// Most of one for a VMM: vhost_vdpa does not take more.
+const MAX_QUEUES_OF_A_VMM: u16 = 128;
 /// A limit on locked memory below which a VMM is warned of: guests have more than this.
 const FEW_LOCKED_BYTES: u64 = 1 << 30;
 /// The kernel's default of the most mappings.
@@ -62,7 +64,7 @@ pub struct AddOptions {
     /// Serial number, up to 20 bytes (default an identity of the disk)
     #[arg(long, value_name = "STR")]
     serial: Option<String>,
-    /// Number of queues, 1 to 256
+    /// Number of queues, 1 to 128 for a VMM, to 256 for the host
     #[arg(
         long,
         value_name = "N",
@@ -118,12 +120,18 @@ fn add(options: &AddOptions) -> Result<Status, String> {
     if let Some(serial) = options.serial.as_ref().filter(|it| it.len() > ID_BYTES) {
         return Err(format!("--serial {serial}: longer than {ID_BYTES} bytes"));
     }
-    let label = format!("--path {}", options.path.display());
-    let disk = open_disk(options, &label)?;
     let user = match options.user {
         For::Guest => User::Guest,
         For::Host => User::Host,
     };
+    if user == User::Guest && queues.count > MAX_QUEUES_OF_A_VMM {
+        return Err(format!(
+            "--queues {}: a device for a VMM has at most {MAX_QUEUES_OF_A_VMM}",
+            queues.count
+        ));
+    }
+    let label = format!("--path {}", options.path.display());
+    let disk = open_disk(options, &label)?;
     let node = vdpa::add(&name, &disk, user, queues, options.packed).map_err(|e| match e {
         vdpa::Error::NotABlockDevice | vdpa::Error::Zoned => format!("{label}: {e}"),
         e => e.to_string(),
