@@ -12,7 +12,10 @@ use super::{
     worker::Workers,
     Device, //
 };
-use crate::memory::DeviceMemory;
+use crate::memory::{
+    DeviceMemory,
+    Unmapped, //
+};
 use kernel::prelude::*;
 use vblk_core::{
     addr::GuestAddr,
@@ -20,23 +23,35 @@ use vblk_core::{
 };
 
 impl Device {
-    /// Gives the device its workers and its memory, for a driver that begins to use it.
+    /// Exchanges the workers, which serve no queue.
     ///
     /// # Errors
     ///
     /// EBUSY while a disk is attached.
-    pub(crate) fn begin(&mut self, workers: Workers, memory: DeviceMemory) -> Result {
+    pub(crate) fn set_workers(&mut self, workers: Workers) -> Result {
         self.check_detached()?;
         self.workers = workers;
+        Ok(())
+    }
+
+    /// Gives the device its memory, for a driver that begins to use it.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY while a disk is attached.
+    pub(crate) fn begin(&mut self, memory: DeviceMemory) -> Result {
+        self.check_detached()?;
         self.memory = Some(memory);
         Ok(())
     }
 
     /// Forgets a driver and all that it set up, but for what was counted. What is in flight is waited
-    /// for.
+    /// for. Workers of the current process stay.
     pub(crate) fn reset(&mut self) {
         self.abandon();
-        self.workers = Workers::none();
+        if !self.workers.are_of_current_process() {
+            self.workers = Workers::none();
+        }
         self.memory = None;
         self.features = Default::default();
         self.writeback = None;
@@ -112,19 +127,22 @@ impl Device {
         }
     }
 
-    /// Has all queues use nothing that was unmapped, and waits for I/O that began before.
+    /// Takes what was unmapped from all queues, and waits for the I/O that uses it.
     ///
     /// # Errors
     ///
-    /// EINTR when the current task is being killed. Queues may still use what was unmapped.
-    pub(crate) fn follow(&mut self) -> Result {
-        match &self.memory {
-            Some(DeviceMemory::Mapped(iotlb, _)) => {
-                let nothing = iotlb.nothing();
-                self.set_memory(DeviceMemory::Mapped(iotlb.clone(), nothing))
-            }
-            _ => Ok(()),
-        }
+    /// EINTR when the current task is being killed. It may still be used then.
+    pub(crate) fn release_unmapped(&mut self, unmapped: &Unmapped) -> Result {
+        let Some(DeviceMemory::Mapped(iotlb, _)) = &self.memory else {
+            return Ok(());
+        };
+        let nothing = DeviceMemory::Mapped(iotlb.clone(), iotlb.nothing());
+        self.workers
+            .for_each_queue(|queue| queue.replace_memory(&nothing))?;
+        self.memory = Some(nothing);
+        unmapped.wait_until_unused()?;
+        // I/O that has ended may keep it.
+        self.workers.for_each_queue(|queue| queue.release_memory())
     }
 
     /// Returns whether a part of the ring of a queue that is served is in a range of guest memory.

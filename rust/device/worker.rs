@@ -2,6 +2,8 @@
 
 //! The threads that serve the queues of a device.
 
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use crate::sys::task::main_thread;
 use crate::{
     queue::{
         ready::{
@@ -20,6 +22,8 @@ use crate::{
         },
     },
 };
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use kernel::task::Task;
 use kernel::{
     mm::MmWithUser,
     new_mutex,
@@ -118,6 +122,9 @@ pub(crate) struct Workers {
     kind: ThreadKind,
     /// The address space that kernel threads work in, if any.
     mm: Option<ARef<MmWithUser>>,
+    /// The main thread of the process that they were made for.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    process: ARef<Task>,
     workers: KVec<Option<VqWorker>>,
 }
 
@@ -128,8 +135,15 @@ impl Workers {
         Self {
             kind: ThreadKind::Kthread,
             mm: None,
+            process: main_thread(),
             workers: KVec::new(),
         }
+    }
+
+    /// Returns whether there are some, and they are threads of the current process.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    pub(crate) fn are_of_current_process(&self) -> bool {
+        self.kind == ThreadKind::VhostTask && self.process.as_ptr() == main_thread().as_ptr()
     }
 
     /// Creates the first worker of a device, for the current process, whose address space is `mm`; a
@@ -142,6 +156,8 @@ impl Workers {
         let mut workers = Self {
             kind,
             mm,
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            process: main_thread(),
             workers: KVec::new(),
         };
         workers.spawn()?;

@@ -52,9 +52,9 @@ impl DeviceMemory {
         })
     }
 
-    /// Returns whether it is pinned ahead.
+    /// Returns whether it was pinned ahead as a whole, and is let go of as a whole.
     pub(crate) fn is_pinned(&self) -> bool {
-        !matches!(self, Self::Owner(_))
+        matches!(self, Self::Pinned(_))
     }
 
     /// Returns the table of what is pinned ahead.

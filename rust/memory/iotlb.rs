@@ -70,6 +70,22 @@ fn ends((start, pages): (&u64, &Arc<MappedPages>)) -> (u64, u64) {
     (*start, start.saturating_add(pages.bytes() - 1))
 }
 
+/// What was unmapped. Whoever drops it last unpins it, which may sleep.
+pub(crate) struct Unmapped(RBTree<u64, Arc<MappedPages>>);
+
+impl Unmapped {
+    /// Sleeps until no I/O uses it. No queue may have it any more.
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed.
+    pub(crate) fn wait_until_unused(&self) -> Result {
+        self.0
+            .values()
+            .try_for_each(|pages| pages.wait_until_unused())
+    }
+}
+
 impl Iotlb {
     /// Creates one without mappings.
     ///
@@ -126,26 +142,23 @@ impl Iotlb {
         Ok(())
     }
 
-    /// Unmaps what touches the range from `first` to `last`. What no queue has any more is unpinned,
-    /// which may sleep.
-    pub(crate) fn unmap(&self, first: GuestAddr, last: GuestAddr) {
+    /// Unmaps what touches the range from `first` to `last`. Queues may still have it.
+    pub(crate) fn unmap(&self, first: GuestAddr, last: GuestAddr) -> Unmapped {
+        let mut unmapped = Unmapped(RBTree::new());
+        let mut mappings = self.mappings.lock();
         // Ends: each turn takes a mapping away.
-        loop {
-            let removed = {
-                let mut mappings = self.mappings.lock();
-                let Some(start) = mappings.overlapping(first.0, last.0) else {
-                    return;
-                };
-                let removed = mappings.by_start.remove_node(&start);
-                self.change(&mut mappings);
-                removed
-            };
-            let Some(mapping) = removed else {
-                return;
-            };
-            // Outside the lock, as unpinning may sleep.
-            drop(mapping);
+        while let Some(start) = mappings.overlapping(first.0, last.0) {
+            if let Some(mapping) = mappings.by_start.remove_node(&start) {
+                unmapped.0.insert(mapping);
+            }
+            self.change(&mut mappings);
         }
+        unmapped
+    }
+
+    /// Returns whether nothing is mapped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mappings.lock().by_start.is_empty()
     }
 
     /// Notes a change. The table of before goes.

@@ -23,7 +23,10 @@ pub(crate) use guest_memory::{
     GuestMemory, //
 };
 #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
-pub(crate) use iotlb::Iotlb;
+pub(crate) use iotlb::{
+    Iotlb,
+    Unmapped, //
+};
 pub(crate) use owner::OwnerMemory;
 pub(crate) use pinned::PinnedMemory;
 #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]

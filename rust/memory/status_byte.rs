@@ -32,7 +32,10 @@ impl StatusByte {
         match self {
             Self::Pinned(byte) => byte.try_release(),
             // Pins nothing of its own. The memory itself may be unpinned by a thread only.
-            Self::Leased(_) => true,
+            Self::Leased(byte) => {
+                byte.end();
+                true
+            }
         }
     }
 }

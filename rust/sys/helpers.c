@@ -11,6 +11,7 @@
 #include <linux/uaccess.h>
 #include <linux/unaligned.h>
 #include <linux/vmalloc.h>
+#include <linux/wait_bit.h>
 
 #include "helpers.h"
 
@@ -266,6 +267,12 @@ void vblk_charge_nobody(struct mem_cgroup *charged)
 }
 
 #ifdef VBLK_VDPA
+
+int vblk_wait_until_zero(atomic_t *count)
+{
+	return wait_var_event_killable(count, !atomic_read(count));
+}
+
 /* Refuses pages whose structures do not follow each other, as without SPARSEMEM_VMEMMAP. */
 int vblk_add_pins(u64 addr, u64 count)
 {

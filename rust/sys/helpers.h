@@ -117,6 +117,8 @@ enum vblk_vdpa_const {
 };
 
 int vblk_add_pins(u64 addr, u64 count);
+/* Sleeps until it is 0. */
+int vblk_wait_until_zero(atomic_t *count);
 struct page *vblk_phys_to_page(u64 addr);
 void *vblk_phys_to_virt(u64 addr);
 u64 vblk_phys_limit(void);

@@ -2,6 +2,8 @@
 
 //! The memory of an I/O: vectors of pages, and what keeps the pages.
 
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use super::mapped_pages::MappedUse;
 use super::{
     bindings as helpers,
     pin::{
@@ -76,7 +78,7 @@ impl PageScratch {
 enum Held {
     /// A pin for each page.
     Pins,
-    /// The lease.
+    /// The lease, or the uses.
     Lease,
 }
 
@@ -86,7 +88,8 @@ enum Held {
 ///
 /// The first `filled` vectors name `bytes` bytes of memory. With [`Held::Pins`] each lies in one
 /// folio, and this value owns a pin of each page that a vector touches, for writing and marked
-/// dirty if `is_read`. With [`Held::Lease`] each lies in an extent of `lease`, which is there.
+/// dirty if `is_read`. With [`Held::Lease`] each lies in an extent of `lease`, which is there, or in
+/// the pages of one of `uses`.
 pub(crate) struct IoVectors {
     small: [bindings::bio_vec; SMALL_VECTORS],
     /// Empty unless this is for a large I/O.
@@ -99,6 +102,9 @@ pub(crate) struct IoVectors {
     alignment: u32,
     /// Kept while the I/O is free: the next one most often has the same.
     lease: Option<Arc<PinnedExtents>>,
+    /// Those of mapped pages. Ended in any context, and kept until a thread releases the vectors.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    uses: KVec<MappedUse>,
 }
 
 // SAFETY: Pins may be used and dropped by any thread; the rest is `Send`.
@@ -130,6 +136,8 @@ impl IoVectors {
             held: Held::Pins,
             alignment: 0,
             lease: None,
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            uses: KVec::new(),
         })
     }
 
@@ -347,6 +355,27 @@ impl IoVectors {
         Ok(len)
     }
 
+    /// Has what keeps the memory at `addr` of `extents` until the vectors are released. Returns whether
+    /// it could: not when there is no memory, or vectors are of other extents.
+    #[inline(always)]
+    #[cfg_attr(not(CONFIG_VHOST_BLK_RS_VDPA), expect(unused_variables))]
+    fn keep(&mut self, extents: &Arc<PinnedExtents>, addr: ExtentAddr) -> bool {
+        #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+        if let Some(pages) = extents.mapped_pages(addr) {
+            let has_it = self.uses.last().is_some_and(|last| last.is_of(pages));
+            let new = || MappedUse::new(pages.clone());
+            return has_it || self.uses.push(new(), GFP_KERNEL_ACCOUNT).is_ok();
+        }
+        let has_it = self
+            .lease
+            .as_ref()
+            .is_some_and(|lease| Arc::ptr_eq(lease, extents));
+        if !has_it && self.filled == 0 {
+            self.lease = Some(extents.clone());
+        }
+        has_it || self.filled == 0
+    }
+
     /// Adds as many of `len` bytes at `addr` of `extents` as there is room for, as one vector.
     /// Returns how many: 0 when there is no room, or no such memory, or it may not be written by a
     /// read or read by a write. May sleep.
@@ -357,17 +386,13 @@ impl IoVectors {
         addr: ExtentAddr,
         len: u64,
     ) -> usize {
-        let leases = self
-            .lease
-            .as_ref()
-            .is_some_and(|lease| Arc::ptr_eq(lease, extents));
         if self.filled == 0 {
-            if !leases {
-                self.lease = Some(extents.clone());
-            }
-            // INVARIANT: no vectors yet, and there is a lease.
+            // INVARIANT: no vectors yet.
             self.held = Held::Lease;
-        } else if !leases || self.held != Held::Lease {
+        } else if self.held != Held::Lease {
+            return 0;
+        }
+        if !self.keep(extents, addr) {
             return 0;
         }
         let is_read = self.is_read;
@@ -379,7 +404,7 @@ impl IoVectors {
             return 0;
         };
         *vector = found;
-        // INVARIANT: a vector of an extent of `lease`.
+        // INVARIANT: a vector of an extent that `keep` keeps.
         self.filled += 1;
         self.bytes += found.bv_len;
         self.alignment |= found.bv_offset | found.bv_len;
@@ -436,6 +461,8 @@ impl IoVectors {
         // INVARIANT: what is leased stays with the lease.
         self.filled = 0;
         self.bytes = 0;
+        #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+        self.uses.iter_mut().for_each(MappedUse::end);
         true
     }
 
@@ -446,6 +473,9 @@ impl IoVectors {
             self.release_all();
         }
         self.bytes = 0;
+        // INVARIANT: no vectors.
+        #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+        self.uses.clear();
     }
 
     #[cold]

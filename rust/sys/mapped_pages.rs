@@ -14,7 +14,15 @@ use kernel::{
         PAGE_MASK,
         PAGE_SIZE, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
+        Arc, //
+    },
 };
 
 /// Most bytes of [`MappedPages`]: a terabyte.
@@ -50,6 +58,8 @@ pub(crate) struct MappedPages {
     bytes: u64,
     permission: Permission,
     keeper: Keeper,
+    /// [`MappedUse`]s that have not ended, and one more until they are waited for.
+    uses: Atomic<i32>,
 }
 
 // SAFETY: The memory is mapped for the whole kernel, and pins may be dropped by any thread.
@@ -86,6 +96,7 @@ impl MappedPages {
             bytes,
             permission,
             keeper: Keeper::Pins,
+            uses: Atomic::new(1),
         })
     }
 
@@ -115,6 +126,7 @@ impl MappedPages {
             bytes,
             permission: Permission::ReadWrite,
             keeper: Keeper::HostDriver,
+            uses: Atomic::new(1),
         })
     }
 
@@ -150,6 +162,18 @@ impl MappedPages {
     pub(super) fn may_write(&self) -> bool {
         self.permission != Permission::Read
     }
+
+    /// Sleeps until all uses have ended, when none can begin any more. Once.
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed.
+    pub(crate) fn wait_until_unused(&self) -> Result {
+        self.uses.fetch_sub(1, Full);
+        // SAFETY: An `atomic_t` is an `i32`, and this one stays as long as `self`.
+        to_result(unsafe { helpers::vblk_wait_until_zero(self.uses.as_ptr().cast()) })
+            .map_err(|_| EINTR)
+    }
 }
 
 impl Drop for MappedPages {
@@ -164,5 +188,51 @@ impl Drop for MappedPages {
                 bindings::unpin_user_page_range_dirty_lock(self.page.as_ptr(), count, is_written);
             }
         }
+    }
+}
+
+/// A use of mapped pages by an I/O in flight. Who unmaps them waits until it has ended.
+pub(super) struct MappedUse {
+    pages: Arc<MappedPages>,
+    has_ended: bool,
+}
+
+impl MappedUse {
+    #[inline]
+    pub(super) fn new(pages: Arc<MappedPages>) -> Self {
+        // Relaxed: who waits has taken the pages from everyone who could do this, by a lock.
+        pages.uses.add(1, Relaxed);
+        Self {
+            pages,
+            has_ended: false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_of(&self, pages: &Arc<MappedPages>) -> bool {
+        Arc::ptr_eq(&self.pages, pages)
+    }
+
+    /// Ends the use, in any context. The pages may still be kept.
+    #[inline]
+    pub(super) fn end(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        self.has_ended = true;
+        let uses = &self.pages.uses;
+        // Full: all that was done to the pages comes before, and the look at who waits after. It is
+        // the last only when they are waited for.
+        if uses.fetch_sub(1, Full) == 1 {
+            // SAFETY: Only the address is used.
+            unsafe { bindings::wake_up_var(uses.as_ptr().cast()) };
+        }
+    }
+}
+
+impl Drop for MappedUse {
+    /// May sleep: the pages go with the last who has them.
+    fn drop(&mut self) {
+        self.end();
     }
 }

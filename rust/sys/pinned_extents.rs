@@ -9,6 +9,7 @@
 #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
 use super::mapped_pages::{
     MappedPages,
+    MappedUse,
     MAX_BYTES, //
 };
 use super::{
@@ -270,13 +271,20 @@ impl PinnedExtents {
         self.extents.get(extent).map_or(0, Extent::bytes)
     }
 
+    /// Returns the mapped pages that an address is in, if this is memory that was mapped.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    #[inline]
+    pub(super) fn mapped_pages(&self, addr: ExtentAddr) -> Option<&Arc<MappedPages>> {
+        match &self.hold {
+            Hold::Mapped(pages) => pages.get((addr.0 >> OFFSET_BITS) as usize),
+            Hold::Pins(_) => None,
+        }
+    }
+
     /// Returns the mapped pages that an address is in, and the number of the page there.
     #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
     pub(crate) fn mapped(&self, addr: ExtentAddr) -> Option<(Arc<MappedPages>, usize)> {
-        let Hold::Mapped(pages) = &self.hold else {
-            return None;
-        };
-        let run = pages.get((addr.0 >> OFFSET_BITS) as usize)?;
+        let run = self.mapped_pages(addr)?;
         Some((run.clone(), addr.offset() as usize / PAGE_SIZE))
     }
 
@@ -370,14 +378,35 @@ impl Drop for PinnedExtents {
     }
 }
 
+/// What keeps the memory of a [`LeasedByte`].
+enum Lease {
+    /// All extents.
+    All(#[expect(dead_code, reason = "kept")] Arc<PinnedExtents>),
+    /// The mapped pages that it is in.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    Use(MappedUse),
+}
+
+impl Lease {
+    #[inline]
+    #[cfg_attr(not(CONFIG_VHOST_BLK_RS_VDPA), expect(unused_variables))]
+    fn new(extents: &Arc<PinnedExtents>, addr: ExtentAddr) -> Self {
+        #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+        if let Some(pages) = extents.mapped_pages(addr) {
+            return Self::Use(MappedUse::new(pages.clone()));
+        }
+        Self::All(extents.clone())
+    }
+}
+
 /// One byte of pinned memory, to be written in any context.
 ///
 /// # Invariants
 ///
-/// `byte` lies in an extent of `extents` that may be written.
+/// `byte` lies in an extent that may be written, and that `lease` keeps.
 pub(crate) struct LeasedByte {
     byte: NonNull<u8>,
-    extents: Arc<PinnedExtents>,
+    lease: Lease,
 }
 
 // SAFETY: As for `PinnedExtents`.
@@ -390,18 +419,28 @@ impl LeasedByte {
     #[inline]
     pub(crate) fn new(extents: &Arc<PinnedExtents>, addr: ExtentAddr) -> Option<Self> {
         let (start, _) = extents.find(addr, 1, true)?;
-        // INVARIANT: found in an extent that may be written.
+        // INVARIANT: found in an extent that may be written; the lease is for its address.
         Some(Self {
             byte: NonNull::new(start)?,
-            extents: extents.clone(),
+            lease: Lease::new(extents, addr),
         })
     }
 
-    /// Writes the byte.
+    /// Writes the byte, before [`Self::end`].
     #[inline]
     pub(crate) fn write(&self, value: u8) {
-        let _extents = &self.extents;
         // SAFETY: In an extent, by the type invariant, and so pinned for writing and mapped.
         unsafe { self.byte.as_ptr().write_volatile(value) };
+    }
+
+    /// Ends the use of the byte, in any context: who unmaps it waits no longer. Its memory stays until
+    /// the drop, which may sleep.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        match &mut self.lease {
+            Lease::All(_) => (),
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            Lease::Use(pages) => pages.end(),
+        }
     }
 }

@@ -17,6 +17,12 @@ pub(crate) fn current_task() -> ARef<Task> {
     task.into()
 }
 
+/// Returns the main thread of the current process, by which it is told from others.
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+pub(crate) fn main_thread() -> ARef<Task> {
+    kernel::current!().group_leader().into()
+}
+
 /// Returns whether this code runs in that task, and in no interrupt on top of it.
 #[inline]
 pub(crate) fn runs_in(task: &Task) -> bool {

@@ -179,6 +179,35 @@ impl VdpaBlk {
         drop(old);
     }
 
+    /// Has the device a worker, of the current process if a VMM uses it.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY while a disk is attached; those of [`Workers::new`].
+    fn provide_worker(&self, state: &mut State, user: &User) -> Result {
+        let workers = match (user, default_threads()) {
+            (User::Host(_), _) => Workers::new(ThreadKind::Kthread, None)?,
+            (User::Vmm, ThreadKind::VhostTask) => {
+                if state.device.workers().are_of_current_process() {
+                    return Ok(());
+                }
+                Workers::new(ThreadKind::VhostTask, None)?
+            }
+            (User::Vmm, ThreadKind::Kthread) => {
+                let mm = kernel::current!().mm().map(Into::into);
+                Workers::new(ThreadKind::Kthread, mm)?
+            }
+        };
+        state.device.set_workers(workers)
+    }
+
+    /// Lets a worker go that waits for a driver of a VMM which has gone, as far as one can see.
+    fn dismiss_worker(&self, state: &mut State) {
+        if state.status == 0 && self.iotlb.is_empty() {
+            let _ = state.device.set_workers(Workers::none());
+        }
+    }
+
     /// Begins to serve, when the driver is ready.
     ///
     /// # Errors
@@ -188,24 +217,14 @@ impl VdpaBlk {
         if state.status & status::FEATURES_OK == 0 {
             return Err(EINVAL);
         }
-        let (workers, memory) = match user {
-            User::Vmm => {
-                let kind = default_threads();
-                let mm = match kind {
-                    ThreadKind::VhostTask => None,
-                    ThreadKind::Kthread => kernel::current!().mm().map(Into::into),
-                };
-                let table = self.iotlb.table()?;
-                let memory = DeviceMemory::Mapped(self.iotlb.clone(), table);
-                (Workers::new(kind, mm)?, memory)
-            }
+        self.provide_worker(state, &user)?;
+        let memory = match user {
+            User::Vmm => DeviceMemory::Mapped(self.iotlb.clone(), self.iotlb.table()?),
             User::Host(host) => {
-                let table = Arc::new(PinnedTable::of_host(&host)?, GFP_KERNEL)?;
-                let workers = Workers::new(ThreadKind::Kthread, None)?;
-                (workers, DeviceMemory::Pinned(table))
+                DeviceMemory::Pinned(Arc::new(PinnedTable::of_host(&host)?, GFP_KERNEL)?)
             }
         };
-        state.device.begin(workers, memory)?;
+        state.device.begin(memory)?;
         self.run(state)
     }
 
@@ -379,6 +398,13 @@ impl VdpaOps for VdpaBlk {
     fn set_status(&self, status: u8, user: User) {
         let state = &mut *self.state.lock();
         let new = status & !state.status;
+        let is_thread = default_threads() == ThreadKind::VhostTask;
+        if state.status == 0 && is_thread && matches!(user, User::Vmm) {
+            // A VMM does this when it finds the device, most often in its main thread. DRIVER_OK comes
+            // in that of a virtual CPU, whose CPUs, policy and cgroup are not for the worker. If there
+            // can't be one now, that is told then.
+            let _ = self.provide_worker(state, &user);
+        }
         let mut accepted = status;
         if new & status::FEATURES_OK != 0 && !state.device.features().has(bit::VERSION_1) {
             accepted &= !status::FEATURES_OK;
@@ -398,6 +424,7 @@ impl VdpaOps for VdpaBlk {
         for vring in &mut state.vrings {
             *vring = Vring::default();
         }
+        self.dismiss_worker(state);
     }
 
     fn suspend(&self) -> Result {
@@ -468,9 +495,10 @@ impl VdpaOps for VdpaBlk {
                 state.need_reset();
             }
         }
-        self.iotlb.unmap(first, last);
-        if state.device.follow().is_err() {
+        let unmapped = self.iotlb.unmap(first, last);
+        if state.device.release_unmapped(&unmapped).is_err() {
             self.fail(state);
         }
+        self.dismiss_worker(state);
     }
 }

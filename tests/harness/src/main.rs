@@ -29,6 +29,7 @@ mod kmod;
 mod load;
 mod memory;
 mod oracle;
+mod program;
 mod rng;
 mod runner;
 mod sys;

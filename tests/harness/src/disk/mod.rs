@@ -6,6 +6,7 @@ mod block_device;
 mod counts;
 mod dm;
 mod faults;
+pub mod filesystem;
 mod held;
 mod image;
 mod loopdev;

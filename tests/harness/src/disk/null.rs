@@ -58,6 +58,18 @@ impl Default for NullBlk {
     }
 }
 
+impl NullBlk {
+    /// One with a cache that is larger than all that is written in a test, so that nothing leaves it
+    /// before it must. It caches only blocks that were never written before.
+    pub fn cached() -> Self {
+        Self {
+            mib: 64,
+            cache_mib: 64,
+            ..Self::default()
+        }
+    }
+}
+
 /// A disk that was made.
 pub struct Instance {
     name: String,

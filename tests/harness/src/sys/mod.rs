@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 pub mod aio;
+pub mod blkio;
 pub mod errno;
 pub mod ioctl;
 pub mod map;

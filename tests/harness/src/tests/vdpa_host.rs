@@ -4,7 +4,12 @@
 
 use crate::{
     context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, Mode, Target, TestDisk, DISCARDED},
+    disk::{
+        filesystem::{self, Mounted},
+        Disk, Mode, NullBlk, Target, TestDisk, DISCARDED,
+    },
+    program::run,
+    rng::Rng,
     sys::{ioctl, Errno},
     vhost_vdpa::VdpaDevice,
 };
@@ -19,6 +24,9 @@ use vblk_core::uapi::{VdpaAdd, VDPA_HOST, VDPA_PACKED};
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "vdpa/the_hosts_own_driver", limit: 60, run: written },
+    Test { name: "vdpa/the_hosts_own_driver_passes_fio", limit: 60, run: fio },
+    Test { name: "vdpa/the_hosts_own_driver_has_a_filesystem", limit: 60, run: files },
+    Test { name: "vdpa/the_hosts_own_driver_survives_a_power_cut", limit: 60, run: power_cut },
     Test { name: "vdpa/the_hosts_own_driver_on_a_read_only_disk", limit: 20, run: read_only },
     Test { name: "vdpa/the_hosts_own_driver_discards_and_zeroes", limit: 20, run: ranges },
     Test { name: "vdpa/the_hosts_own_driver_sees_a_new_size", limit: 20, run: resized },
@@ -89,6 +97,92 @@ fn written(context: &Context) -> Outcome {
         assert!(disk.read(0, model.len())? == model, "on the disk itself");
     }
     Ok(())
+}
+
+fn fio(_: &Context) -> Outcome {
+    for packed in [0, VDPA_PACKED] {
+        let device = VdpaDevice::new(&Disk::ram().open(Mode::ReadWrite)?, add(packed))?;
+        let (host, _) = disk_of(&device)?;
+        let disk = format!("--filename={}", host.path().display());
+        let fixed = "--name=verify --size=16M --rw=randwrite --bsrange=4k-64k --direct=1 \
+             --ioengine=io_uring --iodepth=32 --verify=crc32c --verify_fatal=1 --thread";
+        let arguments: Vec<&str> = fixed.split_whitespace().chain([&*disk]).collect();
+        let report = run("/usr/bin/fio", &arguments)?;
+        assert!(report.contains("err= 0"), "{report}");
+    }
+    Ok(())
+}
+
+/// What is written to files there is in the filesystem on the disk itself.
+fn files(context: &Context) -> Outcome {
+    let disk = Disk::ram();
+    let mut rng = context.rng();
+    let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(0))?;
+    let (host, _) = disk_of(&device)?;
+    filesystem::make(host.path())?;
+    let mut contents = Vec::new();
+    {
+        let mounted = Mounted::new(host.path())?;
+        for number in 0..32 {
+            let len = rng.index(1..200_000);
+            contents.push(rng.bytes(len));
+            fs::write(mounted.path().join(number.to_string()), &contents[number])?;
+        }
+    }
+    device.delete()?;
+    filesystem::check(disk.path())?;
+    let mounted = Mounted::new(disk.path())?;
+    for (number, content) in contents.iter().enumerate() {
+        let read = fs::read(mounted.path().join(number.to_string()))?;
+        assert!(read == *content, "file {number}");
+    }
+    Ok(())
+}
+
+/// What was flushed is there when the power was cut, and something is lost that was not.
+fn power_cut(context: &Context) -> Outcome {
+    const BLOCK: u64 = 4096;
+    let mut rng = context.rng();
+    let mut lost = 0;
+    for packed in [0, VDPA_PACKED] {
+        for _ in 0..context.times(3) {
+            let disk = Disk::null(&NullBlk::cached())?;
+            let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(packed))?;
+            let (host, _) = disk_of(&device)?;
+            let file = host.open(Mode::ReadWrite)?;
+            let mut written = order(&mut rng, disk.bytes()? / BLOCK);
+            written.truncate(300);
+            let mut durable = 0;
+            for (count, block) in (1..).zip(&written) {
+                host.write(block * BLOCK, &[*block as u8 | 1; BLOCK as usize])?;
+                if rng.within(0..20) == 0 {
+                    file.sync_all()?;
+                    durable = count;
+                }
+            }
+            disk.cut_power()?;
+            drop((host, file));
+            device.delete()?;
+            disk.restore_power()?;
+            for (place, block) in written.iter().enumerate() {
+                let is_there =
+                    disk.read(block * BLOCK, BLOCK as usize)? == [*block as u8 | 1; BLOCK as usize];
+                assert!(is_there || place >= durable, "block {block} is lost");
+                lost += u32::from(!is_there);
+            }
+        }
+    }
+    assert!(lost > 0, "the power was not cut");
+    Ok(())
+}
+
+/// The numbers below `end`, in any order.
+fn order(rng: &mut Rng, end: u64) -> Vec<u64> {
+    let mut numbers: Vec<u64> = (0..end).collect();
+    for last in (1..numbers.len()).rev() {
+        numbers.swap(last, rng.index(0..last + 1));
+    }
+    numbers
 }
 
 /// `BLKDISCARD` and `BLKZEROOUT` of `<linux/fs.h>`, of a first byte and a length.

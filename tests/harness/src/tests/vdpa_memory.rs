@@ -5,14 +5,15 @@
 
 use crate::{
     context::{Context, Outcome, Test},
-    disk::{Disk, NullBlk},
+    disk::{Disk, NullBlk, TestDisk},
+    fixtures::ranges::zeroes,
     fixtures::vdpa::{read, region_at, slow_disk, Used, CANARY, DELAY},
     memory::{GuestMemory, RegionSpec, HIGH, MIDDLE},
     rng::Rng,
     sys::{map, process, Errno},
     vhost_vdpa::Access,
 };
-use std::{thread, time::Duration};
+use std::{slice::from_ref, thread, time::Duration};
 use vblk_core::{
     addr::GuestAddr,
     testing::{BlockRequest, DriverMemory},
@@ -22,6 +23,8 @@ use vblk_core::{
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "vdpa/unmapping_waits_for_writes", limit: 40, run: written },
+    Test { name: "vdpa/unmapping_waits_for_what_is_unmapped_only", limit: 40, run: its_own },
+    Test { name: "vdpa/unmapping_waits_for_no_rest_of_a_request", limit: 40, run: unfinished },
     Test { name: "vdpa/another_memory_at_the_same_place", limit: 60, run: another_memory },
     Test { name: "vdpa/pages_in_any_order", limit: 40, run: any_order },
     Test { name: "vdpa/mappings_come_and_go_under_load", limit: 60, run: under_load },
@@ -97,6 +100,87 @@ fn written(_: &Context) -> Outcome {
         }
         let on_disk = disk.read(0, (COUNT * PAGE) as usize)?;
         assert!(on_disk == contents(COUNT), "what was written later");
+    }
+    Ok(())
+}
+
+/// As a guest with an IOMMU of its own unmaps: for each request, while others are with the disk.
+fn its_own(_: &Context) -> Outcome {
+    const DATA: [u64; 2] = [0, 1];
+    const STATUS: u64 = 2;
+    const OTHER: u64 = 3;
+    for packed in [0, VDPA_PACKED] {
+        let disk = Disk::counting(&TestDisk::DEFAULT)?;
+        disk.write(0, &contents(2))?;
+        let mut used = Used::started(&disk, packed)?;
+        used.node.unmap(&region_at(&used.memory, MIDDLE.guest))?;
+        for number in 0..=OTHER {
+            used.node.map(&part(&used, number), Access::ReadWrite)?;
+        }
+        let start_of = |number: u64| GuestAddr(MIDDLE.guest + number * PART);
+        let status = start_of(STATUS);
+        let request = DATA.iter().fold(
+            BlockRequest::read(0, read(0).header, status),
+            |it, number| it.data(start_of(*number), PAGE as u32),
+        );
+        for touched in DATA.into_iter().chain([STATUS]) {
+            let hold = disk.hold()?;
+            used.launch(from_ref(&request));
+            hold.await_held(1)?;
+            // Nothing completes meanwhile.
+            let other = part(&used, OTHER);
+            used.node.unmap(&other)?;
+            used.node.map(&other, Access::ReadWrite)?;
+            let region = part(&used, touched);
+            thread::scope(|scope| -> Outcome {
+                let node = &used.node;
+                let unmapping = scope.spawn(move || node.unmap(&region));
+                thread::sleep(Duration::from_millis(100));
+                assert!(!unmapping.is_finished(), "part {touched} is in use");
+                hold.stop()?;
+                unmapping.join().expect("no panic")?;
+                Ok(())
+            })?;
+            used.await_used(1)?;
+            assert_eq!(used.memory.read_u8(status), 0);
+            for (page, number) in (0..).zip(DATA) {
+                let data = used.memory.read_vec(start_of(number), PAGE as usize);
+                assert!(data == content(page), "part {number}");
+                used.memory.fill(start_of(number), PAGE as usize, CANARY);
+            }
+            used.node.map(&region, Access::ReadWrite)?;
+        }
+        used.works()?;
+    }
+    Ok(())
+}
+
+/// A request that has taken all I/Os of its queue, and has more to do.
+fn unfinished(_: &Context) -> Outcome {
+    const MIB: u64 = 1 << 20;
+    let disk = Disk::counting(&TestDisk {
+        mib: 64,
+        ..TestDisk::DEFAULT
+    })?;
+    for packed in [0, VDPA_PACKED] {
+        let mut used = Used::started(&disk, packed)?;
+        disk.write(0, &[0xFF; 512])?;
+        let sectors = disk.bytes()? / 512;
+        let place = read(0).header;
+        let request = zeroes(&*used.memory, place, (4 * MIB / 512) as u32, sectors);
+        let hold = disk.hold()?;
+        used.launch(from_ref(&request));
+        // Those of 1 MiB.
+        hold.await_held(32)?;
+        let data = region_at(&used.memory, MIDDLE.guest);
+        used.node.unmap(&data)?;
+        used.node.map(&data, Access::ReadWrite)?;
+        assert_eq!(used.driver.poll_used(), None, "answered already");
+        drop(hold);
+        used.await_used(1)?;
+        assert_eq!(used.memory.read_u8(request.status), 0);
+        assert!(disk.read(0, 512)? == [0; 512], "no zeroes");
+        used.works()?;
     }
     Ok(())
 }

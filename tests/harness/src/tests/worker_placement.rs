@@ -9,10 +9,14 @@ use crate::{
     context::{Context, Outcome, Test, PATIENCE},
     device::Device,
     disk::{self, Disk, Mode, NullBlk},
-    fixtures::{commands::assert_errno, place::Place},
+    fixtures::{commands::assert_errno, place::Place, vdpa::Used},
     load::Load,
     oracle::{facts, WORKER},
-    sys::{process, Errno},
+    sys::{
+        process::{self, Policy},
+        Errno,
+    },
+    vhost_vdpa::status,
     vm::{Answer, Setup, Vm, OK},
 };
 use std::{
@@ -20,6 +24,7 @@ use std::{
     fs,
     io::Read,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 use vblk_core::uapi::FORK_OWNER_KTHREAD;
@@ -34,10 +39,19 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/worker_moves_with_its_owner_to_another_cgroup", limit: 20, run: cgroup },
     Test { name: "harness/worker_counts_as_a_process_of_its_cgroup", limit: 20, run: pids },
     Test { name: "harness/io_limit_of_the_owner_holds_back_its_disk_only", limit: 60, run: io_limit },
+    Test { name: "vdpa/worker_is_of_the_thread_that_found_the_device", limit: 20, run: found },
 ];
 
 pub const ROLES: &[Role] = &[
-    ON_A_CPU, NICE, USER, KTHREAD, IN_CPUSET, MOVING, COUNTED, READER,
+    ON_A_CPU,
+    NICE,
+    USER,
+    KTHREAD,
+    IN_CPUSET,
+    MOVING,
+    COUNTED,
+    READER,
+    VIRTUAL_CPU,
 ];
 
 const ON_A_CPU: Role = Role {
@@ -71,6 +85,11 @@ const COUNTED: Role = Role {
 const READER: Role = Role {
     name: "reader",
     run: read_on_and_on,
+};
+
+const VIRTUAL_CPU: Role = Role {
+    name: "virtual-cpu",
+    run: start_from_a_virtual_cpu,
 };
 
 /// PF_KTHREAD, among the flags of a thread.
@@ -107,6 +126,7 @@ fn stat(pid: u32, number: usize) -> Result<i64, Box<dyn Error>> {
 
 const FLAGS: usize = 9;
 const NICE_VALUE: usize = 19;
+const POLICY: usize = 41;
 
 fn is_kernel_thread(pid: u32) -> Result<bool, Box<dyn Error>> {
     Ok(stat(pid, FLAGS)? as u64 & KERNEL_THREAD != 0)
@@ -300,9 +320,63 @@ fn own_at_the_groups_limit(_: &[&str]) -> Outcome {
     let deadline = Instant::now() + PATIENCE;
     while group.get("pids.current")? != "1" {
         assert!(Instant::now() < deadline, "workers count without an owner");
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     other.set_owner()?;
+    Ok(())
+}
+
+const VM: &str = "vm";
+
+fn found(_: &Context) -> Outcome {
+    let group = Group::new(VM, "")?;
+    let result = child::finish(child::command(&VIRTUAL_CPU, &[])?);
+    group.remove();
+    result
+}
+
+/// As in QEMU under libvirt: the guest's driver is ready, and resets the device, in the thread of a
+/// virtual CPU, which has a CPU, a policy and a group of its own.
+fn start_from_a_virtual_cpu(_: &[&str]) -> Outcome {
+    let vm = Group::named(VM);
+    vm.enter()?;
+    process::set_nice(5)?;
+    let own = Group::new(&format!("{VM}/cpu"), "")?;
+    own.set("cgroup.type", "threaded")?;
+    let mut used = Used::prepared(&Disk::ram(), 0)?;
+    used.node.set_status(status::DRIVER)?;
+    let first = worker()?;
+    for round in 0..3 {
+        thread::scope(|scope| {
+            let cpu = scope.spawn(|| {
+                // 0 is the thread that writes it.
+                own.set("cgroup.threads", "0")?;
+                process::run_on(0, 1)?;
+                process::set_policy(0, Policy::Idle)?;
+                match round {
+                    0 => used.start(used.driver.base()),
+                    _ => used.restart(),
+                }
+            });
+            cpu.join().expect("no panic")
+        })?;
+        let worker = worker()?;
+        assert_eq!(worker, first, "round {round}");
+        assert_eq!(cpus(worker)?, cpus(std::process::id())?);
+        assert_eq!(stat(worker, POLICY)?, i64::from(libc::SCHED_OTHER));
+        assert_eq!(stat(worker, NICE_VALUE)?, 5);
+        let groups = fs::read_to_string(format!("/proc/{worker}/cgroup"))?;
+        let there = groups.lines().any(|line| line == vm.membership());
+        assert!(there, "in {groups:?}");
+        used.works()?;
+    }
+    own.remove();
+    // A driver that is gone needs none.
+    used.node.set_status(0)?;
+    for region in used.memory.table() {
+        used.node.unmap(&region)?;
+    }
+    assert_eq!(own_workers(0), []);
     Ok(())
 }
 

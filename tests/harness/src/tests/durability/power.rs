@@ -12,15 +12,12 @@ use std::time::Duration;
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
 
-/// A disk with a cache that is larger than all that is written here, so that nothing leaves it
-/// before it must.
+/// A disk with a cache, see [`NullBlk::cached`].
 pub fn cached(fua: bool, delay: Option<Duration>) -> Result<Disk, Errno> {
     Disk::null(&NullBlk {
-        mib: 64,
-        cache_mib: 64,
         fua,
         delay,
-        ..NullBlk::default()
+        ..NullBlk::cached()
     })
 }
 
