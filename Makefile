@@ -74,9 +74,9 @@ in-tree:
 	@scripts/setup --tools
 	@scripts/in-tree
 
-## bench: figures, into build/bench/results.json
+## bench: figures, into build/bench/results.json; PROFILE=1 T=CASE shows where one comes from
 bench: build
-	@scripts/bench $(if $(T),'$(T)')
+	@scripts/$(if $(PROFILE),profile,bench) $(if $(T),'$(T)')
 
 ## shell: a shell in L1, the machine that has the module loaded
 shell: build

@@ -46,12 +46,12 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void measure(const char *name, int fd, int write)
+static void measure(const char *name, int fd, int write, int forever)
 {
 	static unsigned long long times[COUNT];
 	unsigned int random = 1;
 
-	for (int i = -WARM_UP; i < COUNT; i++) {
+	for (int i = -WARM_UP; i < COUNT; i += !forever || i < 0) {
 		unsigned long long start;
 		off_t offset;
 		ssize_t len;
@@ -94,6 +94,8 @@ int main(void)
 		finish("/dev/vda");
 	if (!what || strcmp(what, "read-unwritten") != 0)
 		fill(fd);
-	measure(what, fd, what && strcmp(what, "write") == 0);
+	if (getenv("forever"))
+		puts("vblk-forever");
+	measure(what, fd, what && strcmp(what, "write") == 0, getenv("forever") != NULL);
 	finish(NULL);
 }

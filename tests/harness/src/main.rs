@@ -8,6 +8,8 @@
 //! vblk-harness list                 names of all tests
 //! vblk-harness run [NAME…]          runs these, or all; exit status 1 if one fails
 //! vblk-harness bench [PATTERN]      figures; means something under scripts/l1 --icount only
+//! vblk-harness bench-scaling        a figure by the clock
+//! vblk-harness bench-forever CASE BACKEND  the work of a figure, for scripts/profile
 //! ```
 //!
 //! Environment: MODULE is the module's file, for tests that load it, and TEST_DISK that of the disk
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         ["bench"] => measure(""),
         ["bench-scaling"] => report(bench::scaling::main()),
         ["bench", pattern] => measure(pattern),
+        ["bench-forever", case, backend] => report(bench::forever(case, backend)),
         ["child", role, arguments @ ..] => match tests::roles().find(|known| known.name == *role) {
             Some(role) => child::main(role, arguments),
             None => {

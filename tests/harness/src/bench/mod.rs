@@ -65,30 +65,57 @@ const BACKENDS: &[Backend] = &[
     },
 ];
 
+/// The cases to perform.
+enum Choice<'a> {
+    /// Those whose names contain this, each with all back-ends.
+    Named(&'a str),
+    /// One, without end, with one back-end.
+    Endless { case: &'a str, backend: &'a str },
+}
+
+impl Choice<'_> {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Named(pattern) => name.contains(pattern),
+            Self::Endless { case, .. } => name == *case,
+        }
+    }
+}
+
 /// Measures the cases whose names contain `pattern`.
 pub fn main(pattern: &str) -> Result<(), Box<dyn Error>> {
+    perform(&Choice::Named(pattern))
+}
+
+/// Performs a case without end, with a back-end of this name, for `scripts/profile`.
+pub fn forever(case: &str, backend: &str) -> Result<(), Box<dyn Error>> {
+    perform(&Choice::Endless { case, backend })?;
+    Err("no such case, or no such back-end for it".into())
+}
+
+fn perform(choice: &Choice<'_>) -> Result<(), Box<dyn Error>> {
     // The order matters: writing makes an unwritten disk another one.
     let ram = Disk::ram();
-    on_disk("ramdisk-unwritten", &ram, &[Direction::Read], pattern)?;
+    on_disk("ramdisk-unwritten", &ram, &[Direction::Read], choice)?;
     let chunk = vec![0xA5; 1 << 20];
     for offset in (0..WINDOW).step_by(chunk.len()) {
         ram.write(offset, &chunk)?;
     }
     let both = [Direction::Read, Direction::Write];
-    on_disk("ramdisk", &ram, &both, pattern)?;
+    on_disk("ramdisk", &ram, &both, choice)?;
     let null = NullBlk {
         mib: (WINDOW >> 20) as u32,
         keeps_data: false,
         ..NullBlk::default()
     };
-    on_disk("null_blk", &Disk::null(&null)?, &both, pattern)
+    on_disk("null_blk", &Disk::null(&null)?, &both, choice)
 }
 
 fn on_disk(
     name: &str,
     disk: &Disk,
     directions: &[Direction],
-    pattern: &str,
+    choice: &Choice<'_>,
 ) -> Result<(), Box<dyn Error>> {
     for &direction in directions {
         for (depth, driver) in LOADS {
@@ -108,10 +135,19 @@ fn on_disk(
                 direction,
                 depth,
                 driver,
+                is_endless: matches!(choice, Choice::Endless { .. }),
             };
-            if case.contains(pattern) {
-                for backend in BACKENDS.iter().filter(able) {
-                    report(&case, backend, disk, &load)?;
+            if !choice.has(&case) {
+                continue;
+            }
+            for it in BACKENDS.iter().filter(able) {
+                match choice {
+                    Choice::Named(_) => report(&case, it, disk, &load)?,
+                    Choice::Endless { backend, .. } if it.name == *backend => {
+                        println!("vblk-forever");
+                        (it.measure)(disk, &load)?;
+                    }
+                    Choice::Endless { .. } => (),
                 }
             }
         }
