@@ -40,16 +40,38 @@ pub(crate) struct PinnedMemory {
     /// Where the table comes from, if what is mapped may change without a word.
     #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
     iotlb: Option<Arc<Iotlb>>,
-    /// The part that the last header or status byte was in. Most often the next one is there too.
-    last: Cell<Option<Region>>,
+    /// The parts that the last headers, status bytes and indirect tables were in. Most often the next
+    /// ones are there too.
+    recent: Recent,
     /// The part that the last data was in: where pages are huge, often that of the next.
     last_data: Cell<Option<Region>>,
+}
+
+/// Two parts: a request's header is in one, and its indirect table in the other.
+#[derive(Default)]
+struct Recent {
+    last: Cell<Option<Region>>,
+    before: Cell<Option<Region>>,
+}
+
+impl Recent {
+    /// Returns the one that holds `at`.
+    #[inline(always)]
+    fn holding(&self, at: GuestAddr) -> Option<Region> {
+        let holds = |part: &Region| part.holds(at);
+        let last = self.last.get().filter(holds);
+        last.or_else(|| self.before.get().filter(holds))
+    }
+
+    fn note(&self, part: Region) {
+        self.before.set(self.last.replace(Some(part)));
+    }
 }
 
 impl PinnedMemory {
     fn set_table(&mut self, table: Arc<PinnedTable>) {
         self.table = table;
-        self.last.set(None);
+        self.recent = Recent::default();
         self.last_data.set(None);
     }
 
@@ -66,27 +88,47 @@ impl PinnedMemory {
         fault
     }
 
-    /// Returns the piece of `[at, at + len)` that begins at `at` and is in one extent. Looks in the
-    /// part `last` first.
+    /// Returns the part that holds `at`.
     ///
     /// # Errors
     ///
     /// [`Fault::OutsideTable`].
     #[inline(always)]
-    fn span(
-        &self,
-        last: &Cell<Option<Region>>,
-        at: GuestAddr,
-        len: u64,
-    ) -> Result<HostSpan, Fault> {
-        match last.get() {
-            Some(part) if part.holds(at) => part.span(at, len),
-            _ => {
-                let part = self.table.part(at).map_err(|fault| self.judge(fault))?;
-                last.set(Some(*part));
-                part.span(at, len)
+    fn part(&self, at: GuestAddr) -> Result<Region, Fault> {
+        let part = self.table.part(at);
+        part.copied().map_err(|fault| self.judge(fault))
+    }
+
+    /// Returns the piece of `[at, at + len)` that begins at `at` and is in one extent.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::OutsideTable`].
+    #[inline(always)]
+    fn span(&self, at: GuestAddr, len: u64) -> Result<HostSpan, Fault> {
+        let part = match self.recent.holding(at) {
+            Some(part) => part,
+            None => {
+                let part = self.part(at)?;
+                self.recent.note(part);
+                part
             }
-        }
+        };
+        part.span(at, len)
+    }
+
+    /// Does what [`Self::span`] does, for data.
+    #[inline(always)]
+    fn data_span(&self, at: GuestAddr, len: u64) -> Result<HostSpan, Fault> {
+        let part = match self.last_data.get() {
+            Some(part) if part.holds(at) => part,
+            _ => {
+                let part = self.part(at)?;
+                self.last_data.set(Some(part));
+                part
+            }
+        };
+        part.span(at, len)
     }
 
     /// Calls `f` for each piece of `len` bytes at `at` that is contiguous, with its place in the
@@ -102,7 +144,7 @@ impl PinnedMemory {
         let mut done = 0;
         // Ends: each turn has a piece that is not empty.
         while done < len {
-            let span = self.span(&self.last, at, (len - done) as u64)?;
+            let span = self.span(at, (len - done) as u64)?;
             let end = done + span.len as usize;
             if !f(ExtentAddr(span.addr.0), done..end) {
                 // It may not be read, or not be written.
@@ -120,8 +162,8 @@ impl PinnedMemory {
 impl ReadGuest for PinnedMemory {
     #[inline]
     fn read(&self, from: GuestAddr, to: &mut [u8]) -> Result<(), Fault> {
-        // All in one piece, where the last one was, is the rule.
-        if let Some(part) = self.last.get().filter(|part| part.holds(from)) {
+        // All in one piece, where the last ones were, is the rule.
+        if let Some(part) = self.recent.holding(from) {
             let span = part.span(from, to.len() as u64)?;
             let is_whole = span.len == to.len() as u64;
             if is_whole && self.table.extents.read(ExtentAddr(span.addr.0), to) {
@@ -154,7 +196,7 @@ impl GuestMemory for PinnedMemory {
                 DeviceMemory::Mapped(iotlb, _) => Some(iotlb.clone()),
                 _ => None,
             },
-            last: Cell::new(None),
+            recent: Recent::default(),
             last_data: Cell::new(None),
         }))
     }
@@ -174,7 +216,7 @@ impl GuestMemory for PinnedMemory {
 
     #[inline(always)]
     fn status_byte(&mut self, at: GuestAddr, _is_alone: bool) -> Result<StatusByte, Fault> {
-        let span = self.span(&self.last, at, 1)?;
+        let span = self.span(at, 1)?;
         LeasedByte::new(&self.table.extents, ExtentAddr(span.addr.0))
             .map(StatusByte::Leased)
             .ok_or(Fault::OutsideTable)
@@ -182,7 +224,7 @@ impl GuestMemory for PinnedMemory {
 
     #[inline(always)]
     fn add_to(&mut self, io: &mut IoVectors, at: GuestAddr, len: u64) -> Result<u64, Fault> {
-        let span = self.span(&self.last_data, at, len)?;
+        let span = self.data_span(at, len)?;
         let added = io.lease(&self.table.extents, ExtentAddr(span.addr.0), span.len);
         if added == 0 && io.bytes() == 0 {
             // There is room: it may not be read, or not be written.
