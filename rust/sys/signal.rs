@@ -2,15 +2,16 @@
 
 //! What is signalled to tell a driver or a VMM of something.
 
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use super::bindings as helpers;
 use core::ptr::NonNull;
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+use kernel::types::Opaque;
 use kernel::{
     bindings,
     error::from_err_ptr,
     prelude::*, //
 };
-
-#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
-use super::bindings as helpers;
 
 /// Something to signal.
 ///
@@ -27,6 +28,34 @@ enum Kind {
     /// Of a driver of the vDPA bus.
     #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
     Callback(helpers::vdpa_callback),
+    /// The same, in an interrupt of its own.
+    #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+    Interrupt(KBox<Interrupt>),
+}
+
+/// A callback that is called in an interrupt of its own.
+///
+/// # Invariants
+///
+/// `work` runs [`call_back`], and lies at the beginning.
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+#[repr(C)]
+struct Interrupt {
+    work: Opaque<bindings::irq_work>,
+    callback: helpers::vdpa_callback,
+}
+
+/// # Safety
+///
+/// `work` is that of an [`Interrupt`] whose callback may be called.
+#[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+unsafe extern "C" fn call_back(work: *mut bindings::irq_work) {
+    // SAFETY: The work lies at the beginning of it, by its type invariant.
+    let interrupt = unsafe { &*work.cast::<Interrupt>() };
+    if let Some(call) = interrupt.callback.callback {
+        // SAFETY: As the caller promised.
+        unsafe { call(interrupt.callback.private) };
+    }
 }
 
 // SAFETY: Eventfd contexts may be used and dropped by any thread, and callbacks called by any.
@@ -51,17 +80,36 @@ impl Signal {
 
     /// Returns the callback of a driver of the vDPA bus; `None` when it is none.
     ///
+    /// The host's driver is one of a disk, and takes the block layer's locks for it. Who signals may
+    /// hold the same kind of lock of the disk below, as a flush that ends does, so it is called in an
+    /// interrupt of its own, as such drivers are.
+    ///
     /// # Safety
     ///
     /// It may be called in any context until this value has been dropped.
     #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
-    pub(super) unsafe fn from_callback(callback: &helpers::vdpa_callback) -> Option<Self> {
+    pub(super) unsafe fn from_callback(
+        callback: &helpers::vdpa_callback,
+        is_of_host: bool,
+    ) -> Option<Self> {
+        callback.callback?;
         // INVARIANT: as the caller promised. The eventfd that it may name is not used: it is freed
         // without a word when user space exchanges it, and the callback knows of that.
-        callback
-            .callback
-            .is_some()
-            .then_some(Self(Kind::Callback(*callback)))
+        let at_once = Self(Kind::Callback(*callback));
+        if !is_of_host {
+            return Some(at_once);
+        }
+        // INVARIANT: the rest is 0, as IRQ_WORK_INIT makes it.
+        let interrupt = Interrupt {
+            work: Opaque::new(bindings::irq_work {
+                func: Some(call_back),
+                ..Default::default()
+            }),
+            callback: *callback,
+        };
+        // An order of locks that looks wrong to lockdep is better than no interrupts.
+        let interrupt = KBox::new(interrupt, GFP_KERNEL);
+        Some(interrupt.map_or(at_once, |it| Self(Kind::Interrupt(it))))
     }
 
     /// Adds one to the counter of an eventfd and wakes its waiters, or calls the callback. In any
@@ -80,17 +128,28 @@ impl Signal {
                     unsafe { call(callback.private) };
                 }
             }
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            Kind::Interrupt(interrupt) => {
+                // SAFETY: The work stays where it is until `drop` has waited for it.
+                unsafe { bindings::irq_work_queue(interrupt.work.get()) };
+            }
         }
     }
 }
 
 impl Drop for Signal {
+    /// May sleep.
     fn drop(&mut self) {
         match &self.0 {
             // SAFETY: We own the reference.
             Kind::Eventfd(context) => unsafe { bindings::eventfd_ctx_put(context.as_ptr()) },
             #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
             Kind::Callback(_) => (),
+            // SAFETY: Nobody queues the work any more.
+            #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
+            Kind::Interrupt(interrupt) => unsafe {
+                bindings::irq_work_sync(interrupt.work.get());
+            },
         }
     }
 }

@@ -208,11 +208,14 @@ unsafe extern "C" fn kick_vq<T: VdpaOps>(vdpa: *mut helpers::vdpa_device, index:
 ///
 /// # Safety
 ///
-/// `callback` points to a callback that may be called until another one is set, or the device is
-/// reset.
-unsafe fn signal(callback: *mut helpers::vdpa_callback) -> Option<Signal> {
-    // SAFETY: As the caller promised: the operations let go of it then.
-    unsafe { Signal::from_callback(&*callback) }
+/// `vdpa` is there. `callback` points to a callback that may be called until another one is set, or
+/// the device is reset.
+unsafe fn signal(
+    vdpa: *mut helpers::vdpa_device,
+    callback: *mut helpers::vdpa_callback,
+) -> Option<Signal> {
+    // SAFETY: As the caller promised: the operations let go of the callback then.
+    unsafe { Signal::from_callback(&*callback, helpers::vblk_vdpa_is_for_host(vdpa)) }
 }
 
 unsafe extern "C" fn set_vq_cb<T: VdpaOps>(
@@ -221,7 +224,7 @@ unsafe extern "C" fn set_vq_cb<T: VdpaOps>(
     callback: *mut helpers::vdpa_callback,
 ) {
     // SAFETY: As the caller promised.
-    unsafe { ops::<T>(vdpa).set_vq_call(index.into(), signal(callback)) };
+    unsafe { ops::<T>(vdpa).set_vq_call(index.into(), signal(vdpa, callback)) };
 }
 
 unsafe extern "C" fn set_vq_ready<T: VdpaOps>(
@@ -297,7 +300,7 @@ unsafe extern "C" fn set_config_cb<T: VdpaOps>(
     callback: *mut helpers::vdpa_callback,
 ) {
     // SAFETY: As the caller promised.
-    unsafe { ops::<T>(vdpa).set_config_call(signal(callback)) };
+    unsafe { ops::<T>(vdpa).set_config_call(signal(vdpa, callback)) };
 }
 
 unsafe extern "C" fn get_vq_num_max<T: VdpaOps>(vdpa: *mut helpers::vdpa_device) -> u16 {
