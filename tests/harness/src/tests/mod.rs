@@ -160,6 +160,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         vdpa_memory::TESTS,
         vdpa_host::TESTS,
         vdpa_clients::TESTS,
+        faults::VDPA,
         differential::TESTS,
     ]
 }

@@ -8,8 +8,10 @@ mod fragmented;
 mod ioctls;
 mod loading;
 mod requests;
+mod vdpa;
 
 pub use fragmented::TESTS as FRAGMENTED;
 pub use ioctls::TESTS as IOCTLS;
 pub use loading::TESTS as LOADING;
 pub use requests::TESTS as REQUESTS;
+pub use vdpa::TESTS as VDPA;
