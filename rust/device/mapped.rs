@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What only a device does that no process owns: its memory is what is mapped at the time, its queues
-//! start and stop one by one, and its workers come and go with the driver.
+//! start and stop one by one, and its workers come with a VMM and stay over resets.
 
 use super::{
     attachment::KickTarget,
