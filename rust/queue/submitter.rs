@@ -342,6 +342,8 @@ impl<M: GuestMemory> Submitter<M> {
     /// is left.
     pub(super) fn resume(&mut self, segments: &[Segment]) -> Option<Next> {
         let mut unfinished = self.unfinished.take()?;
+        // What is mapped may have changed since the last turn.
+        self.context.memory.refresh();
         let shared = &unfinished.shared;
         let progress = match &mut unfinished.rest {
             Rest::Transfer(transfer, chain, data) => {

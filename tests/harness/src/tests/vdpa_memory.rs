@@ -155,7 +155,8 @@ fn its_own(_: &Context) -> Outcome {
     Ok(())
 }
 
-/// A request that has taken all I/Os of its queue, and has more to do.
+/// Requests that have taken all I/Os of their queue, and have more to do: afterwards they find the
+/// memory that is still mapped.
 fn unfinished(_: &Context) -> Outcome {
     const MIB: u64 = 1 << 20;
     let disk = Disk::counting(&TestDisk {
@@ -164,22 +165,33 @@ fn unfinished(_: &Context) -> Outcome {
     })?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
-        disk.write(0, &[0xFF; 512])?;
         let sectors = disk.bytes()? / 512;
         let place = read(0).header;
-        let request = zeroes(&*used.memory, place, (4 * MIB / 512) as u32, sectors);
-        let hold = disk.hold()?;
-        used.launch(from_ref(&request));
-        // Those of 1 MiB.
-        hold.await_held(32)?;
-        let data = region_at(&used.memory, MIDDLE.guest);
-        used.node.unmap(&data)?;
-        used.node.map(&data, Access::ReadWrite)?;
-        assert_eq!(used.driver.poll_used(), None, "answered already");
-        drop(hold);
-        used.await_used(1)?;
-        assert_eq!(used.memory.read_u8(request.status), 0);
-        assert!(disk.read(0, 512)? == [0; 512], "no zeroes");
+        let ranges = zeroes(&*used.memory, place, (4 * MIB / 512) as u32, sectors);
+        let buffer = |number: u64| GuestAddr(MIDDLE.guest + number * MIB % MIDDLE.bytes as u64);
+        let nothing = BlockRequest::read(0, place, GuestAddr(place.0 + 16));
+        let long = (0..48).fold(nothing, |it, number| it.data(buffer(number), MIB as u32));
+        for (request, is_read) in [(long, true), (ranges, false)] {
+            disk.write(0, &[0xFF; 512])?;
+            disk.write(20 * MIB, &content(20))?;
+            let hold = disk.hold()?;
+            used.launch(from_ref(&request));
+            // Those of 1 MiB.
+            hold.await_held(32)?;
+            let other = region_at(&used.memory, HIGH.guest);
+            used.node.unmap(&other)?;
+            used.node.map(&other, Access::ReadWrite)?;
+            assert_eq!(used.driver.poll_used(), None, "answered already");
+            drop(hold);
+            used.await_used(1)?;
+            assert_eq!(used.memory.read_u8(request.status), 0);
+            if is_read {
+                let data = used.memory.read_vec(buffer(20), PAGE as usize);
+                assert!(data == content(20), "another content");
+            } else {
+                assert!(disk.read(0, 512)? == [0; 512], "no zeroes");
+            }
+        }
         used.works()?;
     }
     Ok(())
