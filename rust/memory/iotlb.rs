@@ -70,7 +70,7 @@ fn ends((start, pages): (&u64, &Arc<MappedPages>)) -> (u64, u64) {
     (*start, start.saturating_add(pages.bytes() - 1))
 }
 
-/// What was unmapped. Whoever drops it last unpins it, which may sleep.
+/// Mappings that were taken away. The last one to drop them unpins them, which may sleep.
 pub(crate) struct Unmapped(RBTree<u64, Arc<MappedPages>>);
 
 impl Unmapped {

@@ -201,7 +201,7 @@ impl VdpaBlk {
         state.device.set_workers(workers)
     }
 
-    /// Lets a worker go that waits for a driver of a VMM which has gone, as far as one can see.
+    /// Lets a worker go when the VMM that it waits for seems to have gone.
     fn dismiss_worker(&self, state: &mut State) {
         if state.status == 0 && self.iotlb.is_empty() {
             let _ = state.device.set_workers(Workers::none());

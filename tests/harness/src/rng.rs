@@ -32,6 +32,15 @@ impl Rng {
         self.within(range.start as u64..range.end as u64) as usize
     }
 
+    /// Returns the numbers below `end` in any order.
+    pub fn order(&mut self, end: u64) -> Vec<u64> {
+        let mut numbers: Vec<u64> = (0..end).collect();
+        for last in (1..numbers.len()).rev() {
+            numbers.swap(last, self.index(0..last + 1));
+        }
+        numbers
+    }
+
     /// True once in `n` times.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.bits() % n == 0

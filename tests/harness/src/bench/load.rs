@@ -39,7 +39,7 @@ pub struct Load {
     pub depth: usize,
     /// Behaviour of the driver.
     pub driver: Driver,
-    /// Set when nobody wants to know, but look on.
+    /// Set when it goes on without end, for a profile of it.
     pub is_endless: bool,
 }
 

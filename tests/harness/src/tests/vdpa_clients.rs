@@ -25,6 +25,20 @@ const BLOCK: usize = 4096;
 const BLOCKS: usize = 64;
 const QUEUES: usize = 2;
 
+/// Makes a device on a disk that is empty where the clients use it. Returns its node too.
+fn device_on(disk: &Disk) -> Result<(VdpaDevice, String), Box<dyn Error>> {
+    disk.write(0, &vec![0; BLOCK * BLOCKS])?;
+    process::limit_locked_memory(u64::MAX)?;
+    let add = VdpaAdd {
+        queues: QUEUES as u32,
+        queue_size: 256,
+        ..VdpaAdd::default()
+    };
+    let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add)?;
+    let node = device.node()?.to_str().ok_or("path")?.to_owned();
+    Ok((device, node))
+}
+
 /// Performs so many requests, which `submit` queues, on a queue, and waits for their answers.
 fn perform(
     transport: &VirtioBlkTransport,
@@ -60,18 +74,9 @@ fn perform(
 fn client(context: &Context, is_polled: bool) -> Outcome {
     let disk = Disk::ram();
     let bytes = BLOCK * BLOCKS;
-    disk.write(0, &vec![0; bytes])?;
-    process::limit_locked_memory(u64::MAX)?;
-    let add = VdpaAdd {
-        queues: QUEUES as u32,
-        queue_size: 256,
-        ..VdpaAdd::default()
-    };
-    let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add)?;
-    let node = device.node()?;
-    let path = node.to_str().ok_or("path")?;
+    let (_device, node) = device_on(&disk)?;
     let features = Features::MAPPED.0;
-    let mut vdpa = VhostVdpa::with_path(path, features).map_err(|e| format!("{e:?}"))?;
+    let mut vdpa = VhostVdpa::with_path(&node, features).map_err(|e| format!("{e:?}"))?;
     let mut room = vec![0; bytes + BLOCK];
     let start = room.as_ptr().align_offset(BLOCK);
     let data = &mut room[start..start + bytes];
@@ -145,17 +150,9 @@ fn library(context: &Context, is_polled: bool) -> Outcome {
         write_cache: true,
         ..TestDisk::DEFAULT
     })?;
-    disk.write(0, &vec![0; bytes])?;
-    process::limit_locked_memory(u64::MAX)?;
-    let add = VdpaAdd {
-        queues: QUEUES as u32,
-        queue_size: 256,
-        ..VdpaAdd::default()
-    };
-    let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add)?;
-    let node = device.node()?;
+    let (_device, node) = device_on(&disk)?;
     let mut client = Blkio::new("virtio-blk-vhost-vdpa")?;
-    client.set_str("path", node.to_str().ok_or("path")?)?;
+    client.set_str("path", &node)?;
     client.connect()?;
     assert_eq!(client.get_u64("capacity")?, disk.bytes()?);
     assert_eq!(client.get_i32("max-queues")?, QUEUES as i32);

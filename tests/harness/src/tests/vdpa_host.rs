@@ -9,7 +9,6 @@ use crate::{
         Disk, Mode, NullBlk, Target, TestDisk, DISCARDED,
     },
     program::run,
-    rng::Rng,
     sys::{ioctl, Errno},
     vhost_vdpa::VdpaDevice,
 };
@@ -150,7 +149,7 @@ fn power_cut(context: &Context) -> Outcome {
             let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(packed))?;
             let (host, _) = disk_of(&device)?;
             let file = host.open(Mode::ReadWrite)?;
-            let mut written = order(&mut rng, disk.bytes()? / BLOCK);
+            let mut written = rng.order(disk.bytes()? / BLOCK);
             written.truncate(300);
             let mut durable = 0;
             for (count, block) in (1..).zip(&written) {
@@ -174,15 +173,6 @@ fn power_cut(context: &Context) -> Outcome {
     }
     assert!(lost > 0, "the power was not cut");
     Ok(())
-}
-
-/// The numbers below `end`, in any order.
-fn order(rng: &mut Rng, end: u64) -> Vec<u64> {
-    let mut numbers: Vec<u64> = (0..end).collect();
-    for last in (1..numbers.len()).rev() {
-        numbers.swap(last, rng.index(0..last + 1));
-    }
-    numbers
 }
 
 /// `BLKDISCARD` and `BLKZEROOUT` of `<linux/fs.h>`, of a first byte and a length.

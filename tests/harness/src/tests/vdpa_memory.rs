@@ -245,10 +245,7 @@ fn any_order(context: &Context) -> Outcome {
     let mut rng = context.rng();
     let mut used = Used::started(&disk, 0)?;
     let whole = region_at(&used.memory, MIDDLE.guest);
-    let mut order: Vec<u64> = (0..COUNT).collect();
-    for last in (1..order.len()).rev() {
-        order.swap(last, rng.index(0..last + 1));
-    }
+    let order = rng.order(COUNT);
     for (at, page) in (0..).zip(&order) {
         let mapping = MemoryRegion {
             guest_phys_addr: ELSEWHERE + at * PAGE,
