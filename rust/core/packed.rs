@@ -153,6 +153,13 @@ impl<M: SharedMemory> PackedRing<M> {
         Descriptor::from_words(self.desc.load_u64(at), self.desc.load_u64(at + 8))
     }
 
+    /// Returns true if nobody wrote a descriptor to the first place yet. The lap before one with the
+    /// wrap counter 0 leaves it with AVAIL, and that lap gives it USED (virtio 1.2, 2.8.1).
+    pub(crate) fn is_new(&self) -> bool {
+        let flags = u16::from_le(self.desc.load_u16(DESC_FLAGS));
+        flags & (Descriptor::F_AVAIL | Descriptor::F_USED) == 0
+    }
+
     fn at(&self, position: u16) -> usize {
         self.size.slot(position) * DESC_BYTES
     }

@@ -175,6 +175,18 @@ impl<M: SharedMemory> Ring<M> {
         }
     }
 
+    /// Decodes the number of VHOST_SET_VRING_BASE for this ring, as [`Base::decode`] does, but for one
+    /// that some users (libblkio, Cloud Hypervisor) set for every ring that was never used: in a packed
+    /// one, 0 is a place where the wrap counter is 0. What the driver or the device wrote before that at
+    /// this place has a flag set, so one without is new.
+    pub fn base(&self, number: u32) -> Option<Base> {
+        let number = match self {
+            Self::Packed(ring) if number == 0 && ring.is_new() => self.format().initial_base(),
+            _ => number,
+        };
+        Base::decode(self.format(), self.size(), number)
+    }
+
     /// Reads the chain at `head` into `segments`, which must have room for as many as
     /// [`max_segments`](crate::chain::max_segments) says: a chain that has more than there is room
     /// for is refused as too long.

@@ -56,10 +56,7 @@ use vblk_core::{
         Part,
         QueueSize, //
     },
-    ring::{
-        Base,
-        Format, //
-    },
+    ring::Format,
     uapi::Stats, //
 };
 
@@ -75,6 +72,7 @@ pub(crate) struct AttachParams<'a> {
 }
 
 /// Kicks a queue, when its kick eventfd is signalled or when told to.
+#[derive(Clone)]
 pub(crate) struct KickTarget(Arc<UsedSide>);
 
 impl Wake for KickTarget {
@@ -175,9 +173,9 @@ impl Attachment {
         let addresses = vring.addresses.ok_or(EINVAL)?;
         let worker = params.workers.get(vring.worker)?;
         let format = Format::of(params.features);
-        let base = vring.base.unwrap_or(format.initial_base());
-        let base = Base::decode(format, size, base).ok_or(EINVAL)?;
         let ring = map_ring(params, format, size, addresses)?;
+        let base = vring.base.unwrap_or(format.initial_base());
+        let base = ring.base(base).ok_or(EINVAL)?;
         let event_idx = params.features.has(bit::RING_EVENT_IDX);
         let used = UsedSide::new(
             worker.waker(index)?,
@@ -210,7 +208,7 @@ impl Attachment {
         worker.insert(index, queue)
     }
 
-    /// Begins to serve one more queue. Returns what kicks it.
+    /// Begins to serve one more queue, as soon as it is kicked by what is returned.
     ///
     /// # Errors
     ///
@@ -228,8 +226,6 @@ impl Attachment {
             return Err(error);
         }
         let queue = self.queues.last().ok_or(EINVAL)?;
-        // Requests may have come before anyone listened.
-        queue.used.wake_worker();
         Ok(KickTarget(queue.used.clone()))
     }
 

@@ -88,7 +88,8 @@ impl Device {
         }
     }
 
-    /// Begins to serve a queue with its ring at these addresses. Returns what kicks it.
+    /// Begins to serve a queue with its ring at these addresses, as soon as it is kicked by what is
+    /// returned.
     ///
     /// # Errors
     ///

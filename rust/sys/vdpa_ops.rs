@@ -76,8 +76,9 @@ pub(crate) trait VdpaOps: Send + Sync + Sized + 'static {
     fn set_vq_ready(&self, index: usize, is_ready: bool);
     /// Returns whether a queue is started, or shall be with the device.
     fn is_vq_ready(&self, index: usize) -> bool;
-    /// Sets the position in a ring, in the encoding of VHOST_SET_VRING_BASE.
-    fn set_vq_base(&self, index: usize, base: u32) -> Result;
+    /// Sets the position in a ring, in the encoding of VHOST_SET_VRING_BASE. virtio_vdpa does this
+    /// last before it starts the queue, which it is not told of if it fails.
+    fn set_vq_base(&self, index: usize, base: u32, user: User) -> Result;
     /// Returns the position in a ring.
     fn vq_base(&self, index: usize) -> Result<u32>;
     /// Returns the most entries that a ring may have.
@@ -241,6 +242,20 @@ unsafe extern "C" fn get_vq_ready<T: VdpaOps>(vdpa: *mut helpers::vdpa_device, i
     unsafe { ops::<T>(vdpa) }.is_vq_ready(index.into())
 }
 
+/// Returns who has a device.
+///
+/// # Safety
+///
+/// `vdpa` is there, and its driver is calling.
+unsafe fn user(vdpa: *mut helpers::vdpa_device) -> User {
+    // SAFETY: As the caller promised.
+    if unsafe { helpers::vblk_vdpa_is_for_host(vdpa) } {
+        User::Host(HostDriver(()))
+    } else {
+        User::Vmm
+    }
+}
+
 unsafe extern "C" fn set_vq_state<T: VdpaOps>(
     vdpa: *mut helpers::vdpa_device,
     index: u16,
@@ -250,7 +265,8 @@ unsafe extern "C" fn set_vq_state<T: VdpaOps>(
     let ops = unsafe { ops::<T>(vdpa) };
     // SAFETY: As the caller promised.
     let base = unsafe { helpers::vblk_vq_state_base(state, ops.is_packed()) };
-    errno(ops.set_vq_base(index.into(), base))
+    // SAFETY: As the caller promised.
+    errno(ops.set_vq_base(index.into(), base, unsafe { user(vdpa) }))
 }
 
 unsafe extern "C" fn get_vq_state<T: VdpaOps>(
@@ -322,14 +338,8 @@ unsafe extern "C" fn get_status<T: VdpaOps>(vdpa: *mut helpers::vdpa_device) -> 
 }
 
 unsafe extern "C" fn set_status<T: VdpaOps>(vdpa: *mut helpers::vdpa_device, status: u8) {
-    // SAFETY: The device is there.
-    let user = if unsafe { helpers::vblk_vdpa_is_for_host(vdpa) } {
-        User::Host(HostDriver(()))
-    } else {
-        User::Vmm
-    };
     // SAFETY: As the caller promised.
-    unsafe { ops::<T>(vdpa) }.set_status(status, user);
+    unsafe { ops::<T>(vdpa).set_status(status, user(vdpa)) };
 }
 
 unsafe extern "C" fn reset<T: VdpaOps>(vdpa: *mut helpers::vdpa_device) -> c_int {

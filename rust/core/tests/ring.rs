@@ -88,6 +88,46 @@ fn a_packed_base_is_two_places_with_wrap_counters() {
 }
 
 #[test]
+fn a_base_of_zero_is_the_first_place_of_a_new_ring_only() {
+    for length in 1..=8 {
+        let ram = Ram::new(MEMORY);
+        let layout = Layout::new(Format::Packed, size(8), RING);
+        let mut driver = Driver::new(&ram, layout, false);
+        let ring = ram.ring(&layout);
+        let start = Base { avail: 0, used: 0 };
+        assert_eq!(ring.base(0), Some(start));
+        let (mut avail, mut used) = (
+            Avail::new(&ring, start, false),
+            Used::new(&ring, start, false),
+        );
+        let mut zeroes = 0;
+        for _ in 0..64 {
+            let check = |avail: &Avail, used: &Used| {
+                let stands = Base {
+                    avail: avail.position(),
+                    used: used.position(),
+                };
+                let number = stands.encode(Format::Packed, size(8));
+                let decoded = Base::decode(Format::Packed, size(8), number);
+                assert_eq!(ring.base(number), decoded, "{length}: {stands:?}");
+                u32::from(number == 0)
+            };
+            let buf = Buf::readable(GuestAddr(0), 1);
+            driver.add(&vec![buf; length]).expect("room");
+            driver.publish();
+            zeroes += check(&avail, &used);
+            let Ok(Popped::Chain(head)) = avail.pop(&ring, || used.position()) else {
+                panic!("a chain should be there");
+            };
+            used.add_used(&ring, head, 0);
+            assert!(driver.poll_used().is_some());
+            zeroes += check(&avail, &used);
+        }
+        assert!(zeroes > 3, "{length}: {zeroes}");
+    }
+}
+
+#[test]
 fn every_packed_base_survives_being_told() {
     for entries in [1, 2, 8, 32768] {
         let places = |at: u32| [at % entries, (at % entries) | 0x8000];

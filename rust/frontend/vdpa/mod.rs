@@ -7,6 +7,7 @@
 //! disk. docs/vmm.md shows who uses them.
 
 mod commands;
+mod ops;
 mod state;
 mod vdpa_blk;
 

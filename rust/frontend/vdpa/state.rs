@@ -4,7 +4,9 @@
 
 use crate::{
     device::{
+        attachment::KickTarget,
         disk::config_limits,
+        vring::RingAddresses,
         Device, //
     },
     sys::{
@@ -30,10 +32,12 @@ pub(super) mod status {
 }
 
 /// A queue as its driver set it up, but for what [`Device`] keeps.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Vring {
     /// The parts of the ring.
     pub(super) addresses: Option<Parts<GuestAddr>>,
+    /// What will kick it, when all is there to serve it and it shall not be served yet.
+    pub(super) prepared: Option<KickTarget>,
     /// It is served while the device is running.
     pub(super) is_ready: bool,
 }
@@ -59,16 +63,34 @@ impl State {
         self.vrings.get_mut(index).ok_or(EINVAL)
     }
 
-    /// Returns an error while a queue is served: it does not change.
+    /// Returns whether queues that are ready are served.
+    pub(super) fn is_running(&self) -> bool {
+        self.status & status::DRIVER_OK != 0 && self.device.is_attached()
+    }
+
+    /// Returns an error while a queue is served, or all is there for it: it does not change.
     ///
     /// # Errors
     ///
     /// EBUSY; EINVAL when there is no such queue.
     pub(super) fn check_stopped(&mut self, index: usize) -> Result {
-        if self.vring(index)?.is_ready && self.device.is_attached() {
+        let vring = self.vring(index)?;
+        let is_used = vring.is_ready || vring.prepared.is_some();
+        if is_used && self.device.is_attached() {
             return Err(EBUSY);
         }
         Ok(())
+    }
+
+    /// Has a queue served, as soon as it is kicked by what is returned.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL when there is no such queue or ring; those of [`Device::start_queue`].
+    pub(super) fn serve(&mut self, index: usize) -> Result<KickTarget> {
+        let addresses = self.vring(index)?.addresses.ok_or(EINVAL)?;
+        self.device
+            .start_queue(index, RingAddresses::Guest(addresses))
     }
 
     /// Returns what several may signal. Without memory for it the driver gets no interrupts, and must

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A vDPA device: its status, and what its driver does with it.
+//! A vDPA device: how it is made, and begins and stops to serve.
 
 use super::state::{
     status,
@@ -11,7 +11,6 @@ use crate::{
     device::{
         attachment::KickTarget,
         disk::config_limits,
-        vring::RingAddresses,
         worker::Workers,
         Device, //
     },
@@ -24,10 +23,7 @@ use crate::{
     sys::{
         block_file::BlockFile,
         errno::enobufs,
-        eventfd::Wake,
         lock::IrqLock,
-        mapped_pages::MappedPages,
-        signal::Signal,
         vdpa_ops::{
             User,
             VdpaOps, //
@@ -45,22 +41,12 @@ use kernel::{
     },
 };
 use vblk_core::{
-    addr::GuestAddr,
-    config::{
-        Queues,
-        CONFIG_BYTES,
-        CONFIG_WCE, //
-    },
+    config::Queues,
     features::{
         bit,
         Features, //
     },
-    queue::{
-        Parts,
-        QueueSize, //
-    },
     request::ID_BYTES,
-    ring::Format,
     uapi::{
         Stats,
         VdpaInfo,
@@ -81,19 +67,19 @@ pub(crate) struct Params {
 /// A virtio-blk device on the vDPA bus.
 #[pin_data]
 pub(super) struct VdpaBlk {
-    disk: Arc<BlockFile>,
-    queues: Queues,
+    pub(super) disk: Arc<BlockFile>,
+    pub(super) queues: Queues,
     flags: u32,
     serial: [u8; ID_BYTES],
     /// The features on offer, as the disk was when the device was made.
-    offered: Features,
-    iotlb: Arc<Iotlb>,
+    pub(super) offered: Features,
+    pub(super) iotlb: Arc<Iotlb>,
     /// Taken before the locks of workers and of [`Iotlb`].
     #[pin]
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// What kicks the queues that are served. Taken in any context, inside every other lock.
     #[pin]
-    kicks: IrqLock<KVec<Option<KickTarget>>>,
+    pub(super) kicks: IrqLock<KVec<Option<KickTarget>>>,
 }
 
 impl VdpaBlk {
@@ -184,7 +170,7 @@ impl VdpaBlk {
     /// # Errors
     ///
     /// EBUSY while a disk is attached; those of [`Workers::new`].
-    fn provide_worker(&self, state: &mut State, user: &User) -> Result {
+    pub(super) fn provide_worker(&self, state: &mut State, user: &User) -> Result {
         let workers = match (user, default_threads()) {
             (User::Host(_), _) => Workers::new(ThreadKind::Kthread, None)?,
             (User::Vmm, ThreadKind::VhostTask) => {
@@ -202,18 +188,18 @@ impl VdpaBlk {
     }
 
     /// Lets a worker go when the VMM that it waits for seems to have gone.
-    fn dismiss_worker(&self, state: &mut State) {
+    pub(super) fn dismiss_worker(&self, state: &mut State) {
         if state.status == 0 && self.iotlb.is_empty() {
             let _ = state.device.set_workers(Workers::none());
         }
     }
 
-    /// Begins to serve, when the driver is ready.
+    /// Attaches the disk, which serves no queue yet.
     ///
     /// # Errors
     ///
     /// EINVAL when no features were negotiated; those of threads, of memory and of the disk.
-    fn begin(&self, state: &mut State, user: User) -> Result {
+    fn attach(&self, state: &mut State, user: User) -> Result {
         if state.status & status::FEATURES_OK == 0 {
             return Err(EINVAL);
         }
@@ -225,12 +211,42 @@ impl VdpaBlk {
             }
         };
         state.device.begin(memory)?;
-        self.run(state)
+        state.device.attach(self.disk.clone())
     }
 
-    /// Attaches the disk and serves the queues that are ready.
-    fn run(&self, state: &mut State) -> Result {
-        state.device.attach(self.disk.clone())?;
+    /// Attaches the disk, unless it is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::attach`].
+    pub(super) fn provide_attachment(&self, state: &mut State, user: User) -> Result {
+        if state.device.is_attached() {
+            return Ok(());
+        }
+        self.attach(state, user)
+    }
+
+    /// Has all that it takes to serve a queue of the host's driver. After DRIVER_OK that driver is not
+    /// told of a failure (virtio_blk knows no NEEDS_RESET), and would wait for its first answer for ever.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM when there was none for the driver's callback; those of [`Self::attach`] and of
+    /// [`Device::start_queue`].
+    pub(super) fn prepare(&self, state: &mut State, index: usize, user: User) -> Result {
+        if state.status & status::NEEDS_RESET != 0 {
+            return Err(ENOMEM);
+        }
+        let target = self
+            .provide_attachment(state, user)
+            .and_then(|()| state.serve(index))
+            .inspect_err(|_| self.halt(state))?;
+        state.vring(index)?.prepared = Some(target);
+        Ok(())
+    }
+
+    /// Serves the queues that are ready.
+    pub(super) fn run(&self, state: &mut State) -> Result {
         for index in 0..state.vrings.len() {
             if state.vring(index)?.is_ready {
                 self.start(state, index)?;
@@ -239,266 +255,44 @@ impl VdpaBlk {
         Ok(())
     }
 
-    fn start(&self, state: &mut State, index: usize) -> Result {
-        let addresses = state.vring(index)?.addresses.ok_or(EINVAL)?;
-        let target = state
-            .device
-            .start_queue(index, RingAddresses::Guest(addresses))?;
+    pub(super) fn start(&self, state: &mut State, index: usize) -> Result {
+        let target = match state.vring(index)?.prepared.take() {
+            Some(target) => target,
+            None => state.serve(index)?,
+        };
         self.set_kick(index, Some(target));
-        // A kick may have come while there was nothing to kick yet.
+        // Requests may have come before, and a kick while there was nothing to kick.
         self.kick_vq(index);
         Ok(())
     }
 
-    fn stop(&self, state: &mut State, index: usize) {
-        self.set_kick(index, None);
+    pub(super) fn stop(&self, state: &mut State, index: usize) {
+        self.forget_kick(state, index);
         state.device.stop_queue(index);
     }
 
-    fn forget_kicks(&self) {
-        for index in 0..usize::from(self.queues.count) {
-            self.set_kick(index, None);
+    fn forget_kick(&self, state: &mut State, index: usize) {
+        self.set_kick(index, None);
+        if let Ok(vring) = state.vring(index) {
+            vring.prepared = None;
         }
+    }
+
+    pub(super) fn forget_kicks(&self, state: &mut State) {
+        for index in 0..state.vrings.len() {
+            self.forget_kick(state, index);
+        }
+    }
+
+    /// Stops all at once.
+    fn halt(&self, state: &mut State) {
+        self.forget_kicks(state);
+        state.device.halt();
     }
 
     /// Stops all: the driver must reset the device.
-    fn fail(&self, state: &mut State) {
-        self.forget_kicks();
-        state.device.halt();
+    pub(super) fn fail(&self, state: &mut State) {
+        self.halt(state);
         state.need_reset();
-    }
-}
-
-impl VdpaOps for VdpaBlk {
-    fn set_vq_address(&self, index: usize, parts: [GuestAddr; 3]) -> Result {
-        let [desc, driver, device] = parts;
-        let parts = Parts {
-            desc,
-            driver,
-            device,
-        };
-        let state = &mut *self.state.lock();
-        state.check_stopped(index)?;
-        if !state.device.format().aligned(parts.map(|at| at.0)) {
-            return Err(EINVAL);
-        }
-        state.vring(index)?.addresses = Some(parts);
-        Ok(())
-    }
-
-    fn set_vq_num(&self, index: usize, num: u32) {
-        let state = &mut *self.state.lock();
-        if state.check_stopped(index).is_err() {
-            return;
-        }
-        let size = QueueSize::new(num).filter(|size| size.get() <= self.queues.size);
-        if let Ok(vring) = state.device.vring(index) {
-            vring.size = size;
-        }
-    }
-
-    fn kick_vq(&self, index: usize) {
-        if let Some(Some(target)) = self.kicks.lock().get(index) {
-            target.wake();
-        }
-    }
-
-    fn set_vq_call(&self, index: usize, call: Option<Signal>) {
-        let state = &mut *self.state.lock();
-        let shared = state.share(call);
-        let _ = state.device.set_call(index, shared);
-    }
-
-    fn set_vq_ready(&self, index: usize, is_ready: bool) {
-        let state = &mut *self.state.lock();
-        let is_attached = state.device.is_attached();
-        let Ok(vring) = state.vring(index) else {
-            return;
-        };
-        let was_ready = core::mem::replace(&mut vring.is_ready, is_ready);
-        if !is_attached || was_ready == is_ready {
-            return;
-        }
-        if !is_ready {
-            self.stop(state, index);
-        } else if self.start(state, index).is_err() {
-            self.fail(state);
-        }
-    }
-
-    fn is_vq_ready(&self, index: usize) -> bool {
-        self.state
-            .lock()
-            .vring(index)
-            .is_ok_and(|vring| vring.is_ready)
-    }
-
-    fn set_vq_base(&self, index: usize, base: u32) -> Result {
-        let state = &mut *self.state.lock();
-        state.check_stopped(index)?;
-        if !state.device.format().takes_base(base) {
-            return Err(EINVAL);
-        }
-        state.device.vring(index)?.base = Some(base);
-        Ok(())
-    }
-
-    fn vq_base(&self, index: usize) -> Result<u32> {
-        self.state.lock().device.base(index)
-    }
-
-    fn max_vq_num(&self) -> u16 {
-        self.queues.size
-    }
-
-    fn is_packed(&self) -> bool {
-        self.state.lock().device.format() == Format::Packed
-    }
-
-    fn device_features(&self) -> u64 {
-        self.offered.0
-    }
-
-    fn set_driver_features(&self, features: u64) -> Result {
-        let features = Features(features);
-        // What is mapped is the only memory that there is, and the layout is that of virtio 1.
-        let are_enough = features.has(bit::VERSION_1) && features.has(bit::ACCESS_PLATFORM);
-        if !features.within(self.offered) || !are_enough {
-            return Err(EINVAL);
-        }
-        self.state.lock().device.set_features(features)
-    }
-
-    fn driver_features(&self) -> u64 {
-        self.state.lock().device.features().0
-    }
-
-    fn set_config_call(&self, call: Option<Signal>) {
-        let state = &mut *self.state.lock();
-        let call = state.share(call);
-        let _ = state.device.set_config_call(call.clone());
-        // A queue that stops changes the status, which is told in the same way.
-        for index in 0..state.vrings.len() {
-            let _ = state.device.set_err(index, call.clone());
-        }
-    }
-
-    fn status(&self) -> u8 {
-        let state = &mut *self.state.lock();
-        if state
-            .device
-            .stats()
-            .is_ok_and(|stats| stats.stopped_queues > 0)
-        {
-            state.status |= status::NEEDS_RESET;
-        }
-        state.status
-    }
-
-    fn set_status(&self, status: u8, user: User) {
-        let state = &mut *self.state.lock();
-        let new = status & !state.status;
-        let is_thread = default_threads() == ThreadKind::VhostTask;
-        if state.status == 0 && is_thread && matches!(user, User::Vmm) {
-            // A VMM does this when it finds the device, most often in its main thread. DRIVER_OK comes
-            // in that of a virtual CPU, whose CPUs, policy and cgroup are not for the worker. If there
-            // can't be one now, that is told then.
-            let _ = self.provide_worker(state, &user);
-        }
-        let mut accepted = status;
-        if new & status::FEATURES_OK != 0 && !state.device.features().has(bit::VERSION_1) {
-            accepted &= !status::FEATURES_OK;
-        }
-        state.status = accepted | state.status & status::NEEDS_RESET;
-        if new & status::DRIVER_OK != 0 && self.begin(state, user).is_err() {
-            self.fail(state);
-        }
-    }
-
-    fn reset(&self) {
-        let state = &mut *self.state.lock();
-        self.forget_kicks();
-        state.device.reset();
-        state.status = 0;
-        state.is_suspended = false;
-        for vring in &mut state.vrings {
-            *vring = Vring::default();
-        }
-        self.dismiss_worker(state);
-    }
-
-    fn suspend(&self) -> Result {
-        let state = &mut *self.state.lock();
-        if state.device.is_attached() {
-            self.forget_kicks();
-            state.device.detach()?;
-            state.is_suspended = true;
-        }
-        Ok(())
-    }
-
-    fn resume(&self) -> Result {
-        let state = &mut *self.state.lock();
-        if !state.is_suspended {
-            return Ok(());
-        }
-        state.is_suspended = false;
-        self.run(state).inspect_err(|_| self.fail(state))
-    }
-
-    fn config_size(&self) -> usize {
-        CONFIG_BYTES
-    }
-
-    fn read_config(&self, offset: usize, to: &mut [u8]) {
-        let state = &mut *self.state.lock();
-        state.look_at(&self.disk);
-        let mut space = state.told.config(&self.queues);
-        if let Some(wce) = space.get_mut(CONFIG_WCE) {
-            *wce = state.device.writeback().unwrap_or(true).into();
-        }
-        for (to, from) in to.iter_mut().zip(space.iter().skip(offset)) {
-            *to = *from;
-        }
-    }
-
-    fn write_config(&self, offset: usize, from: &[u8]) {
-        let state = &mut *self.state.lock();
-        // A VMM may write the whole space for one field that its guest wrote.
-        let wce = CONFIG_WCE
-            .checked_sub(offset)
-            .and_then(|place| from.get(place));
-        if let (Some(value), true) = (wce, state.device.features().has(bit::BLK_CONFIG_WCE)) {
-            let _ = state.device.set_writeback(*value != 0);
-        }
-    }
-
-    fn config_generation(&self) -> u32 {
-        let state = &mut *self.state.lock();
-        state.look_at(&self.disk);
-        state.generation
-    }
-
-    fn map(&self, start: GuestAddr, pages: MappedPages) -> Result {
-        // Queues find it when they look for chains that came since.
-        self.iotlb.map(start, pages)
-    }
-
-    fn unmap(&self, first: GuestAddr, last: GuestAddr) {
-        let state = &mut *self.state.lock();
-        for index in 0..state.vrings.len() {
-            if state.device.has_ring_in(index, first, last) {
-                self.stop(state, index);
-                if let Ok(vring) = state.vring(index) {
-                    vring.is_ready = false;
-                }
-                state.need_reset();
-            }
-        }
-        let unmapped = self.iotlb.unmap(first, last);
-        if state.device.release_unmapped(&unmapped).is_err() {
-            self.fail(state);
-        }
-        self.dismiss_worker(state);
     }
 }

@@ -2,7 +2,10 @@
 
 //! vDPA devices, and `/dev/vhost-vdpa-N` with its ioctls, one method each.
 
-use crate::sys::{ioctl, Errno};
+use crate::{
+    disk::Disk,
+    sys::{ioctl, Errno},
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
@@ -83,20 +86,38 @@ impl VdpaDevice {
     /// Waits for a directory below the device's in sysfs whose name begins so, and returns its
     /// path.
     pub fn directory(&self, prefix: &str) -> Result<PathBuf, Errno> {
-        let device = Path::new("/sys/bus/vdpa/devices").join(&self.name);
         let end = Instant::now() + PATIENCE;
         loop {
-            let entries = fs::read_dir(&device)?.flatten();
-            let found = entries.map(|entry| entry.path()).find(|path| {
-                path.file_name()
-                    .is_some_and(|it| it.to_string_lossy().starts_with(prefix))
-            });
-            match found {
+            match self.directory_now(prefix)? {
                 Some(path) => return Ok(path),
                 None if Instant::now() >= end => return Err(Errno(libc::ENOENT)),
                 None => thread::sleep(Duration::from_millis(5)),
             }
         }
+    }
+
+    /// Does the same without waiting.
+    fn directory_now(&self, prefix: &str) -> Result<Option<PathBuf>, Errno> {
+        let device = Path::new("/sys/bus/vdpa/devices").join(&self.name);
+        let mut entries = fs::read_dir(&device)?.flatten().map(|entry| entry.path());
+        Ok(entries.find(|path| {
+            path.file_name()
+                .is_some_and(|it| it.to_string_lossy().starts_with(prefix))
+        }))
+    }
+
+    /// Returns the disk that the host's own driver has made of it, if it has, and its name.
+    pub fn host_disk(&self) -> Result<Option<(Disk, String)>, Errno> {
+        let Some(virtio) = self.directory_now("virtio")? else {
+            return Ok(None);
+        };
+        let mut disks = fs::read_dir(virtio.join("block")).into_iter().flatten();
+        let Some(Ok(entry)) = disks.next() else {
+            return Ok(None);
+        };
+        let node = Path::new("/dev").join(entry.file_name());
+        let name = entry.file_name().to_string_lossy().into_owned();
+        Ok(node.exists().then(|| (Disk::at(node), name)))
     }
 
     /// Returns its /dev/vhost-vdpa-N.

@@ -10,7 +10,10 @@ use crate::{
 };
 use blkio::{Blkio, Blkioq, MemoryRegion, ReqFlags};
 use std::{error::Error, time::Instant};
-use vblk_core::{features::Features, uapi::VdpaAdd};
+use vblk_core::{
+    features::Features,
+    uapi::{VdpaAdd, VDPA_PACKED},
+};
 use virtio_driver::{VhostVdpa, VirtioBlkQueue, VirtioBlkTransport};
 
 #[rustfmt::skip]
@@ -26,10 +29,11 @@ const BLOCKS: usize = 64;
 const QUEUES: usize = 2;
 
 /// Makes a device on a disk that is empty where the clients use it. Returns its node too.
-fn device_on(disk: &Disk) -> Result<(VdpaDevice, String), Box<dyn Error>> {
+fn device_on(disk: &Disk, flags: u32) -> Result<(VdpaDevice, String), Box<dyn Error>> {
     disk.write(0, &vec![0; BLOCK * BLOCKS])?;
     process::limit_locked_memory(u64::MAX)?;
     let add = VdpaAdd {
+        flags,
         queues: QUEUES as u32,
         queue_size: 256,
         ..VdpaAdd::default()
@@ -71,10 +75,10 @@ fn perform(
     Ok(())
 }
 
-fn client(context: &Context, is_polled: bool) -> Outcome {
+fn client(context: &Context, is_polled: bool, flags: u32) -> Outcome {
     let disk = Disk::ram();
     let bytes = BLOCK * BLOCKS;
-    let (_device, node) = device_on(&disk)?;
+    let (_device, node) = device_on(&disk, flags)?;
     let features = Features::MAPPED.0;
     let mut vdpa = VhostVdpa::with_path(&node, features).map_err(|e| format!("{e:?}"))?;
     let mut room = vec![0; bytes + BLOCK];
@@ -125,11 +129,13 @@ fn client(context: &Context, is_polled: bool) -> Outcome {
 }
 
 fn by_eventfd(context: &Context) -> Outcome {
-    client(context, false)
+    client(context, false, 0)?;
+    client(context, false, VDPA_PACKED)
 }
 
 fn polling(context: &Context) -> Outcome {
-    client(context, true)
+    client(context, true, 0)?;
+    client(context, true, VDPA_PACKED)
 }
 
 /// Waits for so many answers, all of them good.
@@ -142,7 +148,7 @@ fn all_good(queue: &mut Blkioq, count: usize) -> Outcome {
 }
 
 /// As `blkio` of QEMU, fio and others uses a device.
-fn library(context: &Context, is_polled: bool) -> Outcome {
+fn library(context: &Context, is_polled: bool, flags: u32) -> Outcome {
     let bytes = BLOCK * BLOCKS;
     let disk = Disk::counting(&TestDisk {
         max_discard_sectors: 64,
@@ -150,7 +156,7 @@ fn library(context: &Context, is_polled: bool) -> Outcome {
         write_cache: true,
         ..TestDisk::DEFAULT
     })?;
-    let (_device, node) = device_on(&disk)?;
+    let (_device, node) = device_on(&disk, flags)?;
     let mut client = Blkio::new("virtio-blk-vhost-vdpa")?;
     client.set_str("path", &node)?;
     client.connect()?;
@@ -213,9 +219,11 @@ fn library(context: &Context, is_polled: bool) -> Outcome {
 }
 
 fn blkio_by_eventfd(context: &Context) -> Outcome {
-    library(context, false)
+    library(context, false, 0)?;
+    library(context, false, VDPA_PACKED)
 }
 
 fn blkio_polling(context: &Context) -> Outcome {
-    library(context, true)
+    library(context, true, 0)?;
+    library(context, true, VDPA_PACKED)
 }

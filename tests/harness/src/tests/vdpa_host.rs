@@ -13,9 +13,7 @@ use crate::{
     vhost_vdpa::VdpaDevice,
 };
 use std::{
-    fs,
-    path::Path,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 use vblk_core::uapi::{VdpaAdd, VDPA_HOST, VDPA_PACKED};
@@ -44,23 +42,15 @@ fn add(flags: u32) -> VdpaAdd {
     }
 }
 
-/// Returns /dev/vdX, and what its directory in sysfs is called.
+/// Waits for /dev/vdX, and returns it and what its directory in sysfs is called.
 fn disk_of(device: &VdpaDevice) -> Result<(Disk, String), Errno> {
-    let virtio = device.directory("virtio")?;
     let end = Instant::now() + PATIENCE;
     loop {
-        let mut disks = fs::read_dir(virtio.join("block")).into_iter().flatten();
-        if let Some(Ok(disk)) = disks.next() {
-            let node = Path::new("/dev").join(disk.file_name());
-            if node.exists() {
-                let name = disk.file_name().to_string_lossy().into_owned();
-                return Ok((Disk::at(node), name));
-            }
+        match device.host_disk()? {
+            Some(found) => return Ok(found),
+            None if Instant::now() >= end => return Err(Errno(libc::ENOENT)),
+            None => thread::sleep(Duration::from_millis(5)),
         }
-        if Instant::now() >= end {
-            return Err(Errno(libc::ENOENT));
-        }
-        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -6,16 +6,21 @@ use crate::{
     context::{Context, Outcome, Test},
     disk::{Disk, Mode},
     fail_nth::{FailNth, MOST},
-    fixtures::vdpa::{plain, Used},
+    fixtures::vdpa::{plain, Used, CANARY},
     sys::Errno,
     vhost_vdpa::{status, VdpaDevice},
 };
+use vblk_core::uapi::VDPA_HOST;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "vdpa/making_survives_each_failure", limit: 60, run: made },
+    Test { name: "vdpa/making_for_the_host_survives_each_failure", limit: 120, run: made_for_host },
     Test { name: "vdpa/starting_survives_each_failure", limit: 60, run: started },
 ];
+
+/// Allocations before virtio_blk has its queues.
+const OURS: u32 = 200;
 
 /// A device is there as a whole, or not at all: its disk can be used for another.
 fn made(context: &Context) -> Outcome {
@@ -44,6 +49,47 @@ fn made(context: &Context) -> Outcome {
     }
     assert!(failures > 5, "{failures}");
     Used::started(&disk, 0)?.works()
+}
+
+/// The host's driver has a disk that works, or hears that it can't have one: nothing waits for answers of
+/// a device that could not begin.
+fn made_for_host(context: &Context) -> Outcome {
+    context.needs_debug_kernel()?;
+    let disk = Disk::ram();
+    disk.write(0, &[CANARY; 4096])?;
+    let faults = FailNth::of_this_thread()?;
+    let (mut refused, mut without) = (0, 0);
+    // The device and its queues have less than so many; the rest are virtio_blk's and the block layer's.
+    for nth in (1..OURS).chain((OURS..MOST).step_by(23)) {
+        let file = disk.open(Mode::ReadWrite)?;
+        faults.arm(nth)?;
+        let device = VdpaDevice::new(&file, plain(1, VDPA_HOST));
+        let failed = faults.disarm()?;
+        match device {
+            Ok(device) => {
+                match device.host_disk()? {
+                    Some((host, _)) => {
+                        let read = host.read(0, 4096)?;
+                        assert!(read == [CANARY; 4096], "fault {nth}: another content");
+                    }
+                    None => without += 1,
+                }
+                device.delete()?;
+            }
+            Err(error) => {
+                assert!(failed, "{error} without a fault");
+                refused += 1;
+            }
+        }
+        if !failed {
+            break;
+        }
+    }
+    assert!(refused > 5 && without > 5, "{refused}, {without}");
+    let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, plain(1, VDPA_HOST))?;
+    assert!(device.host_disk()?.is_some());
+    device.delete()?;
+    Ok(())
 }
 
 /// A driver that can't begin hears of it, and can after a reset.
