@@ -176,7 +176,7 @@ impl<M: SharedMemory> Ring<M> {
     }
 
     /// Decodes the number of VHOST_SET_VRING_BASE for this ring, as [`Base::decode`] does, but for one
-    /// that some users (libblkio, Cloud Hypervisor) set for every ring that was never used: in a packed
+    /// that some users (the crate virtio-driver, Cloud Hypervisor) set for every ring that was never used: in a packed
     /// one, 0 is a place where the wrap counter is 0. What the driver or the device wrote before that at
     /// this place has a flag set, so one without is new.
     pub fn base(&self, number: u32) -> Option<Base> {

@@ -147,7 +147,7 @@ fn all_good(queue: &mut Blkioq, count: usize) -> Outcome {
     Ok(())
 }
 
-/// As `blkio` of QEMU, fio and others uses a device.
+/// As `blkio` of QEMU, fio and others uses a device. It declines packed rings.
 fn library(context: &Context, is_polled: bool, flags: u32) -> Outcome {
     let bytes = BLOCK * BLOCKS;
     let disk = Disk::counting(&TestDisk {
