@@ -176,9 +176,9 @@ impl<M: SharedMemory> Ring<M> {
     }
 
     /// Decodes the number of VHOST_SET_VRING_BASE for this ring, as [`Base::decode`] does, but for one
-    /// that some users (the crate virtio-driver, Cloud Hypervisor) set for every ring that was never used: in a packed
-    /// one, 0 is a place where the wrap counter is 0. What the driver or the device wrote before that at
-    /// this place has a flag set, so one without is new.
+    /// that some users (the crate virtio-driver, Cloud Hypervisor) set for every new ring: in a packed
+    /// one, 0 is the first place with a wrap counter of 0, which no new ring has. What the driver or the
+    /// device wrote there in the lap before has a flag set, so a ring without is new.
     pub fn base(&self, number: u32) -> Option<Base> {
         let number = match self {
             Self::Packed(ring) if number == 0 && ring.is_new() => self.format().initial_base(),
