@@ -74,6 +74,9 @@ pub(crate) struct UsedSide {
     waker: VqWaker,
     /// Kicks so far.
     kicks: Atomic<u64>,
+    /// The worker is in a turn of this queue, which ends with [`Self::end_turn`]. Changed by the worker
+    /// only, and read by it and by what interrupts it.
+    is_in_turn: Atomic<bool>,
     /// The worker answered requests without deciding on a signal. Changed by the worker only, and by
     /// the owner when there is no worker any more.
     unsignalled: Atomic<bool>,
@@ -117,10 +120,12 @@ impl State {
     /// Decides on an interrupt. Returns the eventfd to signal outside the lock.
     #[inline]
     fn take_signal(&mut self) -> Option<Arc<Signal>> {
+        // Without a call the debt stays, for the next one.
+        let call = self.call.as_ref()?;
         if !self.used.should_interrupt(&self.ring) {
             return None;
         }
-        let call = self.call.clone()?;
+        let call = call.clone();
         self.stats.interrupts += 1;
         Some(call)
     }
@@ -154,6 +159,7 @@ impl UsedSide {
             pin_init!(Self {
                 waker,
                 kicks: Atomic::new(0),
+                is_in_turn: Atomic::new(false),
                 unsignalled: Atomic::new(false),
                 state <- IrqLock::new(state, c_str!("UsedSide::state"), static_lock_class!()),
             }),
@@ -198,10 +204,12 @@ impl UsedSide {
         // A guest that sees the answer owns its memory again: the pins go before.
         let is_clean = io.as_mut().is_none_or(Io::try_release)
             && request.as_ref().is_none_or(|it| it.is_clean);
-        // The worker decides once for all requests of a batch.
-        let decides = request
-            .as_ref()
-            .is_some_and(|it| it.is_last || !runs_in(self.waker.worker()));
+        // The worker decides once for all requests of a batch, if the batch is this queue's: a disk may
+        // end one queue's I/O while it takes another's.
+        let decides = request.as_ref().is_some_and(|it| {
+            let will_decide = read_once(&self.is_in_turn) && runs_in(self.waker.worker());
+            it.is_last || !will_decide
+        });
         let mut wake_ups = WakeUps::default();
         let mut signal = None;
         let mut waiter = None;
@@ -243,6 +251,19 @@ impl UsedSide {
             None => None,
         };
         self.end(request, Some(io));
+    }
+
+    /// Begins a turn, in the worker.
+    #[inline]
+    pub(super) fn begin_turn(&self) {
+        self.is_in_turn.store(true, Relaxed);
+    }
+
+    /// Ends a turn, in the worker. What interrupts it from here on decides for itself.
+    #[inline]
+    pub(super) fn end_turn(&self) {
+        self.is_in_turn.store(false, Relaxed);
+        self.signal_used();
     }
 
     /// Signals the driver for the requests that ended in the worker without a signal.

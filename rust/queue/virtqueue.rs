@@ -154,8 +154,10 @@ impl<M: GuestMemory> Virtqueue<M> {
 impl<M: GuestMemory> Serve for Virtqueue<M> {
     fn handle_kick(&mut self) -> Next {
         let was_stopped = self.is_stopped;
+        self.used.begin_turn();
         self.handler.reap();
         let next = self.serve();
+        self.used.end_turn();
         // Once for all of a burst: the counters tell the rest.
         let malformed = self.handler.submitter.malformed;
         if malformed != self.reported || self.is_stopped != was_stopped {

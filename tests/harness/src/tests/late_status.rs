@@ -5,7 +5,7 @@
 //! exactly once, whatever the owner does to its memory in between.
 
 use crate::{
-    context::{Context, Outcome, Test},
+    context::{Context, Outcome, Test, PATIENCE},
     disk::{Delays, Disk, NullBlk},
     fixtures::in_flight::{await_taken, launch, transfer},
     memory::{GuestMemory, REGIONS},
@@ -33,6 +33,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/late_answers_at_detach", limit: 20, run: detached },
     Test { name: "harness/late_answers_after_close", limit: 20, run: closed },
     Test { name: "harness/late_answers_in_protected_memory", limit: 20, run: protected },
+    Test { name: "harness/late_answers_in_the_turn_of_another_queue", limit: 20, run: elsewhere },
 ];
 
 /// Tests of memory tables that are replaced while a disk is attached, with the ring where it was.
@@ -190,6 +191,79 @@ fn moved_in_worker(_: &Context) -> Outcome {
     Ok(())
 }
 
+/// One worker serves two queues, and the disk ends the I/O of one while it takes that of the other.
+fn elsewhere(_: &Context) -> Outcome {
+    let disk = Disk::null(&NullBlk {
+        mbps: 1,
+        depth: TAGS as u32,
+        queues: 2,
+        ..NullBlk::default()
+    })?;
+    let setup = Setup {
+        queues: 2,
+        ..Setup::default()
+    };
+    let mut vm = Vm::with_disk(&setup, &disk)?;
+    thread::scope(|scope| {
+        let alone = scope.spawn(|| have_another_queue_run_the_disk(&mut vm));
+        alone.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })?;
+    let queue = vm.queue();
+    assert!(queue.call.wait(PATIENCE)? > 0, "no interrupt");
+    for _ in 0..TAGS {
+        assert!(queue.driver.poll_used().is_some());
+    }
+    Ok(())
+}
+
+/// Leaves the disk with as many writes of the first queue as it takes, none of them the last of its
+/// batch, with an interrupt armed for their answers. Then the second queue has the worker submit one
+/// more, as in [`have_worker_run_the_disk`].
+fn have_another_queue_run_the_disk(vm: &mut Vm) -> Result<(), Errno> {
+    keep_cpu()?;
+    let mut waiting = 0;
+    for slot in 0..100 {
+        let write = transfer(vm, 2 * slot, true);
+        let place = transfer(vm, 2 * slot + 1, true);
+        let last = BlockRequest::get_id(place.header, place.status).data(place.data[0].addr, 20);
+        launch(vm, &[write, last]);
+        let driver = &mut vm.queue().driver;
+        let answered = (0..2).filter(|_| driver.poll_used().is_some()).count();
+        assert!(answered > 0, "the last of the batch");
+        waiting += 2 - answered;
+        if waiting == TAGS {
+            break;
+        }
+    }
+    assert_eq!(waiting, TAGS, "a disk without a limit");
+    assert!(!vm.queue().driver.enable_interrupt(), "answered already");
+    vm.queue().call.take()?;
+    await_tick();
+    let write = transfer(vm, 300, true);
+    write.prepare(&*vm.memory);
+    vm.queues[1].submit(&write.buffers());
+    Ok(())
+}
+
+/// Has this thread and the workers keep a CPU, the workers first.
+fn keep_cpu() -> Result<(), Errno> {
+    const CPU: usize = 1;
+    for worker in facts::threads_named(WORKER) {
+        process::run_on(worker.pid, CPU)?;
+        process::set_policy(worker.pid, Policy::Fifo(2))?;
+    }
+    process::run_on(0, CPU)?;
+    process::set_policy(0, Policy::Fifo(1))
+}
+
+/// Waits, without letting go of the CPU, until a limited disk may go on.
+fn await_tick() {
+    let ticked = Instant::now() + Duration::from_millis(50);
+    while Instant::now() < ticked {
+        std::hint::spin_loop();
+    }
+}
+
 /// Requests that the disk of [`moved_in_worker`] takes at once.
 const TAGS: usize = 2;
 
@@ -200,13 +274,7 @@ const TAGS: usize = 2;
 /// The threads of the kernel on the same CPU that would have done them before never get it: we
 /// keep it, but for the worker. So the worker had its turn whenever a kick is over.
 fn have_worker_run_the_disk(vm: &mut Vm, other: &GuestMemory) -> Result<Vec<BlockRequest>, Errno> {
-    const CPU: usize = 1;
-    for worker in facts::threads_named(WORKER) {
-        process::run_on(worker.pid, CPU)?;
-        process::set_policy(worker.pid, Policy::Fifo(2))?;
-    }
-    process::run_on(0, CPU)?;
-    process::set_policy(0, Policy::Fifo(1))?;
+    keep_cpu()?;
     // It does what it may do until its next tick, and keeps the rest.
     let mut waiting = Vec::new();
     for slot in 1..100 {
@@ -221,11 +289,7 @@ fn have_worker_run_the_disk(vm: &mut Vm, other: &GuestMemory) -> Result<Vec<Bloc
     }
     assert_eq!(waiting.len(), TAGS, "a disk without a limit");
     vm.device.set_mem_table(&other.table())?;
-    // Its next tick is over, and it may go on.
-    let ticked = Instant::now() + Duration::from_millis(50);
-    while Instant::now() < ticked {
-        std::hint::spin_loop();
-    }
+    await_tick();
     let read = transfer(vm, 0, false);
     read.prepare(other);
     vm.queue().submit(&read.buffers());

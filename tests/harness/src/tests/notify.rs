@@ -28,6 +28,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "harness/signalled_eventfd_counts_as_kick", limit: 20, run: signalled_eventfd },
     Test { name: "harness/no_kick_eventfd", limit: 20, run: no_kick_eventfd },
     Test { name: "harness/no_call_eventfd", limit: 20, run: no_call_eventfd },
+    Test { name: "harness/an_interrupt_that_is_owed_waits_for_a_call_eventfd", limit: 20, run: owed },
     Test { name: "harness/eventfds_replaced_while_running", limit: 40, run: replaced },
     Test { name: "harness/no_interrupt_through_an_eventfd_that_was_replaced", limit: 60, run: old_call },
     Test { name: "harness/an_answer_behind_the_last_of_its_batch_is_signalled", limit: 40, run: behind_the_last },
@@ -97,6 +98,32 @@ fn no_kick_eventfd(_: &Context) -> Outcome {
     // It was not read by anyone: bound again, it counts.
     vm.device.set_vring_kick(0, Some(&vm.queues[0].kick))?;
     assert_eq!(vm.queue().next_used().len, 513);
+    Ok(())
+}
+
+/// The driver waits for an answer that came while there was no eventfd. As in C vhost, the next answer
+/// interrupts it.
+fn owed(_: &Context) -> Outcome {
+    let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
+    let reads = [small_read(&vm, 0), small_read(&vm, 1)];
+    assert!(!vm.queue().driver.enable_interrupt(), "answered already");
+    vm.device.set_vring_call(0, None)?;
+    launch(&mut vm, &reads[..1]);
+    await_answers(&vm, 1)?;
+    vm.queue().call.take()?;
+    vm.device.set_vring_call(0, Some(&vm.queues[0].call))?;
+    launch(&mut vm, &reads[1..]);
+    assert_ne!(vm.queue().call.wait(PATIENCE)?, 0, "no interrupt");
+    Ok(())
+}
+
+/// Waits until so many requests were answered.
+fn await_answers(vm: &Vm, count: u64) -> Outcome {
+    let end = Instant::now() + PATIENCE;
+    while vm.device.stats()?.requests < count {
+        assert!(Instant::now() < end, "no answer");
+        thread::sleep(Duration::from_millis(1));
+    }
     Ok(())
 }
 
