@@ -8,7 +8,7 @@
 KERNEL ?= release
 # SECONDS: how long to fuzz each target.
 SECONDS ?= 60
-# DEBUG_LANE: part or whole, to run harness and differential tests on the debug kernel too.
+# DEBUG_LANE: part or whole, to run harness, vdpa and differential tests on the debug kernel too.
 DEBUG_LANE ?=
 # T: which tests, part of layer/name or a pattern with *.
 T ?=

@@ -48,6 +48,7 @@ use kernel::{
     },
 };
 use vblk_core::{
+    config::Limits,
     features::{
         bit,
         Features, //
@@ -108,7 +109,7 @@ pub(crate) struct Attachment {
 
 impl Attachment {
     /// Begins to serve all queues that were configured, on a disk whose content the host's page cache
-    /// does not hold any more.
+    /// does not hold any more, and of which the owner was told these limits.
     ///
     /// # Errors
     ///
@@ -117,10 +118,11 @@ impl Attachment {
     pub(crate) fn new(
         params: &AttachParams<'_>,
         disk: Arc<BlockFile>,
+        told: Limits,
         vrings: &mut [VringConfig],
     ) -> Result<Self> {
         disk.drop_cache()?;
-        let notifier = ConfigNotifier::new(disk.clone())?;
+        let notifier = ConfigNotifier::new(disk.clone(), told)?;
         let mut attachment = Self {
             disk,
             looking: notifier.set_call(params.config_call.cloned())?,

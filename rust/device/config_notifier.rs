@@ -35,18 +35,17 @@ pub(crate) struct ConfigNotifier {
 
 struct State {
     call: Option<Arc<Signal>>,
-    /// The limits when the disk was attached, or the eventfd was last signalled.
+    /// The limits that the owner knows: those when the eventfd was last signalled, if it was.
     told: Limits,
 }
 
 impl ConfigNotifier {
-    /// Creates the notifier; what the disk is now counts as told.
+    /// Creates the notifier for an owner that was told of these limits.
     ///
     /// # Errors
     ///
     /// ENOMEM.
-    pub(crate) fn new(file: Arc<BlockFile>) -> Result<Arc<Self>> {
-        let told = config_limits(&file);
+    pub(crate) fn new(file: Arc<BlockFile>, told: Limits) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 file,

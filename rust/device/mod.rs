@@ -40,6 +40,7 @@ use kernel::{
     },
 };
 use vblk_core::{
+    config::Limits,
     features::{
         bit,
         Features, //
@@ -341,20 +342,21 @@ impl Device {
         Ok(served.unwrap_or(configured))
     }
 
-    /// Attaches a disk and begins to serve the queues that are configured.
+    /// Attaches a disk, of which the owner was told these limits, and begins to serve the queues that
+    /// are configured.
     ///
     /// # Errors
     ///
     /// EFAULT without guest memory; EINVAL when no queue is configured and a process owns the device,
     /// which can't configure one later; those of [`Attachment::new`].
     #[inline(never)]
-    pub(crate) fn attach(&mut self, disk: Arc<BlockFile>) -> Result {
+    pub(crate) fn attach(&mut self, disk: Arc<BlockFile>, told: Limits) -> Result {
         let mut vrings = core::mem::take(&mut self.vrings);
         let attached = self.attach_params().and_then(|params| {
             if self.owner.is_some() && !vrings.iter().any(VringConfig::is_configured) {
                 return Err(EINVAL);
             }
-            Attachment::new(&params, disk, &mut vrings)
+            Attachment::new(&params, disk, told, &mut vrings)
         });
         self.vrings = vrings;
         self.attachment = Some(attached?);

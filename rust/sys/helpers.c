@@ -198,6 +198,12 @@ void vblk_allow_kill(void)
 	allow_kernel_signal(SIGKILL);
 }
 
+/* For as long as the current task lives. */
+void vblk_forbid_io_for_memory(void)
+{
+	(void)memalloc_noio_save();
+}
+
 int vblk_kill(struct task_struct *task)
 {
 	return send_sig(SIGKILL, task, 1);

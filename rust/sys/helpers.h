@@ -92,6 +92,7 @@ void vblk_init_delayed_work(struct delayed_work *work, work_func_t func);
 void vblk_queue_delayed_work(struct delayed_work *work);
 
 void vblk_allow_kill(void);
+void vblk_forbid_io_for_memory(void);
 int vblk_kill(struct task_struct *task);
 bool vblk_killed(void);
 void vblk_set_state(unsigned int state);

@@ -72,8 +72,8 @@ pub(crate) trait VdpaOps: Send + Sync + Sized + 'static {
     fn kick_vq(&self, index: usize);
     /// Exchanges what is signalled for answers. The old one is not signalled any more afterwards.
     fn set_vq_call(&self, index: usize, call: Option<Signal>);
-    /// Starts or stops a queue.
-    fn set_vq_ready(&self, index: usize, is_ready: bool);
+    /// Starts or stops a queue. virtio_vdpa lets go of its callback when it stops one.
+    fn set_vq_ready(&self, index: usize, is_ready: bool, user: User);
     /// Returns whether a queue is started, or shall be with the device.
     fn is_vq_ready(&self, index: usize) -> bool;
     /// Sets the position in a ring, in the encoding of VHOST_SET_VRING_BASE. virtio_vdpa does this
@@ -234,7 +234,7 @@ unsafe extern "C" fn set_vq_ready<T: VdpaOps>(
     ready: bool,
 ) {
     // SAFETY: As the caller promised.
-    unsafe { ops::<T>(vdpa) }.set_vq_ready(index.into(), ready);
+    unsafe { ops::<T>(vdpa).set_vq_ready(index.into(), ready, user(vdpa)) };
 }
 
 unsafe extern "C" fn get_vq_ready<T: VdpaOps>(vdpa: *mut helpers::vdpa_device, index: u16) -> bool {

@@ -279,6 +279,10 @@ unsafe extern "C" fn run_kthread<W: Work>(data: *mut c_void) -> c_int {
         unsafe { bindings::kthread_use_mm(mm.as_raw()) };
         // SAFETY: The mm is in use. Ended below, before the thread ends.
         charged = Some(unsafe { helpers::vblk_charge_owner_of(mm.as_raw()) });
+    } else {
+        // The host's own disk: what it writes to have memory freed would wait in our ring.
+        // SAFETY: Concerns the current task alone.
+        unsafe { helpers::vblk_forbid_io_for_memory() };
     }
     // SAFETY: Concerns the current task alone. See `WorkerThread::give_up`.
     unsafe { helpers::vblk_allow_kill() };

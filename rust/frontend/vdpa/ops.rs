@@ -3,10 +3,7 @@
 //! What the driver of a vDPA device does with it.
 
 use super::{
-    state::{
-        status,
-        Vring, //
-    },
+    state::status,
     vdpa_blk::VdpaBlk, //
 };
 use crate::{
@@ -80,7 +77,7 @@ impl VdpaOps for VdpaBlk {
         let _ = state.device.set_call(index, shared);
     }
 
-    fn set_vq_ready(&self, index: usize, is_ready: bool) {
+    fn set_vq_ready(&self, index: usize, is_ready: bool, user: User) {
         let state = &mut *self.state.lock();
         let is_running = state.is_running();
         let Ok(vring) = state.vring(index) else {
@@ -92,6 +89,9 @@ impl VdpaOps for VdpaBlk {
         }
         if !is_ready {
             self.stop(state, index);
+            if let User::Host(_) = user {
+                let _ = state.device.set_call(index, None);
+            }
         } else if is_running && self.start(state, index).is_err() {
             self.fail(state);
         }
@@ -150,28 +150,31 @@ impl VdpaOps for VdpaBlk {
     fn set_config_call(&self, call: Option<Signal>) {
         let state = &mut *self.state.lock();
         let call = state.share(call);
-        let _ = state.device.set_config_call(call.clone());
+        let mut result = state.device.set_config_call(call.clone());
         // A queue that stops changes the status, which is told in the same way.
         for index in 0..state.vrings.len() {
-            let _ = state.device.set_err(index, call.clone());
+            result = result.and(state.device.set_err(index, call.clone()));
+        }
+        if result.is_err() {
+            state.need_reset();
         }
     }
 
     fn status(&self) -> u8 {
         let state = &mut *self.state.lock();
-        if state
-            .device
-            .stats()
-            .is_ok_and(|stats| stats.stopped_queues > 0)
-        {
-            state.status |= status::NEEDS_RESET;
-        }
+        state.note_stopped();
         state.status
     }
 
     fn set_status(&self, status: u8, user: User) {
         let state = &mut *self.state.lock();
         let new = status & !state.status;
+        if let (true, User::Host(_)) = (new & status::FAILED != 0, &user) {
+            // The host's driver could not begin: it has let go of all that it set up. It may be tried
+            // again, and Linux resets nothing before that.
+            self.clear(state);
+            return;
+        }
         let is_thread = default_threads() == ThreadKind::VhostTask;
         if state.status == 0 && is_thread && matches!(user, User::Vmm) {
             // A VMM does this when it finds the device, most often in its main thread. DRIVER_OK comes
@@ -194,13 +197,7 @@ impl VdpaOps for VdpaBlk {
 
     fn reset(&self) {
         let state = &mut *self.state.lock();
-        self.forget_kicks(state);
-        state.device.reset();
-        state.status = 0;
-        state.is_suspended = false;
-        for vring in &mut state.vrings {
-            *vring = Vring::default();
-        }
+        self.clear(state);
         self.dismiss_worker(state);
     }
 
@@ -208,6 +205,7 @@ impl VdpaOps for VdpaBlk {
         let state = &mut *self.state.lock();
         if state.device.is_attached() {
             self.forget_kicks(state);
+            state.note_stopped();
             state.device.detach()?;
             state.is_suspended = true;
         }
@@ -220,7 +218,7 @@ impl VdpaOps for VdpaBlk {
             return Ok(());
         }
         state.is_suspended = false;
-        let attached = state.device.attach(self.disk.clone());
+        let attached = state.device.attach(self.disk.clone(), state.told);
         let result = attached.and_then(|()| self.run(state));
         result.inspect_err(|_| self.fail(state))
     }

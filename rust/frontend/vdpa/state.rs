@@ -29,6 +29,7 @@ pub(super) mod status {
     pub(crate) const DRIVER_OK: u8 = 4;
     pub(crate) const FEATURES_OK: u8 = 8;
     pub(crate) const NEEDS_RESET: u8 = 64;
+    pub(crate) const FAILED: u8 = 128;
 }
 
 /// A queue as its driver set it up, but for what [`Device`] keeps.
@@ -101,6 +102,14 @@ impl State {
             self.need_reset();
         }
         shared
+    }
+
+    /// Notes whether a queue has stopped at what its guest did. Starting it anew does not mend that.
+    pub(super) fn note_stopped(&mut self) {
+        let stats = self.device.stats();
+        if stats.is_ok_and(|stats| stats.stopped_queues > 0) {
+            self.status |= status::NEEDS_RESET;
+        }
     }
 
     /// Tells the driver that it must reset the device.

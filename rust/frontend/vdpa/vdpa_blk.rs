@@ -211,7 +211,7 @@ impl VdpaBlk {
             }
         };
         state.device.begin(memory)?;
-        state.device.attach(self.disk.clone())
+        state.device.attach(self.disk.clone(), state.told)
     }
 
     /// Attaches the disk, unless it is.
@@ -268,6 +268,7 @@ impl VdpaBlk {
 
     pub(super) fn stop(&self, state: &mut State, index: usize) {
         self.forget_kick(state, index);
+        state.note_stopped();
         state.device.stop_queue(index);
     }
 
@@ -281,6 +282,17 @@ impl VdpaBlk {
     pub(super) fn forget_kicks(&self, state: &mut State) {
         for index in 0..state.vrings.len() {
             self.forget_kick(state, index);
+        }
+    }
+
+    /// Stops all, and forgets all that a driver set up.
+    pub(super) fn clear(&self, state: &mut State) {
+        self.forget_kicks(state);
+        state.device.reset();
+        state.status = 0;
+        state.is_suspended = false;
+        for vring in &mut state.vrings {
+            *vring = Vring::default();
         }
     }
 

@@ -8,6 +8,7 @@ use super::command::{
 };
 use crate::{
     device::{
+        disk::config_limits,
         vring::RingAddresses,
         Device, //
     },
@@ -53,7 +54,12 @@ pub(super) fn execute(command: OwnerCommand, device: &mut Device) -> Result<Answ
             device.set_memory(memory)?;
         }
         OwnerCommand::SetMemoryPinned(is_pinned) => device.set_memory_pinned(is_pinned)?,
-        OwnerCommand::Attach(disk) => device.attach(Arc::new(disk, GFP_KERNEL_ACCOUNT)?)?,
+        OwnerCommand::Attach(disk) => {
+            let disk = Arc::new(disk, GFP_KERNEL_ACCOUNT)?;
+            // It is asked for after this.
+            let told = config_limits(&disk);
+            device.attach(disk, told)?;
+        }
         OwnerCommand::Detach => device.detach()?,
         OwnerCommand::SetSerial(serial) => device.set_serial(serial)?,
         OwnerCommand::SetWriteback(writeback) => device.set_writeback(writeback)?,

@@ -106,6 +106,21 @@ impl VdpaDevice {
         }))
     }
 
+    /// Returns whether the host has a virtio device of it, with a driver or without.
+    pub fn is_of_virtio(&self) -> Result<bool, Errno> {
+        Ok(self.directory_now("virtio")?.is_some())
+    }
+
+    /// Has the host's own driver try once more, which could not have it.
+    pub fn bind_again(&self) -> Result<(), Errno> {
+        let virtio = self.directory("virtio")?;
+        let name = virtio.file_name().unwrap_or_default();
+        Ok(fs::write(
+            "/sys/bus/virtio/drivers/virtio_blk/bind",
+            name.as_encoded_bytes(),
+        )?)
+    }
+
     /// Returns the disk that the host's own driver has made of it, if it has, and its name.
     pub fn host_disk(&self) -> Result<Option<(Disk, String)>, Errno> {
         let Some(virtio) = self.directory_now("virtio")? else {

@@ -71,7 +71,7 @@ pub enum Error {
     #[error("a zoned disk, which the module does not serve")]
     Zoned,
     /// No driver offered the device to its user.
-    #[error("no driver took the vDPA device: load {0} (modprobe -a {0})")]
+    #[error("no driver took the vDPA device: load {0} (modprobe -a {0}); if it is loaded, dmesg may tell why")]
     NoDriver(&'static str),
     /// A driver offered the device, and its node is not in /dev.
     #[error("{}: the kernel has this node, and /dev does not: run this where /dev is the host's", .0.display())]
@@ -521,12 +521,13 @@ mod tests {
         let text = |user: User| Error::NoDriver(user.drivers()).to_string();
         assert_eq!(
             text(User::Guest),
-            "no driver took the vDPA device: load vhost_vdpa (modprobe -a vhost_vdpa)"
+            "no driver took the vDPA device: load vhost_vdpa (modprobe -a vhost_vdpa); if it is loaded, \
+             dmesg may tell why"
         );
         assert_eq!(
             text(User::Host),
             "no driver took the vDPA device: load virtio_vdpa virtio_blk (modprobe -a virtio_vdpa \
-             virtio_blk)"
+             virtio_blk); if it is loaded, dmesg may tell why"
         );
     }
 }

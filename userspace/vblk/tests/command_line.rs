@@ -119,7 +119,7 @@ fn every_wrong_option_is_named() {
         ),
         (
             "run --kernel @kernel --disk path=@disk,backend=io-uring --disk path=@disk,backend=io-uring",
-            "--disk path=@disk: in use (mounted, part of a volume, or given to another guest)",
+            "--disk path=@disk: in use (mounted, part of a volume, given to another guest, or of a vDPA device: vblk vdpa list)",
         ),
         ("run --kernel @kernel --disk backend=vhost", "--disk backend=vhost: path= is missing"),
         (

@@ -48,6 +48,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "vdpa/read_only_mappings_are_not_written", limit: 20, run: read_only },
     Test { name: "vdpa/a_broken_ring_asks_for_a_reset", limit: 20, run: broken_ring },
     Test { name: "vdpa/configuration_changes_are_told", limit: 20, run: resized },
+    Test { name: "vdpa/changes_while_nothing_is_served_are_told", limit: 20, run: resized_unattached },
     Test { name: "vdpa/a_vmm_killed_with_requests_in_flight", limit: 60, run: killed },
     Test { name: "vdpa/deleting_waits_for_the_vmm", limit: 40, run: deleted },
     Test { name: "vdpa/the_module_stays_while_a_device_exists", limit: 20, run: module_stays },
@@ -395,12 +396,44 @@ fn broken_ring(_: &Context) -> Outcome {
     used.node.set_config_call(config.as_fd().as_raw_fd())?;
     // An available index that no driver can mean.
     let index = GuestAddr(used.driver.layout().avail.0 + 2);
-    used.memory.write(index, &0x7000u16.to_le_bytes());
-    used.kick.signal()?;
-    assert!(config.wait(PATIENCE)? > 0, "no interrupt");
+    let right = used.memory.read_vec(index, 2);
+    let broken = || -> Outcome {
+        used.memory.write(index, &0x7000u16.to_le_bytes());
+        used.kick.signal()?;
+        assert!(config.wait(PATIENCE)? > 0, "no interrupt");
+        Ok(())
+    };
+    broken()?;
+    // Starting it anew is no reset.
+    used.node.enable(0, false)?;
+    used.memory.write(index, &right);
+    used.node.enable(0, true)?;
     assert_eq!(used.node.status()?, DRIVER_OK | status::NEEDS_RESET);
+    broken()?;
     used.node.set_status(0)?;
     assert_eq!(used.node.status()?, 0);
+    Ok(())
+}
+
+/// A driver reads the configuration before it is ready. What changes between, or while the device is
+/// suspended, it has to hear of.
+fn resized_unattached(_: &Context) -> Outcome {
+    let disk = Disk::looped(8 << 20)?;
+    let used = Used::prepared(&disk, 0)?;
+    let config = EventFd::new()?;
+    used.node.set_config_call(config.as_fd().as_raw_fd())?;
+    let capacity = || used.node.config(0, 8);
+    assert_eq!(capacity()?, (16384u64).to_le_bytes());
+    disk.resize(16 << 20)?;
+    used.start(used.driver.base())?;
+    assert!(config.wait(PATIENCE)? > 0, "before the driver is ready");
+    assert_eq!(capacity()?, (32768u64).to_le_bytes());
+    used.node.suspend()?;
+    config.take()?;
+    disk.resize(24 << 20)?;
+    used.node.resume()?;
+    assert!(config.wait(PATIENCE)? > 0, "while suspended");
+    assert_eq!(capacity()?, (49152u64).to_le_bytes());
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "vdpa/the_hosts_own_driver_discards_and_zeroes", limit: 20, run: ranges },
     Test { name: "vdpa/the_hosts_own_driver_sees_a_new_size", limit: 20, run: resized },
     Test { name: "vdpa/the_hosts_own_driver_sees_errors", limit: 20, run: failing },
+    Test { name: "vdpa/the_hosts_worker_waits_for_no_writeback", limit: 20, run: without_io },
 ];
 
 fn add(flags: u32) -> VdpaAdd {
@@ -85,6 +86,32 @@ fn written(context: &Context) -> Outcome {
         device.delete()?;
         assert!(disk.read(0, model.len())? == model, "on the disk itself");
     }
+    Ok(())
+}
+
+/// The worker's own allocations must not wait for what is written to the disk that it serves: they
+/// start no I/O (PF_MEMALLOC_NOIO, <linux/sched.h>), as those of a loop device do.
+fn without_io(_: &Context) -> Outcome {
+    const KTHREADD: &str = "2";
+    const NO_IO: u32 = 0x0008_0000;
+    let device = VdpaDevice::new(&Disk::ram().open(Mode::ReadWrite)?, add(0))?;
+    disk_of(&device)?;
+    let mut workers = 0;
+    for process in fs::read_dir("/proc")?.flatten() {
+        // A thread that ended meanwhile has no status.
+        let status = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let Some((name, rest)) = status.rsplit_once(") ") else {
+            continue;
+        };
+        let fields: Vec<&str> = rest.split(' ').collect();
+        if name.contains("(vhost-") && fields[1] == KTHREADD {
+            let flags: u32 = fields[6].parse()?;
+            assert_ne!(flags & NO_IO, 0, "{name}: {flags:x}");
+            workers += 1;
+        }
+    }
+    assert_eq!(workers, 1);
+    device.delete()?;
     Ok(())
 }
 

@@ -170,7 +170,7 @@ fn open_disk(options: &AddOptions, label: &str) -> Result<Disk, String> {
 
 /// Tells of limits that a VMM may run into, and that say little when it does.
 fn warn() {
-    let locked = rlimit::get(Resource::LockedMemory).map_or(u64::MAX, |limit| limit.hard);
+    let locked = rlimit::get(Resource::LockedMemory).map_or(u64::MAX, |limit| limit.soft);
     if locked < FEW_LOCKED_BYTES {
         tell(&format!(
             "note: vhost-vdpa pins all memory of a guest for each of its disks, and RLIMIT_MEMLOCK is \
@@ -182,7 +182,8 @@ fn warn() {
     if vdpa::max_mappings().is_some_and(|most| most <= FEW_MAPPINGS) {
         tell(
             "note: vhost-vdpa maps at most 2048 pieces of contiguous memory: give the guest huge \
-             pages, or boot the host with vhost_vdpa.max_iotlb_entries=65536",
+             pages, or load vhost_vdpa anew with max_iotlb_entries=65536 (built in: boot with \
+             vhost_vdpa.max_iotlb_entries=65536)",
         );
     }
 }

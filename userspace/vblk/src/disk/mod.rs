@@ -35,7 +35,7 @@ pub enum Error {
     #[error("neither a block device nor a regular file")]
     NotADisk,
     /// It is in use: by a mounted filesystem, another launcher, a volume manager.
-    #[error("in use (mounted, part of a volume, or given to another guest)")]
+    #[error("in use (mounted, part of a volume, given to another guest, or of a vDPA device: vblk vdpa list)")]
     InUse,
     /// Writing was asked for, and is impossible.
     #[error("read-only; add readonly")]
