@@ -111,6 +111,11 @@ impl Context {
         }
     }
 
+    /// Returns whether this is the debug kernel, on which all takes its time.
+    pub fn is_debug(&self) -> bool {
+        self.debug
+    }
+
     /// The random numbers of one test.
     pub fn rng(&self) -> Rng {
         Rng::new(self.seed)

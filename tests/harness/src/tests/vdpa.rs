@@ -8,8 +8,8 @@ use crate::{
     context::{Context, Outcome, Test, PATIENCE},
     disk::{self, Disk, Mode},
     fixtures::vdpa::{
-        addr, assert_refused, layout, plain, read, reads, region_at, slow_disk, taken, Used,
-        CANARY, DELAY, DRIVER_OK,
+        addr, assert_refused, delay, layout, plain, read, reads, region_at, slow_disk, taken, Used,
+        CANARY, DRIVER_OK,
     },
     kmod,
     memory::{GuestMemory, LOW, MIDDLE, REGIONS},
@@ -216,8 +216,8 @@ fn two_devices(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn suspended(_: &Context) -> Outcome {
-    let disk = slow_disk()?;
+fn suspended(context: &Context) -> Outcome {
+    let disk = slow_disk(context)?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
         used.launch(&reads(16));
@@ -236,7 +236,7 @@ fn suspended(_: &Context) -> Outcome {
         }
         let before = taken(&used);
         used.launch(&reads(16));
-        thread::sleep(2 * DELAY);
+        thread::sleep(2 * delay(context));
         assert_eq!(used.node.base(0)?, before, "taken while suspended");
         assert_eq!(used.driver.poll_used(), None, "answered while suspended");
         used.node.resume()?;
@@ -263,8 +263,8 @@ fn positions(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn unmapped(_: &Context) -> Outcome {
-    let disk = slow_disk()?;
+fn unmapped(context: &Context) -> Outcome {
+    let disk = slow_disk(context)?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
         let data = region_at(&used.memory, MIDDLE.guest);
@@ -278,7 +278,7 @@ fn unmapped(_: &Context) -> Outcome {
         used.memory
             .fill(GuestAddr(MIDDLE.guest), MIDDLE.bytes, CANARY);
         used.await_used(64)?;
-        thread::sleep(DELAY);
+        thread::sleep(delay(context));
         let bytes = used.memory.read_vec(GuestAddr(MIDDLE.guest), MIDDLE.bytes);
         let at = bytes.iter().position(|byte| *byte != CANARY);
         assert_eq!(at, None, "written after it was unmapped");
@@ -489,7 +489,7 @@ fn be_in_flight(arguments: &[&str]) -> Outcome {
 }
 
 fn killed(context: &Context) -> Outcome {
-    let disk = slow_disk()?;
+    let disk = slow_disk(context)?;
     let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, plain(1, 0))?;
     let node = device.node()?;
     let path = node.to_str().ok_or("path")?;
@@ -512,8 +512,8 @@ fn killed(context: &Context) -> Outcome {
     used.works()
 }
 
-fn deleted(_: &Context) -> Outcome {
-    let disk = slow_disk()?;
+fn deleted(context: &Context) -> Outcome {
+    let disk = slow_disk(context)?;
     let mut used = Used::started(&disk, 0)?;
     used.launch(&reads(16));
     let name = used.device.name().to_owned();

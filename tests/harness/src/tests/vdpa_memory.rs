@@ -7,7 +7,7 @@ use crate::{
     context::{Context, Outcome, Test},
     disk::{Disk, NullBlk, TestDisk},
     fixtures::ranges::zeroes,
-    fixtures::vdpa::{read, region_at, slow_disk, Used, CANARY, DELAY},
+    fixtures::vdpa::{delay, read, region_at, slow_disk, Used, CANARY},
     memory::{GuestMemory, RegionSpec, HIGH, MIDDLE},
     rng::Rng,
     sys::{map, process, Errno},
@@ -76,8 +76,8 @@ fn assert_all(memory: &GuestMemory, from: GuestAddr, len: usize, value: u8, what
 }
 
 /// What the guest puts there after the memory was unmapped does not reach the disk.
-fn written(_: &Context) -> Outcome {
-    let disk = slow_disk()?;
+fn written(context: &Context) -> Outcome {
+    let disk = slow_disk(context)?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
         disk.write(0, &vec![0; (COUNT * PAGE) as usize])?;
@@ -198,8 +198,8 @@ fn unfinished(_: &Context) -> Outcome {
 }
 
 /// Requests have the memory that was mapped when they were taken.
-fn another_memory(_: &Context) -> Outcome {
-    let disk = slow_disk()?;
+fn another_memory(context: &Context) -> Outcome {
+    let disk = slow_disk(context)?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
         disk.write(0, &contents(COUNT))?;
@@ -217,7 +217,7 @@ fn another_memory(_: &Context) -> Outcome {
             .map(&region_at(&other, MIDDLE.guest), Access::ReadWrite)?;
         used.await_used(COUNT as usize)?;
         // Longer than the disk takes for whatever it may still have.
-        thread::sleep(2 * DELAY);
+        thread::sleep(2 * delay(context));
         let came = used.memory.read_vec(GuestAddr(MIDDLE.guest), all);
         assert!(came == contents(COUNT), "not where it was taken");
         let start = GuestAddr(MIDDLE.guest);
