@@ -80,6 +80,10 @@ impl Signal {
 
     /// Returns the callback of a driver of the vDPA bus; `None` when it is none.
     ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    ///
     /// The host's driver is one of a disk, and takes the block layer's locks for it. Who signals may
     /// hold the same kind of lock of the disk below, as a flush that ends does, so it is called in an
     /// interrupt of its own, as such drivers are.
@@ -91,15 +95,16 @@ impl Signal {
     pub(super) unsafe fn from_callback(
         callback: &helpers::vdpa_callback,
         is_of_host: bool,
-    ) -> Option<Self> {
-        callback.callback?;
-        // INVARIANT: as the caller promised. The eventfd that it may name is not used: it is freed
-        // without a word when user space exchanges it, and the callback knows of that.
-        let at_once = Self(Kind::Callback(*callback));
-        if !is_of_host {
-            return Some(at_once);
+    ) -> Result<Option<Self>> {
+        if callback.callback.is_none() {
+            return Ok(None);
         }
-        // INVARIANT: the rest is 0, as IRQ_WORK_INIT makes it.
+        if !is_of_host {
+            // INVARIANT: as the caller promised. The eventfd that it may name is not used: it is freed
+            // without a word when user space exchanges it, and the callback knows of that.
+            return Ok(Some(Self(Kind::Callback(*callback))));
+        }
+        // INVARIANT: as the caller promised; the rest is 0, as IRQ_WORK_INIT makes it.
         let interrupt = Interrupt {
             work: Opaque::new(bindings::irq_work {
                 func: Some(call_back),
@@ -107,9 +112,8 @@ impl Signal {
             }),
             callback: *callback,
         };
-        // An order of locks that looks wrong to lockdep is better than no interrupts.
-        let interrupt = KBox::new(interrupt, GFP_KERNEL);
-        Some(interrupt.map_or(at_once, |it| Self(Kind::Interrupt(it))))
+        let interrupt = KBox::new(interrupt, GFP_KERNEL)?;
+        Ok(Some(Self(Kind::Interrupt(interrupt))))
     }
 
     /// Adds one to the counter of an eventfd and wakes its waiters, or calls the callback. In any

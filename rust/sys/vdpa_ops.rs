@@ -71,7 +71,7 @@ pub(crate) trait VdpaOps: Send + Sync + Sized + 'static {
     /// Tells of requests. In any context.
     fn kick_vq(&self, index: usize);
     /// Exchanges what is signalled for answers. The old one is not signalled any more afterwards.
-    fn set_vq_call(&self, index: usize, call: Option<Signal>);
+    fn set_vq_call(&self, index: usize, call: Result<Option<Signal>>);
     /// Starts or stops a queue. virtio_vdpa lets go of its callback when it stops one.
     fn set_vq_ready(&self, index: usize, is_ready: bool, user: User);
     /// Returns whether a queue is started, or shall be with the device.
@@ -93,7 +93,7 @@ pub(crate) trait VdpaOps: Send + Sync + Sized + 'static {
     fn driver_features(&self) -> u64;
     /// Exchanges what is signalled when the configuration space has changed. The old one is not
     /// signalled any more afterwards.
-    fn set_config_call(&self, call: Option<Signal>);
+    fn set_config_call(&self, call: Result<Option<Signal>>);
     /// Returns the device status.
     fn status(&self) -> u8;
     /// Sets the device status, which is not 0.
@@ -207,6 +207,10 @@ unsafe extern "C" fn kick_vq<T: VdpaOps>(vdpa: *mut helpers::vdpa_device, index:
 
 /// Returns what a driver of the bus wants to be called.
 ///
+/// # Errors
+///
+/// ENOMEM.
+///
 /// # Safety
 ///
 /// `vdpa` is there. `callback` points to a callback that may be called until another one is set, or
@@ -214,7 +218,7 @@ unsafe extern "C" fn kick_vq<T: VdpaOps>(vdpa: *mut helpers::vdpa_device, index:
 unsafe fn signal(
     vdpa: *mut helpers::vdpa_device,
     callback: *mut helpers::vdpa_callback,
-) -> Option<Signal> {
+) -> Result<Option<Signal>> {
     // SAFETY: As the caller promised: the operations let go of the callback then.
     unsafe { Signal::from_callback(&*callback, helpers::vblk_vdpa_is_for_host(vdpa)) }
 }

@@ -71,7 +71,7 @@ impl VdpaOps for VdpaBlk {
         }
     }
 
-    fn set_vq_call(&self, index: usize, call: Option<Signal>) {
+    fn set_vq_call(&self, index: usize, call: Result<Option<Signal>>) {
         let state = &mut *self.state.lock();
         let shared = state.share(call);
         let _ = state.device.set_call(index, shared);
@@ -147,7 +147,7 @@ impl VdpaOps for VdpaBlk {
         self.state.lock().device.features().0
     }
 
-    fn set_config_call(&self, call: Option<Signal>) {
+    fn set_config_call(&self, call: Result<Option<Signal>>) {
         let state = &mut *self.state.lock();
         let call = state.share(call);
         let mut result = state.device.set_config_call(call.clone());

@@ -96,8 +96,12 @@ impl State {
 
     /// Returns what several may signal. Without memory for it the driver gets no interrupts, and must
     /// reset the device.
-    pub(super) fn share(&mut self, call: Option<Signal>) -> Option<Arc<Signal>> {
-        let shared = Arc::new(call?, GFP_KERNEL).ok();
+    pub(super) fn share(&mut self, call: Result<Option<Signal>>) -> Option<Arc<Signal>> {
+        let shared = match call {
+            Ok(None) => return None,
+            Ok(Some(call)) => Arc::new(call, GFP_KERNEL).ok(),
+            Err(_) => None,
+        };
         if shared.is_none() {
             self.need_reset();
         }
