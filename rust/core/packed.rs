@@ -153,7 +153,7 @@ impl<M: SharedMemory> PackedRing<M> {
         Descriptor::from_words(self.desc.load_u64(at), self.desc.load_u64(at + 8))
     }
 
-    /// Returns true if nobody wrote a descriptor to the first place yet. The lap before one with the
+    /// Returns true if no descriptor was written to the first place yet. The lap before one with the
     /// wrap counter 0 leaves it with AVAIL, and that lap gives it USED (virtio 1.2, 2.8.1).
     pub(crate) fn is_new(&self) -> bool {
         let flags = u16::from_le(self.desc.load_u16(DESC_FLAGS));

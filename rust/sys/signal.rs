@@ -80,13 +80,13 @@ impl Signal {
 
     /// Returns the callback of a driver of the vDPA bus; `None` when it is none.
     ///
-    /// # Errors
-    ///
-    /// ENOMEM.
-    ///
     /// The host's driver is one of a disk, and takes the block layer's locks for it. Who signals may
     /// hold the same kind of lock of the disk below, as a flush that ends does, so it is called in an
     /// interrupt of its own, as such drivers are.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
     ///
     /// # Safety
     ///

@@ -86,14 +86,7 @@ impl VdpaDevice {
     /// Waits for a directory below the device's in sysfs whose name begins so, and returns its
     /// path.
     pub fn directory(&self, prefix: &str) -> Result<PathBuf, Errno> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            match self.directory_now(prefix)? {
-                Some(path) => return Ok(path),
-                None if Instant::now() >= end => return Err(Errno(libc::ENOENT)),
-                None => thread::sleep(Duration::from_millis(5)),
-            }
-        }
+        until_there(|| self.directory_now(prefix))
     }
 
     /// Does the same without waiting.
@@ -346,6 +339,18 @@ impl VhostVdpa {
         message.resize(72, 0);
         (&self.file).write_all(&message)?;
         Ok(())
+    }
+}
+
+/// Looks for something until it is there, for some time.
+pub fn until_there<T>(find: impl Fn() -> Result<Option<T>, Errno>) -> Result<T, Errno> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match find()? {
+            Some(found) => return Ok(found),
+            None if Instant::now() >= end => return Err(Errno(libc::ENOENT)),
+            None => thread::sleep(Duration::from_millis(5)),
+        }
     }
 }
 

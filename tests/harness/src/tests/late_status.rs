@@ -168,18 +168,10 @@ fn moved(_: &Context) -> Outcome {
 
 /// Does the same as [`moved`], but the I/O completes in the worker.
 fn moved_in_worker(_: &Context) -> Outcome {
-    let disk = Disk::null(&NullBlk {
-        mbps: 1,
-        depth: TAGS as u32,
-        queues: 2,
-        ..NullBlk::default()
-    })?;
+    let disk = limited_disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let other = GuestMemory::new(&REGIONS)?;
-    let waiting = thread::scope(|scope| {
-        let alone = scope.spawn(|| have_worker_run_the_disk(&mut vm, &other));
-        alone.join().unwrap_or_else(|panic| resume_unwind(panic))
-    })?;
+    let waiting = by_another_thread(|| have_worker_run_the_disk(&mut vm, &other))?;
     for _ in 0..TAGS + 1 {
         assert_ne!(vm.queue().next_used().len, 0);
     }
@@ -193,21 +185,13 @@ fn moved_in_worker(_: &Context) -> Outcome {
 
 /// One worker serves two queues, and the disk ends the I/O of one while it takes that of the other.
 fn elsewhere(_: &Context) -> Outcome {
-    let disk = Disk::null(&NullBlk {
-        mbps: 1,
-        depth: TAGS as u32,
-        queues: 2,
-        ..NullBlk::default()
-    })?;
+    let disk = limited_disk()?;
     let setup = Setup {
         queues: 2,
         ..Setup::default()
     };
     let mut vm = Vm::with_disk(&setup, &disk)?;
-    thread::scope(|scope| {
-        let alone = scope.spawn(|| have_another_queue_run_the_disk(&mut vm));
-        alone.join().unwrap_or_else(|panic| resume_unwind(panic))
-    })?;
+    by_another_thread(|| have_another_queue_run_the_disk(&mut vm))?;
     let queue = vm.queue();
     assert!(queue.call.wait(PATIENCE)? > 0, "no interrupt");
     for _ in 0..TAGS {
@@ -264,8 +248,26 @@ fn await_tick() {
     }
 }
 
-/// Requests that the disk of [`moved_in_worker`] takes at once.
+/// Requests that [`limited_disk`] takes at once.
 const TAGS: usize = 2;
+
+/// Creates a disk that does what it may do until its next tick, and keeps the rest.
+fn limited_disk() -> Result<Disk, Errno> {
+    Disk::null(&NullBlk {
+        mbps: 1,
+        depth: TAGS as u32,
+        queues: 2,
+        ..NullBlk::default()
+    })
+}
+
+/// Does something in a thread of its own, whose CPU and policy end with it.
+fn by_another_thread<T: Send>(work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
+    thread::scope(|scope| {
+        let alone = scope.spawn(work);
+        alone.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
 
 /// Leaves the disk with as many writes as it takes, exchanges the memory table, and has the worker
 /// submit one more. A disk that takes no more is run by the thread that submits, and then these

@@ -10,7 +10,7 @@ use crate::{
     },
     program::run,
     sys::{ioctl, Errno},
-    vhost_vdpa::VdpaDevice,
+    vhost_vdpa::{until_there, VdpaDevice},
 };
 use std::{
     fs, thread,
@@ -45,14 +45,7 @@ fn add(flags: u32) -> VdpaAdd {
 
 /// Waits for /dev/vdX, and returns it and what its directory in sysfs is called.
 fn disk_of(device: &VdpaDevice) -> Result<(Disk, String), Errno> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match device.host_disk()? {
-            Some(found) => return Ok(found),
-            None if Instant::now() >= end => return Err(Errno(libc::ENOENT)),
-            None => thread::sleep(Duration::from_millis(5)),
-        }
-    }
+    until_there(|| device.host_disk())
 }
 
 fn written(context: &Context) -> Outcome {

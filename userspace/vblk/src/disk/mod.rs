@@ -34,7 +34,7 @@ pub enum Error {
     /// The path is neither a block device nor a file.
     #[error("neither a block device nor a regular file")]
     NotADisk,
-    /// It is in use: by a mounted filesystem, another launcher, a volume manager.
+    /// It is in use: by a mounted filesystem, another launcher, a volume manager, a vDPA device.
     #[error("in use (mounted, part of a volume, given to another guest, or of a vDPA device: vblk vdpa list)")]
     InUse,
     /// Writing was asked for, and is impossible.
