@@ -55,12 +55,16 @@ impl Completions {
     #[inline]
     pub fn complete(&mut self, generation: u32) -> WakeUps {
         self.finished = self.finished.wrapping_add(1);
+        // What keeps memory of another table, unmapped meanwhile, is with I/Os until the worker takes
+        // them back.
+        let mut is_to_be_released = false;
         if generation != self.generation {
             self.earlier = self.earlier.saturating_sub(1);
+            is_to_be_released = self.earlier == 0;
         }
         WakeUps {
             waiter: self.awaited != Awaited::Nothing && self.is_over(),
-            worker: core::mem::take(&mut self.starved),
+            worker: core::mem::take(&mut self.starved) || is_to_be_released,
         }
     }
 

@@ -34,6 +34,7 @@ pub mod range;
 pub mod ready;
 pub mod request;
 pub mod ring;
+pub mod segments;
 pub mod split;
 pub mod status;
 pub mod table;

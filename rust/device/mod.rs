@@ -89,10 +89,21 @@ impl Device {
         Ok(Self::with(workers, Some(mm), may_use_realtime_io()))
     }
 
-    /// Creates a device that no process owns, without a worker. All of its memory is pinned ahead.
+    /// Creates a device that no process owns, with so many queues and without a worker. All of its
+    /// memory is pinned ahead.
+    ///
+    /// # Errors
+    ///
+    /// ENOBUFS when there can't be so many queues; ENOMEM.
     #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
-    pub(crate) fn without_owner() -> Self {
-        Self::with(Workers::none(), None, false)
+    pub(crate) fn without_owner(queues: usize) -> Result<Self> {
+        let mut device = Self::with(Workers::none(), None, false);
+        // All at once: most of what a driver of the vDPA bus does to a queue it can't be told the
+        // failure of.
+        for index in 0..queues {
+            device.vring(index)?;
+        }
+        Ok(device)
     }
 
     fn with(workers: Workers, owner: Option<ARef<MmWithUser>>, realtime: bool) -> Self {

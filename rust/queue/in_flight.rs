@@ -196,5 +196,5 @@ pub(crate) enum IoOwner {
     /// A part of a request.
     Part(Arc<SharedRequest>),
     /// A part of a request whose data the worker copies to the guest.
-    CopyOut(Arc<SharedRequest>, KVec<Piece>),
+    CopyOut(Arc<SharedRequest>, KVVec<Piece>),
 }

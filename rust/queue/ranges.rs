@@ -12,6 +12,7 @@ use super::{
         IoOwner,
         SharedRequest, //
     },
+    transfer::COPY_BYTES,
 };
 use crate::{
     memory::{
@@ -19,14 +20,21 @@ use crate::{
         GuestMemory, //
     },
     sys::{
-        io::SectorOp,
+        io::{
+            DataOp,
+            SectorOp, //
+        },
         task::{
             give_way,
             gives_up, //
         },
     },
 };
-use kernel::sync::Arc;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::Arc, //
+};
 use vblk_core::{
     addr::SECTOR_SIZE,
     drain::VQ_BYTE_WEIGHT,
@@ -45,8 +53,8 @@ use vblk_core::{
 /// What is left of a request on ranges.
 pub(super) struct Ranges {
     op: RangeOp,
-    /// Zeroes that are written are durable before the request is answered.
-    durable: bool,
+    /// The operation that writes zeroes.
+    write: DataOp,
     priority: u16,
     ranges: [Range; MAX_RANGES],
 }
@@ -86,7 +94,7 @@ impl Ranges {
         }
         Ok(Self {
             op,
-            durable: context.rules.durable,
+            write: context.rules.write_op(),
             priority,
             ranges,
         })
@@ -106,11 +114,14 @@ impl Ranges {
             if done >= VQ_BYTE_WEIGHT {
                 return Progress::Soon;
             }
-            let Some(bytes) = self.submit(context, &range, shared) else {
-                return Progress::Starved;
-            };
-            self.advance(bytes);
-            done += bytes;
+            match self.submit(context, &range, shared) {
+                Ok(Some(bytes)) => {
+                    self.advance(bytes);
+                    done += bytes;
+                }
+                Ok(None) => return Progress::Starved,
+                Err(failure) => return Progress::Over(Err(failure)),
+            }
             give_way();
         }
         Progress::Over(Ok(()))
@@ -118,12 +129,16 @@ impl Ranges {
 
     /// Submits an I/O for the beginning of a range. Returns how many bytes that is; `None` when there
     /// is no free I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Memory`] when there is none.
     fn submit<M: GuestMemory>(
         &self,
         context: &mut RequestContext<M>,
         range: &Range,
         shared: &Arc<SharedRequest>,
-    ) -> Option<u32> {
+    ) -> Result<Option<u32>, Failure> {
         let priority = self.priority;
         let op = match self.op {
             RangeOp::Discard => Some(SectorOp::Discard),
@@ -131,20 +146,39 @@ impl Ranges {
             // What a device makes of zeroes by itself it can't be told to make durable at once; and
             // zeroes that keep their space many a device only claims to know how to make.
             RangeOp::WriteZeroes => {
-                let by_itself = range.unmap && !self.durable && context.file.writes_zeroes();
+                let by_itself =
+                    self.write == DataOp::Write && range.unmap && context.file.writes_zeroes();
                 by_itself.then_some(SectorOp::WriteZeroes)
             }
         };
-        let io = context.pool.take(op.is_none())?;
+        // One vector of a block at least: vectors of pages can be too many for an ordinary I/O, and for
+        // the disk.
+        let block = context.disk.block_size;
+        let buffer = if op.is_none() && block as usize > PAGE_SIZE {
+            let bytes = COPY_BYTES.max(block).min(range.bytes) as usize;
+            KVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT).map_err(|_| Failure::Memory)?
+        } else {
+            KVec::new()
+        };
+        let Some(io) = context.pool.take(op.is_none() && buffer.is_empty()) else {
+            return Ok(None);
+        };
         let owner = IoOwner::Part(shared.clone());
         let used = context.pool.submitting();
         let sector = range.sector.0;
-        Some(match op {
+        Ok(Some(match op {
             Some(op) => {
                 io.sectors(op, priority, sector, range.bytes, used, owner);
                 range.bytes
             }
-            None => io.zeroes(self.durable, priority, sector, range.bytes, used, owner),
-        })
+            None if buffer.is_empty() => {
+                io.zeroes(self.write, priority, sector, range.bytes, used, owner)
+            }
+            None => {
+                let bytes = buffer.len() as u32;
+                io.copied(self.write, priority, sector, buffer, used, owner);
+                bytes
+            }
+        }))
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         GuestMemory, //
     },
     sys::{
+        gfp_user_sized,
         io::{
             DataOp,
             IoBuilder, //
@@ -46,7 +47,10 @@ use vblk_core::{
 };
 
 /// Bytes that are copied at a time where the device can't reach the guest's buffers itself.
-const COPY_BYTES: u32 = 32768;
+pub(super) const COPY_BYTES: u32 = 32768;
+
+/// Pieces that are copied to at a time, unless a block has more of them.
+const COPY_PIECES: usize = 1024;
 
 /// A transfer between the disk and guest memory.
 pub(super) struct Transfer {
@@ -71,7 +75,8 @@ pub(super) struct Transfer {
 pub(super) enum Filled {
     /// All that is left, or whole blocks of it.
     Io(IoBuilder<UsedSide>),
-    /// The device can't reach the memory, or a block has too many parts.
+    /// The device can't reach the memory, or no I/O on it that has whole blocks: a block has too many
+    /// parts, or gaps between them.
     Unreachable,
     /// There is no free I/O.
     Starved,
@@ -150,7 +155,11 @@ impl Transfer {
             // Each I/O has whole blocks.
             io.data().trim(added & self.block.wrapping_sub(1));
         }
-        if io.bytes() == 0 || !io.data().is_aligned(self.alignment_mask) {
+        let has_whole_blocks = io.data().is_in_one_page()
+            || io
+                .data()
+                .has_whole_blocks(self.block, &context.file.segment_limits());
+        if io.bytes() == 0 || !io.data().is_aligned(self.alignment_mask) || !has_whole_blocks {
             context.pool.put(io.abandon());
             return Filled::Unreachable;
         }
@@ -166,9 +175,9 @@ impl Transfer {
         shared: &Arc<SharedRequest>,
     ) -> Result<Option<u32>, Failure> {
         // Whole blocks: both bounds are, and so is the rest.
-        let bytes = COPY_BYTES.max(self.block).min(data.bytes() - self.done);
+        let most = COPY_BYTES.max(self.block).min(data.bytes() - self.done);
         // kmalloc aligns a power of two to itself.
-        let room = bytes
+        let room = most
             .max(self.alignment_mask.saturating_add(1))
             .checked_next_power_of_two()
             .ok_or(Failure::Memory)?;
@@ -176,20 +185,13 @@ impl Transfer {
             return Ok(None);
         };
         let prepare = || {
+            let (bytes, pieces) = match self.op {
+                DataOp::Read => self.pieces_to_fill(data, most)?,
+                DataOp::Write | DataOp::WriteDurable => (most, KVVec::new()),
+            };
             let mut buffer = KVec::with_capacity(room as usize, GFP_KERNEL_ACCOUNT)?;
             buffer.resize(bytes as usize, 0, GFP_KERNEL_ACCOUNT)?;
-            let mut pieces = KVec::new();
-            if self.op == DataOp::Read {
-                let mut left = bytes;
-                for mut piece in data.pieces_after(self.done) {
-                    piece.len = piece.len.min(left);
-                    left -= piece.len;
-                    pieces.push(piece, GFP_KERNEL_ACCOUNT)?;
-                    if left == 0 {
-                        break;
-                    }
-                }
-            } else {
+            if self.op != DataOp::Read {
                 let from = data.pieces_after(self.done);
                 copy_in(&context.memory, from, &mut buffer).map_err(|_| EFAULT)?;
             }
@@ -202,6 +204,7 @@ impl Transfer {
                 return Err(Failure::Memory);
             }
         };
+        let bytes = buffer.len() as u32;
         let owner = if self.op == DataOp::Read {
             IoOwner::CopyOut(shared.clone(), pieces)
         } else {
@@ -216,6 +219,26 @@ impl Transfer {
             owner,
         );
         Ok(Some(bytes))
+    }
+
+    /// Returns whole blocks of what is left, at most `most` bytes, and at least the pieces that they
+    /// are copied to.
+    fn pieces_to_fill(&self, data: &Payload<'_>, most: u32) -> Result<(u32, KVVec<Piece>)> {
+        let mut pieces = KVVec::new();
+        let mut bytes = 0;
+        for piece in data.pieces_after(self.done) {
+            if bytes >= most || pieces.len() >= COPY_PIECES && bytes >= self.block {
+                break;
+            }
+            pieces.push(piece, gfp_user_sized())?;
+            bytes = bytes.saturating_add(piece.len);
+        }
+        let bytes = if bytes < most {
+            bytes & !self.block.wrapping_sub(1)
+        } else {
+            most
+        };
+        Ok((bytes, pieces))
     }
 }
 

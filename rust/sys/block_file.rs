@@ -18,6 +18,7 @@ use kernel::{
     error::to_result,
     prelude::*, //
 };
+use vblk_core::segments::SegmentLimits;
 
 /// An open file of a block device.
 ///
@@ -114,6 +115,17 @@ impl BlockFile {
             block_size: geometry.block_size,
             alignment_mask: geometry.dma_alignment,
             read_only: geometry.read_only || !self.writable,
+        }
+    }
+
+    /// Returns the limits of segments that the device has now.
+    pub(crate) fn segment_limits(&self) -> SegmentLimits {
+        let mut limits = helpers::vblk_segment_limits::default();
+        // SAFETY: The device is open, by the type invariant.
+        unsafe { helpers::vblk_bdev_segment_limits(self.as_ptr(), &mut limits) };
+        SegmentLimits {
+            most: limits.max_segments,
+            virt_boundary_mask: limits.virt_boundary_mask,
         }
     }
 

@@ -140,6 +140,12 @@ void vblk_bdev_geometry(struct block_device *bdev, struct vblk_geometry *geometr
 	geometry->read_only = bdev_read_only(bdev);
 }
 
+void vblk_bdev_segment_limits(struct block_device *bdev, struct vblk_segment_limits *limits)
+{
+	limits->virt_boundary_mask = queue_virt_boundary(bdev_get_queue(bdev));
+	limits->max_segments = bdev_max_segments(bdev);
+}
+
 void vblk_bdev_limits(struct block_device *bdev, struct vblk_bdev_limits *limits)
 {
 	int alignment = bdev_alignment_offset(bdev);

@@ -69,6 +69,13 @@ struct vblk_geometry {
 
 void vblk_bdev_geometry(struct block_device *bdev, struct vblk_geometry *geometry);
 
+struct vblk_segment_limits {
+	u64 virt_boundary_mask;
+	u32 max_segments;
+};
+
+void vblk_bdev_segment_limits(struct block_device *bdev, struct vblk_segment_limits *limits);
+
 struct vblk_bdev_limits {
 	u32 physical_block_size;
 	u32 alignment_offset;

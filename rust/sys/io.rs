@@ -228,18 +228,13 @@ impl<C: Completer> Io<Free, C> {
     /// a whole number of pages then. Returns how many.
     pub(crate) fn zeroes(
         mut self,
-        durable: bool,
+        op: DataOp,
         priority: u16,
         sector: u64,
         bytes: u32,
         completer: Arc<C>,
         owner: C::Owner,
     ) -> u32 {
-        let op = if durable {
-            DataOp::WriteDurable
-        } else {
-            DataOp::Write
-        };
         self.set(op.flags(), priority, sector);
         let (table, bytes) = self.body.data.zeroes(bytes);
         // SAFETY: The vectors name the page of zeroes, which always is, and a write only reads it.

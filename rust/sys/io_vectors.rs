@@ -24,7 +24,10 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use vblk_core::addr::HostAddr;
+use vblk_core::{
+    addr::HostAddr,
+    segments::SegmentLimits, //
+};
 
 /// Vectors that an ordinary I/O has room for.
 pub(crate) const SMALL_VECTORS: usize = 8;
@@ -156,6 +159,32 @@ impl IoVectors {
     #[inline]
     pub(crate) fn is_aligned(&self, mask: u32) -> bool {
         self.alignment & mask == 0
+    }
+
+    /// Returns whether it lies in one page.
+    #[inline]
+    pub(crate) fn is_in_one_page(&self) -> bool {
+        let table = if self.large.is_empty() {
+            self.small.as_slice()
+        } else {
+            self.large.as_slice()
+        };
+        match table.first() {
+            Some(first) if self.filled == 1 => {
+                first.bv_offset as usize + first.bv_len as usize <= PAGE_SIZE
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns whether each block of it can be an I/O of its own for a device with these limits.
+    pub(crate) fn has_whole_blocks(&mut self, block: u32, limits: &SegmentLimits) -> bool {
+        if limits.take_all(block, self.alignment) {
+            return true;
+        }
+        let filled = self.filled;
+        let vectors = self.room().iter().take(filled);
+        limits.keep_blocks_whole(block, vectors.map(|it| (it.bv_offset, it.bv_len)))
     }
 
     /// Empties it for an I/O. It is released already.

@@ -58,6 +58,10 @@ static unsigned int max_segment_size;
 module_param(max_segment_size, uint, 0444);
 MODULE_PARM_DESC(max_segment_size, "Most bytes of a segment, 0 for the kernel's default");
 
+static unsigned long virt_boundary_mask;
+module_param(virt_boundary_mask, ulong, 0444);
+MODULE_PARM_DESC(virt_boundary_mask, "Mask of addresses between which there may be no gap, 0 for any");
+
 static unsigned int max_discard_sectors;
 module_param(max_discard_sectors, uint, 0444);
 MODULE_PARM_DESC(max_discard_sectors, "Most sectors to discard at a time, 0 if it can't");
@@ -412,6 +416,7 @@ static int __init test_disk_init(void)
 		.max_hw_sectors			= UINT_MAX,
 		.max_segments			= max_segments,
 		.max_segment_size		= max_segment_size,
+		.virt_boundary_mask		= virt_boundary_mask,
 		.max_hw_discard_sectors		= max_discard_sectors,
 		.discard_granularity		= discard_granularity,
 		.max_secure_erase_sectors	= max_secure_erase_sectors,

@@ -19,6 +19,10 @@ const WORKER: WakeUps = WakeUps {
     waiter: false,
     worker: true,
 };
+const BOTH: WakeUps = WakeUps {
+    waiter: true,
+    worker: true,
+};
 
 #[test]
 fn a_completion_that_nothing_waits_for_wakes_nothing() {
@@ -59,7 +63,7 @@ fn all_are_waited_for_whatever_their_generation() {
     let generation = completions.begin_generation(1);
     assert!(!completions.await_all(2));
     assert_eq!(completions.complete(generation), NONE);
-    assert_eq!(completions.complete(0), WAITER);
+    assert_eq!(completions.complete(0), BOTH);
 }
 
 #[test]
@@ -79,11 +83,7 @@ fn waiting_does_not_forget_a_starved_worker() {
     completions.starve();
     assert!(!completions.await_all(1));
     completions.begin_generation(1);
-    let both = WakeUps {
-        waiter: true,
-        worker: true,
-    };
-    assert_eq!(completions.complete(0), both);
+    assert_eq!(completions.complete(0), BOTH);
 }
 
 #[test]
@@ -98,8 +98,18 @@ fn the_last_of_the_earlier_generation_wakes_the_waiter() {
     assert_eq!(completions.complete(0), NONE);
     assert_eq!(completions.complete(generation), NONE);
     assert!(!completions.await_earlier());
-    assert_eq!(completions.complete(0), WAITER);
+    assert_eq!(completions.complete(0), BOTH);
     assert!(completions.await_earlier());
+    assert_eq!(completions.complete(generation), NONE);
+}
+
+#[test]
+fn the_last_of_the_earlier_generation_has_the_worker_release_memory() {
+    let mut completions = Completions::default();
+    let generation = completions.begin_generation(2);
+    assert_eq!(completions.complete(0), NONE);
+    assert_eq!(completions.complete(generation), NONE);
+    assert_eq!(completions.complete(0), WORKER);
     assert_eq!(completions.complete(generation), NONE);
 }
 
@@ -121,7 +131,7 @@ fn two_earlier_generations_are_both_waited_for() {
     assert!(!completions.await_earlier());
     assert_eq!(completions.complete(first), NONE);
     assert_eq!(completions.complete(second), NONE);
-    assert_eq!(completions.complete(0), WAITER);
+    assert_eq!(completions.complete(0), BOTH);
     assert!(completions.await_earlier());
 }
 
@@ -133,6 +143,6 @@ fn a_new_wait_replaces_the_one_before() {
     assert!(!completions.await_earlier());
     assert!(!completions.await_all(2));
     // The last of what the first one waited for.
-    assert_eq!(completions.complete(0), NONE);
+    assert_eq!(completions.complete(0), WORKER);
     assert_eq!(completions.complete(generation), WAITER);
 }

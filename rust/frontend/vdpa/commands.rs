@@ -102,13 +102,14 @@ pub(crate) fn delete(asked: &VdpaName) -> Result {
 ///
 /// # Errors
 ///
-/// EINVAL when the argument is not as it must be; ENOENT when there are not so many; ENOMEM.
+/// EINVAL when the argument is not as it must be; ENOENT when there are not so many; ENOMEM; EINTR when
+/// the current task is being killed.
 pub(crate) fn info(asked: &VdpaInfo) -> Result<VdpaInfo> {
     if asked.reserved != [0; 3] {
         return Err(EINVAL);
     }
     let device = VdpaDevice::<VdpaBlk>::nth(asked.index).ok_or(ENOENT)?;
-    let mut info = device.ops().info();
+    let mut info = device.ops().info()?;
     info.index = asked.index;
     for (to, from) in info.name.iter_mut().zip(device.name()?.to_bytes()) {
         *to = *from;

@@ -23,7 +23,10 @@ use crate::{
     sys::{
         block_file::BlockFile,
         errno::enobufs,
-        lock::IrqLock,
+        lock::{
+            lock_killable,
+            IrqLock, //
+        },
         vdpa_ops::{
             User,
             VdpaOps, //
@@ -102,7 +105,7 @@ impl VdpaBlk {
             for _ in 0..count {
                 kicks.push(None, GFP_KERNEL)?;
             }
-            let mut device = Device::without_owner();
+            let mut device = Device::without_owner(count)?;
             device.set_serial(serial)?;
             let state = State {
                 device,
@@ -128,19 +131,23 @@ impl VdpaBlk {
     }
 
     /// Returns what the device is, but for its name and place.
-    pub(super) fn info(&self) -> VdpaInfo {
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed.
+    pub(super) fn info(&self) -> Result<VdpaInfo> {
         let (major, minor) = self.disk.numbers();
-        VdpaInfo {
+        Ok(VdpaInfo {
             flags: self.flags,
             major,
             minor,
             queues: self.queues.count.into(),
             queue_size: self.queues.size.into(),
-            status: self.state.lock().status.into(),
+            status: lock_killable(&self.state)?.status.into(),
             read_only: self.disk.geometry().read_only.into(),
             serial: self.serial,
             ..VdpaInfo::default()
-        }
+        })
     }
 
     /// Returns what was counted on a queue since the device was made.
@@ -152,7 +159,7 @@ impl VdpaBlk {
         if index >= self.queues.count.into() {
             return Err(enobufs());
         }
-        self.state.lock().device.queue_stats(index)
+        lock_killable(&self.state)?.device.queue_stats(index)
     }
 
     /// Exchanges what kicks a queue.

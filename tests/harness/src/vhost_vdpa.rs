@@ -16,8 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 use vblk_core::uapi::{
-    self, MemoryRegion, Stats, VdpaAdd, VdpaName, VdpaStats, VringAddr, VringFile, VringState,
-    VDPA_NAME_BYTES,
+    self, MemoryRegion, Stats, VdpaAdd, VdpaInfo, VdpaName, VdpaStats, VringAddr, VringFile,
+    VringState, VDPA_NAME_BYTES,
 };
 
 // Of <linux/vhost.h>.
@@ -143,14 +143,7 @@ impl VdpaDevice {
 
     /// VHOST_BLK_VDPA_GET_STATS.
     pub fn stats(&self, queue: u32) -> Result<Stats, Errno> {
-        let mut bytes = VdpaStats {
-            name: padded(&self.name),
-            queue,
-            ..VdpaStats::default()
-        }
-        .to_bytes();
-        ioctl::with_bytes(module()?, uapi::VHOST_BLK_VDPA_GET_STATS, &mut bytes)?;
-        Ok(VdpaStats::from_bytes(&bytes).stats)
+        stats(&self.name, queue)
     }
 
     /// VHOST_BLK_VDPA_DEL. The value's end does the same.
@@ -181,6 +174,25 @@ fn make(module: &File, name: &str, disk: &File, add: VdpaAdd) -> Result<(), Errn
         ..add
     };
     ioctl::with_bytes(module, uapi::VHOST_BLK_VDPA_ADD, &mut add.to_bytes()).map(drop)
+}
+
+/// VHOST_BLK_VDPA_GET_STATS of the device of that name.
+pub fn stats(name: &str, queue: u32) -> Result<Stats, Errno> {
+    let mut bytes = VdpaStats {
+        name: padded(name),
+        queue,
+        ..VdpaStats::default()
+    }
+    .to_bytes();
+    ioctl::with_bytes(module()?, uapi::VHOST_BLK_VDPA_GET_STATS, &mut bytes)?;
+    Ok(VdpaStats::from_bytes(&bytes).stats)
+}
+
+/// VHOST_BLK_VDPA_GET of the first device.
+pub fn info() -> Result<VdpaInfo, Errno> {
+    let mut bytes = VdpaInfo::default().to_bytes();
+    ioctl::with_bytes(module()?, uapi::VHOST_BLK_VDPA_GET, &mut bytes)?;
+    Ok(VdpaInfo::from_bytes(&bytes))
 }
 
 /// VHOST_BLK_VDPA_DEL.

@@ -455,19 +455,19 @@ fn every_wrong_vdpa_option_is_named() {
         ),
         (
             "vdpa add vm1 --path @disk --queues 0",
-            "--queues 0: wanted 1 to 256",
+            "--queues 0: wanted 1 to 128 for a VMM",
         ),
         (
-            "vdpa add vm1 --path @disk --queues 257",
-            "--queues 257: wanted 1 to 256",
+            "vdpa add vm1 --path @disk --queues 257 --for host",
+            "--queues 257: wanted 1 to 256 for the host",
         ),
         (
             "vdpa add vm1 --path @disk --queues -1",
-            "--queues -1: wanted 1 to 256",
+            "--queues -1: wanted 1 to 128 for a VMM",
         ),
         (
             "vdpa add vm1 --path @disk --queues 129",
-            "--queues 129: a device for a VMM has at most 128",
+            "--queues 129: wanted 1 to 128 for a VMM",
         ),
         (
             "vdpa add vm1 --path @disk --queues 129 --for host",

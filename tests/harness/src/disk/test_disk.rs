@@ -42,6 +42,8 @@ pub struct TestDisk {
     pub max_segments: u32,
     /// Most bytes of a segment.
     pub max_segment_size: u32,
+    /// Mask of the addresses between which it takes no gap.
+    pub virt_boundary_mask: u32,
     /// Most sectors to discard at a time.
     pub max_discard_sectors: u32,
     /// Unit of discarding in bytes.
@@ -68,6 +70,7 @@ impl TestDisk {
         physical_block_size: 512,
         max_segments: 0,
         max_segment_size: 0,
+        virt_boundary_mask: 0,
         max_discard_sectors: 0,
         discard_granularity: 0,
         max_secure_erase_sectors: 0,
@@ -82,7 +85,7 @@ impl TestDisk {
     fn parameters(&self) -> CString {
         let text = format!(
             "size_mib={} logical_block_size={} physical_block_size={} max_segments={} \
-             max_segment_size={} max_discard_sectors={} discard_granularity={} \
+             max_segment_size={} virt_boundary_mask={} max_discard_sectors={} discard_granularity={} \
              max_secure_erase_sectors={} max_write_zeroes_sectors={} write_cache={} fua={} \
              dma_alignment={} write_zeroes_fails={}",
             self.mib,
@@ -90,6 +93,7 @@ impl TestDisk {
             self.physical_block_size,
             self.max_segments,
             self.max_segment_size,
+            self.virt_boundary_mask,
             self.max_discard_sectors,
             self.discard_granularity,
             self.max_secure_erase_sectors,

@@ -20,6 +20,9 @@ use vblk_core::{
 pub const TESTS: &[Test] = &[
     Test { name: "harness/buffers_cut_within_a_block_are_used_in_place", limit: 60, run: in_place },
     Test { name: "harness/buffers_of_any_alignment_the_disk_takes_are_used_in_place", limit: 60, run: aligned_to_four },
+    Test { name: "harness/buffers_without_gaps_are_used_in_place", limit: 60, run: without_gaps },
+    Test { name: "harness/buffers_that_cant_be_cut_at_blocks_are_copied", limit: 60, run: cant_be_cut },
+    Test { name: "harness/a_copied_read_has_a_bounded_list_of_pieces", limit: 60, run: pieces },
     Test { name: "harness/each_io_of_a_request_has_whole_blocks", limit: 60, run: whole_blocks },
     Test { name: "harness/requests_that_are_copied_are_in_flight_together", limit: 60, run: copied },
     Test { name: "harness/copied_requests_of_one_queue_hold_up_nobody", limit: 60, run: beside_copies },
@@ -43,14 +46,24 @@ const ROOM: u64 = 1 << 16;
 /// Fills memory that is not to be written.
 const CANARY: u8 = 0x3C;
 
+const BLOCKS: TestDisk = TestDisk {
+    block_size: BLOCK,
+    physical_block_size: BLOCK,
+    ..TestDisk::DEFAULT
+};
+
 fn disk_of(dma_alignment: u32) -> Result<Disk, Errno> {
     Disk::counting(&TestDisk {
-        block_size: BLOCK,
-        physical_block_size: BLOCK,
         dma_alignment,
-        ..TestDisk::DEFAULT
+        ..BLOCKS
     })
 }
+
+/// A disk that takes no gap between segments but at the ends of pages, like many of NVMe.
+const GAPLESS: TestDisk = TestDisk {
+    virt_boundary_mask: 4095,
+    ..BLOCKS
+};
 
 /// Layout of a request's data in memory: lengths, and how far each buffer is behind the last.
 struct Cut {
@@ -72,6 +85,20 @@ const FOURS: Cut = Cut {
     pieces: &[4, 508, 3584, 4092, 4],
     offset: 20,
     gap: 12,
+};
+
+/// Whole pages, which do not follow each other.
+const PAGES: Cut = Cut {
+    pieces: &[4096, 4096],
+    offset: 0,
+    gap: 8192,
+};
+
+/// In one piece, that begins within a page.
+const ONE: Cut = Cut {
+    pieces: &[8192],
+    offset: 512,
+    gap: 0,
 };
 
 /// At odd addresses, of odd lengths.
@@ -184,37 +211,92 @@ fn aligned_to_four(context: &Context) -> Outcome {
     used_in_place(context, &disk_of(3)?, &SECTORS)
 }
 
+/// There are no gaps in memory, or only where a block ends.
+fn without_gaps(context: &Context) -> Outcome {
+    used_in_place(context, &Disk::counting(&GAPLESS)?, &ONE)?;
+    used_in_place(context, &Disk::counting(&GAPLESS)?, &PAGES)
+}
+
+/// A disk of which the block layer can make no request of whole blocks from these buffers: there are
+/// gaps within a block, or more parts of it than the disk takes. Guests can't know of that.
+fn cant_be_cut(context: &Context) -> Outcome {
+    let few = TestDisk {
+        max_segments: 1,
+        ..BLOCKS
+    };
+    for disk in [GAPLESS, few] {
+        through_copies(context, &Disk::counting(&disk)?, &SECTORS)?;
+    }
+    through_copies(context, &Disk::counting(&few)?, &ONE)?;
+    let reaches_all = TestDisk {
+        dma_alignment: 3,
+        ..GAPLESS
+    };
+    through_copies(context, &Disk::counting(&reaches_all)?, &FOURS)
+}
+
+/// One read into more pieces than are kept for an I/O that is copied: it takes several.
+fn pieces(context: &Context) -> Outcome {
+    /// Of pieces that are kept for one.
+    const MOST: usize = 1024;
+    const PIECES: usize = 4 * MOST;
+    const PIECE: usize = 3;
+    let disk = Disk::counting(&TestDisk::DEFAULT)?;
+    let data = context.rng().bytes(PIECES * PIECE);
+    disk.write(0, &data)?;
+    let mut vm = Vm::with_disk(&Setup::size(8192), &disk)?;
+    let before = disk.counts()?.read.requests;
+    let header = vm.free();
+    let mut read = BlockRequest::read(0, header, GuestAddr(header.0 + 16));
+    let places = (0..PIECES).map(|number| GuestAddr(MIDDLE.guest + 5 * number as u64));
+    for at in places.clone() {
+        read = read.data(at, PIECE as u32);
+    }
+    let answer = vm.queue().request(&read);
+    assert_eq!(answer, Answer::new(OK, data.len() as u32 + 1));
+    for (at, piece) in places.zip(data.chunks(PIECE)) {
+        assert_eq!(vm.memory.read_vec(at, PIECE), piece);
+    }
+    let ios = disk.counts()?.read.requests - before;
+    assert_eq!(ios, (PIECES / MOST) as u64, "I/Os");
+    Ok(())
+}
+
 fn copied(context: &Context) -> Outcome {
-    let mut rng = context.rng();
     for (dma_alignment, cut) in [(511, &ODD), (511, &FOURS), (3, &ODD)] {
-        let disk = disk_of(dma_alignment)?;
-        let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
-        for _ in 0..4 {
-            let data = rng.bytes((COUNT * u64::from(BYTES)) as usize);
-            let blocks = || data.chunks(BYTES as usize);
-            for (slot, block) in (0..COUNT).zip(blocks()) {
-                scatter(&vm.memory, &request(&vm, slot, true, cut), block);
-            }
-            let (hold, writes) = in_flight(&mut vm, &disk, true, cut)?;
-            drop(hold);
-            finish(&mut vm, &writes);
-            assert!(disk.read(0, data.len())? == data, "what was written");
-            let len = (COUNT * ROOM) as usize;
-            vm.memory.fill(GuestAddr(MIDDLE.guest), len, 0x3C);
-            let (hold, reads) = in_flight(&mut vm, &disk, false, cut)?;
-            drop(hold);
-            finish(&mut vm, &reads);
-            for (read, block) in reads.iter().zip(blocks()) {
-                assert!(gather(&vm.memory, read) == block, "what was read");
-                // And nothing between the buffers.
-                scatter(&vm.memory, read, &[0x3C; BYTES as usize]);
-            }
-            let around = vm.memory.read_vec(GuestAddr(MIDDLE.guest), len);
-            assert!(
-                around.iter().all(|byte| *byte == 0x3C),
-                "beside the buffers"
-            );
+        through_copies(context, &disk_of(dma_alignment)?, cut)?;
+    }
+    Ok(())
+}
+
+fn through_copies(context: &Context, disk: &Disk, cut: &Cut) -> Outcome {
+    let mut rng = context.rng();
+    let mut vm = Vm::with_disk(&Setup::default(), disk)?;
+    for _ in 0..4 {
+        let data = rng.bytes((COUNT * u64::from(BYTES)) as usize);
+        let blocks = || data.chunks(BYTES as usize);
+        for (slot, block) in (0..COUNT).zip(blocks()) {
+            scatter(&vm.memory, &request(&vm, slot, true, cut), block);
         }
+        let (hold, writes) = in_flight(&mut vm, disk, true, cut)?;
+        drop(hold);
+        finish(&mut vm, &writes);
+        assert!(disk.read(0, data.len())? == data, "what was written");
+        let len = (COUNT * ROOM) as usize;
+        vm.memory.fill(GuestAddr(MIDDLE.guest), len, 0x3C);
+        let (hold, reads) = in_flight(&mut vm, disk, false, cut)?;
+        drop(hold);
+        finish(&mut vm, &reads);
+        for (read, block) in reads.iter().zip(blocks()) {
+            assert!(gather(&vm.memory, read) == block, "what was read");
+            // And nothing between the buffers.
+            scatter(&vm.memory, read, &[0x3C; BYTES as usize]);
+        }
+        let around = vm.memory.read_vec(GuestAddr(MIDDLE.guest), len);
+        assert!(
+            around.iter().all(|byte| *byte == 0x3C),
+            "beside the buffers"
+        );
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ use vblk_core::{
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     Test { name: "harness/write_zeroes_reads_back_as_zeroes", limit: 30, run: write_zeroes },
+    Test { name: "harness/many_zeroes_on_disks_of_large_blocks", limit: 60, run: large_blocks },
     Test { name: "harness/several_ranges_in_one_request", limit: 30, run: several },
     Test { name: "harness/discard_on_disks_that_can", limit: 30, run: discard },
     Test { name: "harness/what_the_disk_can_not_do_is_unsupported", limit: 30, run: not_on_this_disk },
@@ -112,6 +113,67 @@ fn fails_late(context: &Context) -> Outcome {
             }
         }
     }
+    Ok(())
+}
+
+/// More requests at once than there are I/Os with room for the pages of a block; and a disk that takes
+/// fewer segments than a block has pages.
+fn large_blocks(context: &Context) -> Outcome {
+    // There are no such blocks without transparent huge pages.
+    context.needs_debug_kernel()?;
+    const BLOCK: u32 = 65536;
+    const COUNT: u64 = 40;
+    let blocks = TestDisk {
+        block_size: BLOCK,
+        physical_block_size: BLOCK,
+        ..TestDisk::DEFAULT
+    };
+    let disk = Disk::counting(&blocks)?;
+    let bytes = COUNT * u64::from(BLOCK);
+    fill(context, &disk, bytes)?;
+    zero_blocks(&disk, BLOCK, COUNT)?;
+    assert!(disk.read(0, bytes as usize)?.iter().all(|byte| *byte == 0));
+    drop(disk);
+    let disk = Disk::counting(&TestDisk {
+        max_segments: 4,
+        ..blocks
+    })?;
+    zero_blocks(&disk, BLOCK, COUNT)
+}
+
+/// Zeroes as many blocks by as many requests at once.
+fn zero_blocks(disk: &Disk, block: u32, count: u64) -> Outcome {
+    let mut vm = Vm::with_disk(&Setup::default(), disk)?;
+    let sectors = block / 512;
+    let requests: Vec<_> = (0..count)
+        .map(|slot| {
+            let header = GuestAddr(vm.free().0 + slot * 64);
+            let data = GuestAddr(header.0 + 32);
+            let mut range = (slot * u64::from(sectors)).to_le_bytes().to_vec();
+            range.extend(sectors.to_le_bytes());
+            range.extend([0; 4]);
+            vm.memory.write(data, &range);
+            let status = GuestAddr(header.0 + 16);
+            BlockRequest::new(WRITE_ZEROES, 0, header, status).data(data, 16)
+        })
+        .collect();
+    let before = disk.counts()?.write;
+    let hold = disk.hold()?;
+    for request in &requests {
+        request.prepare(&*vm.memory);
+        vm.queue().driver.add(&request.buffers()).expect("room");
+    }
+    vm.queue().notify();
+    hold.await_held(count)?;
+    drop(hold);
+    for _ in &requests {
+        vm.queue().next_used();
+    }
+    for request in &requests {
+        assert_eq!(vm.memory.read_u8(request.status), OK);
+    }
+    let written = disk.counts()?.write.sectors - before.sectors;
+    assert_eq!(written, count * u64::from(sectors), "sectors");
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 use crate::{
     child::{self, Role},
     context::{Context, Outcome, Test, PATIENCE},
-    disk::{self, Disk, Mode},
+    disk::{self, Disk, Mode, TestDisk},
     fixtures::vdpa::{
         addr, assert_refused, delay, layout, plain, read, reads, region_at, slow_disk, taken, Used,
         CANARY, DRIVER_OK,
@@ -50,15 +50,21 @@ pub const TESTS: &[Test] = &[
     Test { name: "vdpa/configuration_changes_are_told", limit: 20, run: resized },
     Test { name: "vdpa/changes_while_nothing_is_served_are_told", limit: 20, run: resized_unattached },
     Test { name: "vdpa/a_vmm_killed_with_requests_in_flight", limit: 60, run: killed },
+    Test { name: "vdpa/who_asks_while_a_vmm_waits_can_be_killed", limit: 40, run: asked },
     Test { name: "vdpa/deleting_waits_for_the_vmm", limit: 40, run: deleted },
     Test { name: "vdpa/the_module_stays_while_a_device_exists", limit: 20, run: module_stays },
 ];
 
-pub const ROLES: &[Role] = &[IN_FLIGHT];
+pub const ROLES: &[Role] = &[IN_FLIGHT, ASKING];
 
 const IN_FLIGHT: Role = Role {
     name: "vdpa-in-flight",
     run: be_in_flight,
+};
+
+const ASKING: Role = Role {
+    name: "vdpa-asking",
+    run: ask,
 };
 
 fn makers(_: &Context) -> Outcome {
@@ -510,6 +516,49 @@ fn killed(context: &Context) -> Outcome {
     assert_eq!(used.node.status()?, 0);
     used.restart()?;
     used.works()
+}
+
+fn ask(arguments: &[&str]) -> Outcome {
+    child::tell_ready()?;
+    match arguments {
+        ["info"] => vhost_vdpa::info().map(drop)?,
+        ["stats", name] => vhost_vdpa::stats(name, 0).map(drop)?,
+        _ => return Err("what to ask for".into()),
+    }
+    Ok(())
+}
+
+/// A VMM unmaps what a disk that does not answer uses.
+fn asked(_: &Context) -> Outcome {
+    let disk = Disk::counting(&TestDisk::DEFAULT)?;
+    let mut used = Used::started(&disk, 0)?;
+    let hold = disk.hold()?;
+    used.launch(&reads(1));
+    hold.await_held(1)?;
+    let data = region_at(&used.memory, MIDDLE.guest);
+    let name = used.device.name().to_owned();
+    thread::scope(|scope| -> Outcome {
+        let node = &used.node;
+        let unmapping = scope.spawn(move || node.unmap(&data));
+        // It waits, and so does who asks.
+        thread::sleep(Duration::from_millis(100));
+        for question in [&["info"][..], &["stats", &name]] {
+            let mut child = child::until_ready(child::command(&ASKING, question)?)?;
+            thread::sleep(Duration::from_millis(100));
+            assert!(child.try_wait()?.is_none(), "{question:?}: an answer");
+            process::kill(child.id())?;
+            let end = Instant::now() + PATIENCE / 2;
+            while child.try_wait()?.is_none() {
+                assert!(Instant::now() < end, "{question:?}: still there");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        assert!(!unmapping.is_finished());
+        drop(hold);
+        unmapping.join().expect("no panic")?;
+        Ok(())
+    })?;
+    used.await_used(1)
 }
 
 fn deleted(context: &Context) -> Outcome {

@@ -36,7 +36,8 @@ pub enum VdpaCommand {
     ///
     /// The disk is claimed until the device is deleted.
     Add(AddOptions),
-    /// Prints the vDPA devices: name, node, disk, queues, whether it is read-only, rings, and use.
+    /// Prints the vDPA devices: name, node, disk, queues, whether it is read-only, rings, and
+    /// whether a driver uses it: idle until a guest has set it up, also when a VMM has it open.
     List,
     /// Deletes a vDPA device that nothing uses.
     Del {
@@ -113,22 +114,16 @@ pub fn vdpa(command: &VdpaCommand) -> Result<Status, String> {
 
 fn add(options: &AddOptions) -> Result<Status, String> {
     let name = Name::new(&options.name).map_err(|e| e.to_string())?;
-    let queues = Queues {
-        count: queues(&options.queues)?,
-        size: queue_size(&options.queue_size)?,
-    };
-    if let Some(serial) = options.serial.as_ref().filter(|it| it.len() > ID_BYTES) {
-        return Err(format!("--serial {serial}: longer than {ID_BYTES} bytes"));
-    }
     let user = match options.user {
         For::Guest => User::Guest,
         For::Host => User::Host,
     };
-    if user == User::Guest && queues.count > MAX_QUEUES_OF_A_VMM {
-        return Err(format!(
-            "--queues {}: a device for a VMM has at most {MAX_QUEUES_OF_A_VMM}",
-            queues.count
-        ));
+    let queues = Queues {
+        count: queues(&options.queues, user)?,
+        size: queue_size(&options.queue_size)?,
+    };
+    if let Some(serial) = options.serial.as_ref().filter(|it| it.len() > ID_BYTES) {
+        return Err(format!("--serial {serial}: longer than {ID_BYTES} bytes"));
     }
     let label = format!("--path {}", options.path.display());
     let disk = open_disk(options, &label)?;
@@ -227,14 +222,18 @@ fn line(device: &Device) -> String {
         device.queues.size,
         if device.read_only { "ro" } else { "rw" },
         if device.packed { "packed" } else { "split" },
-        if device.in_use { "in-use" } else { "free" },
+        if device.in_use { "in-use" } else { "idle" },
     )
 }
 
-fn queues(text: &str) -> Result<u16, String> {
+fn queues(text: &str, user: User) -> Result<u16, String> {
+    let (most, whose) = match user {
+        User::Guest => (MAX_QUEUES_OF_A_VMM, "a VMM"),
+        User::Host => (MAX_QUEUES, "the host"),
+    };
     match text.parse() {
-        Ok(count) if (1..=MAX_QUEUES).contains(&count) => Ok(count),
-        _ => Err(format!("--queues {text}: wanted 1 to {MAX_QUEUES}")),
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
+        _ => Err(format!("--queues {text}: wanted 1 to {most} for {whose}")),
     }
 }
 

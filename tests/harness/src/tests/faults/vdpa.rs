@@ -60,7 +60,7 @@ fn made_for_host(context: &Context) -> Outcome {
     let faults = FailNth::of_this_thread()?;
     let (mut refused, mut without) = (0, 0);
     // The device and its queues have less than so many; the rest are virtio_blk's and the block layer's.
-    for nth in (1..OURS).chain((OURS..MOST).step_by(23)) {
+    for nth in (1..OURS).chain((OURS..MOST).step_by(61)) {
         let file = disk.open(Mode::ReadWrite)?;
         faults.arm(nth)?;
         let device = VdpaDevice::new(&file, plain(1, VDPA_HOST));
