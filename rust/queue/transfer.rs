@@ -34,6 +34,7 @@ use crate::{
     },
 };
 use kernel::{
+    page::PAGE_SIZE,
     prelude::*,
     sync::Arc, //
 };
@@ -155,15 +156,27 @@ impl Transfer {
             // Each I/O has whole blocks.
             io.data().trim(added & self.block.wrapping_sub(1));
         }
-        let has_whole_blocks = io.data().is_in_one_page()
-            || io
-                .data()
-                .has_whole_blocks(self.block, &context.file.segment_limits());
-        if io.bytes() == 0 || !io.data().is_aligned(self.alignment_mask) || !has_whole_blocks {
+        let is_reachable = io.data().is_aligned(self.alignment_mask);
+        if io.bytes() == 0 || !is_reachable || !self.has_whole_blocks(context, &mut io) {
             context.pool.put(io.abandon());
             return Filled::Unreachable;
         }
         Filled::Io(io)
+    }
+
+    /// Returns whether each block of an I/O can be one of its own, as the block layer may have it.
+    #[inline(always)]
+    fn has_whole_blocks<M: GuestMemory>(
+        &self,
+        context: &RequestContext<M>,
+        io: &mut IoBuilder<UsedSide>,
+    ) -> bool {
+        // Most often each block is in one page.
+        let is_in_pages = io.data().is_aligned(PAGE_SIZE as u32 - 1);
+        is_in_pages && self.block as usize <= PAGE_SIZE
+            || io
+                .data()
+                .has_whole_blocks(self.block, &context.file.segment_limits())
     }
 
     /// Submits the next bytes through memory of our own. Returns how many; `None` when there is no

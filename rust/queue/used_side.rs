@@ -206,10 +206,10 @@ impl UsedSide {
             && request.as_ref().is_none_or(|it| it.is_clean);
         // The worker decides once for all requests of a batch, if the batch is this queue's: a disk may
         // end one queue's I/O while it takes another's.
-        let decides = request.as_ref().is_some_and(|it| {
-            let will_decide = read_once(&self.is_in_turn) && runs_in(self.waker.worker());
-            it.is_last || !will_decide
-        });
+        let will_decide = || read_once(&self.is_in_turn) && runs_in(self.waker.worker());
+        let decides = request
+            .as_ref()
+            .is_some_and(|it| it.is_last || !will_decide());
         let mut wake_ups = WakeUps::default();
         let mut signal = None;
         let mut waiter = None;

@@ -161,22 +161,6 @@ impl IoVectors {
         self.alignment & mask == 0
     }
 
-    /// Returns whether it lies in one page.
-    #[inline]
-    pub(crate) fn is_in_one_page(&self) -> bool {
-        let table = if self.large.is_empty() {
-            self.small.as_slice()
-        } else {
-            self.large.as_slice()
-        };
-        match table.first() {
-            Some(first) if self.filled == 1 => {
-                first.bv_offset as usize + first.bv_len as usize <= PAGE_SIZE
-            }
-            _ => false,
-        }
-    }
-
     /// Returns whether each block of it can be an I/O of its own for a device with these limits.
     pub(crate) fn has_whole_blocks(&mut self, block: u32, limits: &SegmentLimits) -> bool {
         if limits.take_all(block, self.alignment) {
@@ -187,10 +171,12 @@ impl IoVectors {
         limits.keep_blocks_whole(block, vectors.map(|it| (it.bv_offset, it.bv_len)))
     }
 
-    /// Empties it for an I/O. It is released already.
+    /// Begins an I/O, for which it is empty.
     #[inline]
     pub(super) fn begin(&mut self, is_read: bool) {
-        self.release();
+        if self.filled > 0 {
+            self.release();
+        }
         self.is_read = is_read;
         self.alignment = 0;
     }

@@ -32,8 +32,10 @@ fn a_vector_has_a_segment_in_each_page() {
     assert!(few(2).keep_blocks_whole(4096, [(512, 4096)]));
     assert!(!few(1).keep_blocks_whole(4096, [(512, 4096)]));
     assert!(few(1).keep_blocks_whole(512, [(512, 4096)]));
-    // One that begins in the middle of a page of the first vector.
-    assert!(!few(1).keep_blocks_whole(4096, [(0, 6144), (0, 2048)]));
+    // The second block has the rest of a page, and two vectors.
+    let split = [(0, 2048), (0, 4096), (0, 1024), (0, 1024)];
+    assert!(!few(2).keep_blocks_whole(4096, split));
+    assert!(few(3).keep_blocks_whole(4096, split));
 }
 
 #[test]
