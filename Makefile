@@ -19,8 +19,8 @@ export KDIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: setup kernel module build demo test nightly mutants fuzz in-tree bench debug-module kunit-module shell
-.PHONY: lint fmt clean help paths
+.PHONY: setup kernel module build demo test nightly mutants fuzz in-tree bench bench-check compare
+.PHONY: debug-module kunit-module shell lint fmt clean help paths
 
 ## setup: install what is missing, fetch and build the kernel (once)
 setup:
@@ -78,6 +78,14 @@ in-tree:
 bench: build
 	@scripts/$(if $(PROFILE),profile,bench) $(if $(T),'$(T)')
 
+## bench-check: fail where a request costs more instructions than it did
+bench-check: build
+	@scripts/bench-check
+
+## compare: with other back-ends, into build/compare/report.html (see scripts/compare --help)
+compare: build
+	@scripts/compare $(if $(YES_DESTROY),--yes-destroy)
+
 ## shell: a shell in L1, the machine that has the module loaded
 shell: build
 	@scripts/l1 --tty --timeout 0 --kernel $(KERNEL) -- bash --norc -i
@@ -104,6 +112,6 @@ paths:
 help:
 	@echo 'make TARGET [KERNEL=release|debug] [KDIR=<prepared kernel tree>]'
 	@echo
-	@sed -n 's/^## \([a-z-]*\): \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^## \([a-z-]*\): \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 	@echo
 	@echo 'First time: make demo'

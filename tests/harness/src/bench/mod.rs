@@ -13,7 +13,7 @@ pub mod scaling;
 
 use crate::disk::{Disk, NullBlk};
 use load::{median, Direction, Driver, Load, WINDOW};
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 /// Number of samples of each figure.
 const RUNS: usize = 3;
@@ -96,29 +96,43 @@ pub fn forever(case: &str, backend: &str) -> Result<(), Box<dyn Error>> {
 fn perform(choice: &Choice<'_>) -> Result<(), Box<dyn Error>> {
     // The order matters: writing makes an unwritten disk another one.
     let ram = Disk::ram();
-    on_disk("ramdisk-unwritten", &ram, &[Direction::Read], choice)?;
+    on_disk(
+        "ramdisk-unwritten",
+        &ram,
+        &[Direction::Read],
+        &LOADS,
+        choice,
+    )?;
     let chunk = vec![0xA5; 1 << 20];
     for offset in (0..WINDOW).step_by(chunk.len()) {
         ram.write(offset, &chunk)?;
     }
     let both = [Direction::Read, Direction::Write];
-    on_disk("ramdisk", &ram, &both, choice)?;
+    on_disk("ramdisk", &ram, &both, &LOADS, choice)?;
     let null = NullBlk {
         mib: (WINDOW >> 20) as u32,
         keeps_data: false,
         ..NullBlk::default()
     };
-    on_disk("null_blk", &Disk::null(&null)?, &both, choice)
+    on_disk("null_blk", &Disk::null(&null)?, &both, &LOADS, choice)?;
+    // Ends each request in an interrupt. One at a time would be little but waiting.
+    let later = NullBlk {
+        delay: Some(Duration::from_micros(10)),
+        ..null
+    };
+    let many = [(32, Driver::Asleep)];
+    on_disk("null_blk-10us", &Disk::null(&later)?, &both, &many, choice)
 }
 
 fn on_disk(
     name: &str,
     disk: &Disk,
     directions: &[Direction],
+    loads: &[(usize, Driver)],
     choice: &Choice<'_>,
 ) -> Result<(), Box<dyn Error>> {
     for &direction in directions {
-        for (depth, driver) in LOADS {
+        for &(depth, driver) in loads {
             let way = match direction {
                 Direction::Read => "read",
                 Direction::Write => "write",
