@@ -84,7 +84,7 @@ bench-check: build
 
 ## compare: with other back-ends, into build/compare/report.html (see scripts/compare --help)
 compare: build
-	@scripts/compare $(if $(YES_DESTROY),--yes-destroy)
+	@scripts/compare $(if $(filter 1,$(YES_DESTROY)),--yes-destroy)
 
 ## shell: a shell in L1, the machine that has the module loaded
 shell: build

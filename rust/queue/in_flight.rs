@@ -195,6 +195,7 @@ pub(crate) enum IoOwner {
     Request(InFlight),
     /// A part of a request.
     Part(Arc<SharedRequest>),
-    /// A part of a request whose data the worker copies to the guest.
-    CopyOut(Arc<SharedRequest>, KVVec<Piece>),
+    /// A part of a request whose data the worker copies to the guest. Dropped in any context, where
+    /// the disk failed.
+    CopyOut(Arc<SharedRequest>, KVec<Piece>),
 }

@@ -20,6 +20,7 @@ use crate::{
         GuestMemory, //
     },
     sys::{
+        gfp_user_sized,
         io::{
             DataOp,
             SectorOp, //
@@ -156,7 +157,7 @@ impl Ranges {
         let block = context.disk.block_size;
         let buffer = if op.is_none() && block as usize > PAGE_SIZE {
             let bytes = COPY_BYTES.max(block).min(range.bytes) as usize;
-            KVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT).map_err(|_| Failure::Memory)?
+            KVec::from_elem(0, bytes, gfp_user_sized()).map_err(|_| Failure::Memory)?
         } else {
             KVec::new()
         };

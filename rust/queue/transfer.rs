@@ -200,10 +200,10 @@ impl Transfer {
         let prepare = || {
             let (bytes, pieces) = match self.op {
                 DataOp::Read => self.pieces_to_fill(data, most)?,
-                DataOp::Write | DataOp::WriteDurable => (most, KVVec::new()),
+                DataOp::Write | DataOp::WriteDurable => (most, KVec::new()),
             };
-            let mut buffer = KVec::with_capacity(room as usize, GFP_KERNEL_ACCOUNT)?;
-            buffer.resize(bytes as usize, 0, GFP_KERNEL_ACCOUNT)?;
+            let mut buffer = KVec::with_capacity(room as usize, gfp_user_sized())?;
+            buffer.resize(bytes as usize, 0, gfp_user_sized())?;
             if self.op != DataOp::Read {
                 let from = data.pieces_after(self.done);
                 copy_in(&context.memory, from, &mut buffer).map_err(|_| EFAULT)?;
@@ -236,8 +236,8 @@ impl Transfer {
 
     /// Returns whole blocks of what is left, at most `most` bytes, and at least the pieces that they
     /// are copied to.
-    fn pieces_to_fill(&self, data: &Payload<'_>, most: u32) -> Result<(u32, KVVec<Piece>)> {
-        let mut pieces = KVVec::new();
+    fn pieces_to_fill(&self, data: &Payload<'_>, most: u32) -> Result<(u32, KVec<Piece>)> {
+        let mut pieces = KVec::new();
         let mut bytes = 0;
         for piece in data.pieces_after(self.done) {
             if bytes >= most || pieces.len() >= COPY_PIECES && bytes >= self.block {

@@ -9,13 +9,14 @@
  *			or write at random places, mixed (7 reads to 3 writes), or
  *			readseq or writeseq in order; with flush, each write is made
  *			durable before the next
- * requests=N		how many of each, at most; fewer if they are large
+ * requests=N		how many of each, at most
+ * mib=N		how much each moves, at most
  * span=MIB		the part of the disk that is used, which is filled first
- * clock=tsc|ns		the unit: ticks of the TSC, or nanoseconds
+ * seconds=N		the unit is nanoseconds, and a work takes no longer; without, the unit is
+ *			ticks of the TSC
  * forever=1		the first work without end
  *
- * For each work a line when it begins and one when it has ended, with a pause
- * on either side, so that who reads them can look at counters of the host.
+ * Says when it is idle, for a moment, and of each work when it begins and what it was.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -38,8 +39,7 @@
 #define MOST_BYTES (1 << 20)
 #define CHUNK MOST_BYTES
 #define WARM_UP 50
-#define PAUSE_MS 200
-#define IDLE_MS 2000
+#define IDLE_MS 500
 /* Of a histogram: each power of two is cut into so many. */
 #define STEPS 16
 
@@ -58,6 +58,7 @@ static char buffers[MOST_DEPTH][MOST_BYTES] __attribute__((aligned(4096)));
 static uint64_t times[MOST_REQUESTS];
 static uint64_t span;
 static double ns_per_tick;
+static uint64_t most_ticks = UINT64_MAX;
 static int disk;
 
 static void finish(const char *problem)
@@ -169,22 +170,27 @@ static void one(const struct work *work, uint64_t number)
 		finish("request");
 }
 
-/* One after the other, as a program does that waits for each. Returns the ticks that all took. */
-static uint64_t by_calls(const struct work *work, uint64_t count, int forever)
+/* Requests that were made, and the ticks that all of them took. */
+struct result {
+	uint64_t count;
+	uint64_t ticks;
+};
+
+/* One after the other, as a program does that waits for each. */
+static struct result by_calls(const struct work *work, uint64_t count, int forever)
 {
-	uint64_t begin = __rdtsc();
+	uint64_t begin = __rdtsc(), start = begin, i;
 
-	for (uint64_t i = 0; i < count; i += !forever) {
-		uint64_t start = __rdtsc();
-
+	for (i = 0; i < count && start - begin < most_ticks; i += !forever) {
+		start = __rdtsc();
 		one(work, i);
 		times[i] = __rdtsc() - start;
 	}
-	return __rdtsc() - begin;
+	return (struct result){ .count = i, .ticks = __rdtsc() - begin };
 }
 
-/* Always as many in flight. Returns the same. */
-static uint64_t by_aio(const struct work *work, uint64_t count, int forever)
+/* Always as many in flight. */
+static struct result by_aio(const struct work *work, uint64_t count, int forever)
 {
 	static uint64_t starts[MOST_DEPTH];
 	static struct iocb iocbs[MOST_DEPTH];
@@ -201,6 +207,9 @@ static uint64_t by_aio(const struct work *work, uint64_t count, int forever)
 		struct iocb *batch[MOST_DEPTH];
 		long filled = 0;
 
+		/* Those in flight are the last. */
+		if (__rdtsc() - begin > most_ticks)
+			count = begun;
 		for (long i = 0; i < ready && (begun < count || forever); i++, begun++, filled++) {
 			uint64_t slot = events[i].data;
 
@@ -231,7 +240,7 @@ static uint64_t by_aio(const struct work *work, uint64_t count, int forever)
 	begin = __rdtsc() - begin;
 	/* Waits for much longer than a request takes. */
 	syscall(SYS_io_destroy, context);
-	return begin;
+	return (struct result){ .count = ended, .ticks = begin };
 }
 
 static int by_value(const void *a, const void *b)
@@ -257,14 +266,14 @@ static uint64_t bound(uint64_t value)
 	return power * 2;
 }
 
-static void tell(const struct work *work, uint64_t count, uint64_t ticks)
+static void tell(const struct work *work, struct result result)
 {
 	static const unsigned int parts[] = { 500, 900, 990, 999 };
-	uint64_t last = 0, in_step = 0;
+	uint64_t last = 0, in_step = 0, count = result.count;
 
 	qsort(times, count, sizeof(*times), by_value);
 	printf("vblk-end %s %llu %llu", work->name, (unsigned long long)count,
-	       (unsigned long long)value(ticks));
+	       (unsigned long long)value(result.ticks));
 	for (int i = 0; i < 4; i++)
 		printf(" %llu", (unsigned long long)value(times[(count - 1) * parts[i] / 1000]));
 	for (uint64_t i = 0; i < count; i++) {
@@ -282,31 +291,32 @@ static void tell(const struct work *work, uint64_t count, uint64_t ticks)
 	tcdrain(STDOUT_FILENO);
 }
 
-static void measure(const struct work *work, uint64_t requests, int forever)
+static void measure(const struct work *work, uint64_t requests, uint64_t bytes, int forever)
 {
-	uint64_t (*perform)(const struct work *, uint64_t, int) = work->depth == 1 ? by_calls : by_aio;
-	/* No more than 64 MiB. */
-	uint64_t most = (64 << 20) / work->bytes;
+	struct result (*perform)(const struct work *, uint64_t, int) = work->depth == 1 ? by_calls : by_aio;
+	uint64_t most = bytes / work->bytes;
 	uint64_t count = requests < most ? requests : most;
-	uint64_t ticks;
 
 	perform(work, WARM_UP, 0);
 	printf("vblk-begin %s\n", work->name);
 	fflush(stdout);
 	tcdrain(STDOUT_FILENO);
-	pause_ms(PAUSE_MS);
-	ticks = perform(work, count, forever);
-	pause_ms(PAUSE_MS);
-	tell(work, count, ticks);
-	pause_ms(PAUSE_MS);
+	tell(work, perform(work, count, forever));
+}
+
+static uint64_t parameter(const char *name, uint64_t usual)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 10) : usual;
 }
 
 int main(void)
 {
 	/* The kernel makes variables of the parameters that it does not know. */
-	const char *requests = getenv("requests"), *mib = getenv("span"), *clock = getenv("clock");
 	char *works = getenv("works");
-	uint64_t count = requests ? strtoull(requests, NULL, 10) : 1000;
+	uint64_t count = parameter("requests", 1000), bytes = parameter("mib", 64) << 20;
+	uint64_t seconds = parameter("seconds", 0);
 
 	mkdir("/dev", 0755);
 	if (mount("dev", "/dev", "devtmpfs", 0, NULL))
@@ -314,21 +324,21 @@ int main(void)
 	disk = open("/dev/vda", O_RDWR | O_DIRECT);
 	if (disk < 0)
 		finish("/dev/vda");
-	span = (mib ? strtoull(mib, NULL, 10) : 32) << 20;
-	if (!works || count < 1 || count > MOST_REQUESTS || span < CHUNK)
+	span = parameter("span", 32) << 20;
+	if (!works || count < 1 || count > MOST_REQUESTS || bytes < MOST_BYTES || span < CHUNK)
 		finish("parameters");
 	for (uint64_t at = 0; at < span; at += CHUNK) {
 		if (pwrite(disk, buffers[0], CHUNK, at) != CHUNK)
 			finish("fill");
 	}
-	if (clock && !strcmp(clock, "ns"))
+	if (seconds) {
 		ns_per_tick = measured_ns_per_tick();
-	puts("vblk-begin idle");
+		most_ticks = (uint64_t)(seconds * 1e9 / ns_per_tick);
+	}
+	puts("vblk-idle");
 	fflush(stdout);
 	tcdrain(STDOUT_FILENO);
-	pause_ms(PAUSE_MS + IDLE_MS);
-	puts("vblk-end idle");
-	fflush(stdout);
+	pause_ms(IDLE_MS);
 	for (char *name = strtok(works, ","); name; name = strtok(NULL, ",")) {
 		struct work work;
 
@@ -336,7 +346,7 @@ int main(void)
 			printf("%s: no such work\n", name);
 			continue;
 		}
-		measure(&work, count, getenv("forever") != NULL);
+		measure(&work, count, bytes, getenv("forever") != NULL);
 	}
 	puts("vblk-done");
 	finish(NULL);
