@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the memory of an I/O can be cut.
+//! Decides where the memory of an I/O can be cut.
 //!
 //! The block layer cuts an I/O that has more segments than its device takes, or a gap between two of
 //! them. Each part must have whole blocks, and an I/O without such a place fails
@@ -9,7 +9,7 @@
 /// Bytes of the shortest segment that each device takes in one.
 const PAGE: u32 = 4096;
 
-/// What a device wants of the segments of one I/O, as in `struct queue_limits`, <linux/blkdev.h>.
+/// Limits the segments of one I/O on a device, as in `struct queue_limits`, <linux/blkdev.h>.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentLimits {
     /// Most segments, at least one.

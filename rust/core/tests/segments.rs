@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be cut for a device, against what the block layer does.
+//! Compares what can be cut for a device with what the block layer does.
 
 use proptest::prelude::*;
 use vblk_core::segments::SegmentLimits;

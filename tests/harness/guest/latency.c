@@ -12,12 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/stat.h>
-#include <termios.h>
 #include <unistd.h>
 #include <x86intrin.h>
+
+#include "init.h"
 
 #define BLOCK 4096
 #define BLOCKS 2048 /* The part of the disk that is used: 8 MiB. */
@@ -26,17 +24,6 @@
 #define CHUNK (64 * BLOCK)
 
 static char buffer[CHUNK] __attribute__((aligned(BLOCK)));
-
-static void finish(const char *problem)
-{
-	if (problem)
-		perror(problem);
-	fflush(NULL);
-	/* What the kernel says next would get in between. */
-	tcdrain(STDOUT_FILENO);
-	reboot(RB_POWER_OFF);
-	_exit(1);
-}
 
 static int by_value(const void *a, const void *b)
 {
@@ -86,9 +73,7 @@ int main(void)
 	const char *what = getenv("latency");
 	int fd;
 
-	mkdir("/dev", 0755);
-	if (mount("dev", "/dev", "devtmpfs", 0, NULL))
-		finish("devtmpfs");
+	init();
 	fd = open("/dev/vda", O_RDWR | O_DIRECT);
 	if (fd < 0)
 		finish("/dev/vda");

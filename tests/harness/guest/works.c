@@ -25,14 +25,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
+
+#include "init.h"
 
 #define MOST_REQUESTS 1000000
 #define MOST_DEPTH 64
@@ -60,17 +59,6 @@ static uint64_t span;
 static double ns_per_tick;
 static uint64_t most_ticks = UINT64_MAX;
 static int disk;
-
-static void finish(const char *problem)
-{
-	if (problem)
-		perror(problem);
-	fflush(NULL);
-	/* What the kernel says next would get in between. */
-	tcdrain(STDOUT_FILENO);
-	reboot(RB_POWER_OFF);
-	_exit(1);
-}
 
 static void pause_ms(long ms)
 {
@@ -318,9 +306,7 @@ int main(void)
 	uint64_t count = parameter("requests", 1000), bytes = parameter("mib", 64) << 20;
 	uint64_t seconds = parameter("seconds", 0);
 
-	mkdir("/dev", 0755);
-	if (mount("dev", "/dev", "devtmpfs", 0, NULL))
-		finish("devtmpfs");
+	init();
 	disk = open("/dev/vda", O_RDWR | O_DIRECT);
 	if (disk < 0)
 		finish("/dev/vda");
