@@ -42,6 +42,8 @@ pub enum Handled {
 pub enum Next {
     /// When the driver kicks.
     Kick,
+    /// When [`poll`] finds something. Until then the driver does not kick.
+    Poll,
     /// As soon as the other queues have been served.
     Soon,
     /// When an I/O of the queue has finished.
@@ -95,7 +97,35 @@ enum BatchEnd {
     Turn(Next),
 }
 
-/// Handles what is there, up to a bound.
+/// What [`poll`] saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// Something is there to drain.
+    Found,
+    /// Nothing is there: to be looked at again.
+    Nothing,
+    /// Nothing is there, and the driver kicks from here on.
+    Over,
+}
+
+/// Looks at a ring that a drain left with [`Next::Poll`]. Unless polling `goes_on`, asks the driver to
+/// kick if nothing is there.
+#[inline]
+pub fn poll<M: SharedMemory>(ring: &Ring<M>, avail: &mut Avail, goes_on: bool) -> Polled {
+    let found = match avail.refresh(ring) {
+        Ok(false) if goes_on => return Polled::Nothing,
+        Ok(false) => avail.enable_notify(ring),
+        found => found,
+    };
+    match found {
+        Ok(false) => Polled::Over,
+        // Why a ring makes no sense is found by the drain that follows.
+        Ok(true) | Err(_) => Polled::Found,
+    }
+}
+
+/// Handles what is there, up to a bound. If the ring is then empty and `polls`, the driver is not asked
+/// to kick.
 ///
 /// # Errors
 ///
@@ -105,6 +135,7 @@ pub fn drain<M: SharedMemory, H: HandleChain<M>>(
     ring: &Ring<M>,
     avail: &mut Avail,
     handler: &mut H,
+    polls: bool,
 ) -> Result<Next, RingError> {
     let mut taken = Taken::default();
     avail.disable_notify(ring);
@@ -113,6 +144,7 @@ pub fn drain<M: SharedMemory, H: HandleChain<M>>(
         let end = batch(ring, avail, handler, &mut taken);
         handler.signal_used();
         match end? {
+            BatchEnd::Empty if polls => return Ok(Next::Poll),
             BatchEnd::Empty => {
                 if !avail.enable_notify(ring)? {
                     return Ok(Next::Kick);

@@ -28,6 +28,7 @@ pub mod memory;
 pub mod notify;
 pub mod packed;
 pub mod payload;
+pub mod poll_window;
 pub mod priority;
 pub mod queue;
 pub mod range;

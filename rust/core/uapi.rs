@@ -59,6 +59,10 @@ pub const VHOST_GET_VRING_WORKER: u32 = iowr::<VringWorker>(0x16);
 pub const VHOST_SET_FORK_FROM_OWNER: u32 = iow::<u8>(0x84);
 /// Returns the kind of worker threads, a `u8`.
 pub const VHOST_GET_FORK_FROM_OWNER: u32 = ior::<u8>(0x85);
+/// Sets for how many microseconds a worker may look at an empty ring, a [`VringState`]; 0: not at all.
+pub const VHOST_SET_VRING_BUSYLOOP_TIMEOUT: u32 = iow::<VringState>(0x23);
+/// Returns that, a [`VringState`]. The direction bits in `<linux/vhost.h>` are those of a write.
+pub const VHOST_GET_VRING_BUSYLOOP_TIMEOUT: u32 = iow::<VringState>(0x24);
 /// Sets the negotiated back-end features, a `u64`.
 pub const VHOST_SET_BACKEND_FEATURES: u32 = iow::<u64>(0x25);
 /// Returns the back-end features on offer, a `u64`. The direction bits in `<linux/vhost.h>` are
@@ -218,7 +222,7 @@ argument! {
     VringState {
         /// Number of the queue.
         index: u32,
-        /// A number of entries, or a position.
+        /// A number of entries, a position, or a time in microseconds.
         num: u32,
     }
 }
@@ -403,8 +407,10 @@ argument! {
         serial: [u8; crate::request::ID_BYTES],
         /// The name on the vDPA bus, ended by a zero.
         name: [u8; VDPA_NAME_BYTES],
+        /// Microseconds for which an empty ring may be looked at; 0: not at all.
+        poll_us: u32,
         /// Must be 0.
-        reserved: [u32; 7],
+        reserved: [u32; 6],
     }
 }
 
@@ -439,8 +445,10 @@ argument! {
         serial: [u8; crate::request::ID_BYTES],
         /// Returned: the name on the vDPA bus.
         name: [u8; VDPA_NAME_BYTES],
+        /// Returned: microseconds for which an empty ring may be looked at.
+        poll_us: u32,
         /// Must be 0.
-        reserved: [u32; 3],
+        reserved: [u32; 2],
     }
 }
 

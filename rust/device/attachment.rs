@@ -195,6 +195,7 @@ impl Attachment {
             memory: params.memory,
             rules: params.rules,
             err: vring.err.clone(),
+            poll_us: vring.poll_us,
         }
         .build()?;
         let mut served = ServedQueue {

@@ -45,7 +45,7 @@ impl Device {
         Ok(())
     }
 
-    /// Forgets a driver and all that it set up, but for what was counted. What is in flight is waited
+    /// Forgets a driver and all that it set up, but for what was counted and what only the administrator sets. What is in flight is waited
     /// for. Workers of the current process stay.
     pub(crate) fn reset(&mut self) {
         self.abandon();
@@ -57,9 +57,10 @@ impl Device {
         self.writeback = None;
         self.config_call = None;
         for vring in &mut self.vrings {
-            let past = vring.past;
+            let VringConfig { past, poll_us, .. } = *vring;
             *vring = VringConfig {
                 past,
+                poll_us,
                 ..VringConfig::default()
             };
         }

@@ -338,6 +338,19 @@ impl Device {
         Ok(())
     }
 
+    /// Sets for how many microseconds the worker of a queue may look at its ring when it is empty.
+    ///
+    /// # Errors
+    ///
+    /// ENOBUFS, ENOMEM; EINTR when the current task is being killed; nothing changed then.
+    pub(crate) fn set_poll_limit(&mut self, index: usize, poll_us: u32) -> Result {
+        let worker = self.vring(index)?.worker;
+        self.workers
+            .with_queue(worker, index, |queue| queue.set_poll_limit(poll_us))?;
+        self.vring(index)?.poll_us = poll_us;
+        Ok(())
+    }
+
     /// Returns the position of a queue, as VHOST_GET_VRING_BASE tells it.
     ///
     /// # Errors

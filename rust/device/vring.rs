@@ -32,6 +32,8 @@ pub(crate) struct VringConfig {
     pub(crate) kick: Option<Arc<EventFile>>,
     pub(crate) call: Option<Arc<Signal>>,
     pub(crate) err: Option<Arc<Signal>>,
+    /// Microseconds for which the worker may look at the ring when it is empty.
+    pub(crate) poll_us: u32,
     /// Which worker serves it.
     pub(crate) worker: usize,
     /// What was counted until the queue was last stopped.

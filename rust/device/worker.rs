@@ -15,6 +15,7 @@ use crate::{
     },
     sys::{
         lock::lock_killable,
+        task::others_want_cpu,
         worker_thread::{
             ThreadKind,
             Work,
@@ -34,7 +35,10 @@ use kernel::{
         Mutex, //
     },
 };
-use vblk_core::drain::Next;
+use vblk_core::drain::{
+    Next,
+    Polled, //
+};
 
 /// Workers that a device can have: more than queues are of no use.
 const MAX_WORKERS: usize = MAX_QUEUES;
@@ -46,6 +50,8 @@ type Queues = KVec<Option<KBox<dyn Serve>>>;
 #[pin_data]
 struct VqWork {
     ready: Arc<ReadyQueues>,
+    /// Queues whose rings the worker looks at, since their drivers don't kick.
+    polled: ReadyQueues,
     /// Held while a queue is served: with it, none is.
     #[pin]
     queues: Mutex<Queues>,
@@ -54,7 +60,7 @@ struct VqWork {
 impl Work for VqWork {
     #[inline]
     fn is_pending(&self) -> bool {
-        self.ready.any()
+        self.ready.any() || self.polled.any()
     }
 
     #[inline]
@@ -65,7 +71,31 @@ impl Work for VqWork {
             if let Some(Some(queue)) = queues.get_mut(index) {
                 match queue.handle_kick() {
                     Next::Soon => self.ready.mark_again(index),
+                    Next::Poll => self.polled.mark_again(index),
                     Next::Kick | Next::Completion | Next::Never => (),
+                }
+            }
+        });
+        if self.polled.any() {
+            self.poll();
+        }
+    }
+}
+
+impl VqWork {
+    /// Looks once at each ring that is polled. The thread looks between two calls whether it is to end.
+    #[inline(never)]
+    fn poll(&self) {
+        core::hint::spin_loop();
+        let goes_on = !others_want_cpu();
+        self.polled.take(|index| {
+            let mut queues = self.queues.lock();
+            // One that is not there any more is not polled any more.
+            if let Some(Some(queue)) = queues.get_mut(index) {
+                match queue.poll(goes_on) {
+                    Polled::Found => self.ready.mark_again(index),
+                    Polled::Nothing => self.polled.mark_again(index),
+                    Polled::Over => (),
                 }
             }
         });
@@ -83,6 +113,7 @@ impl VqWorker {
         let work = Arc::pin_init(
             pin_init!(VqWork {
                 ready,
+                polled: ReadyQueues::new(),
                 queues <- new_mutex!(KVec::new(), "VqWork::queues"),
             }),
             GFP_KERNEL_ACCOUNT,

@@ -13,6 +13,7 @@
 pub(crate) mod context;
 pub(crate) mod in_flight;
 mod io_pool;
+mod polling;
 mod ranges;
 pub(crate) mod ready;
 mod request_handler;

@@ -10,6 +10,7 @@ use super::{
         Rules, //
     },
     io_pool::IoPool,
+    polling::Polling,
     request_handler::RequestHandler,
     used_side::{
         Ring,
@@ -35,7 +36,9 @@ use kernel::{
 use vblk_core::{
     drain::{
         drain,
-        Next, //
+        poll,
+        Next,
+        Polled, //
     },
     request::ID_BYTES,
     ring::{
@@ -50,6 +53,12 @@ use vblk_core::{
 pub(crate) trait Serve: Send {
     /// Serves what is there, up to a bound. Returns when to serve the queue again.
     fn handle_kick(&mut self) -> Next;
+
+    /// Looks at the ring. Unless polling `goes_on`, the driver kicks from here on if nothing is there.
+    fn poll(&mut self, goes_on: bool) -> Polled;
+
+    /// Sets for how many microseconds the ring may be looked at when it is empty.
+    fn set_poll_limit(&mut self, limit_us: u32);
 
     /// Returns the position in the ring, as VHOST_GET_VRING_BASE tells it.
     fn base(&self) -> u32;
@@ -88,6 +97,7 @@ struct Virtqueue<M> {
     is_stopped: bool,
     /// The mistakes that the error eventfd told of.
     reported: u64,
+    polling: Polling,
     used: Arc<UsedSide>,
 }
 
@@ -101,6 +111,8 @@ pub(crate) struct VirtqueueParams<'a> {
     pub(crate) memory: &'a DeviceMemory,
     pub(crate) rules: Rules,
     pub(crate) err: Option<Arc<Signal>>,
+    /// Microseconds for which the ring may be looked at when it is empty.
+    pub(crate) poll_us: u32,
 }
 
 impl VirtqueueParams<'_> {
@@ -128,6 +140,7 @@ impl VirtqueueParams<'_> {
             err: self.err,
             is_stopped: false,
             reported: 0,
+            polling: Polling::new(self.poll_us),
             used: self.used,
         })
     }
@@ -141,12 +154,30 @@ impl<M: GuestMemory> Virtqueue<M> {
         if self.is_stopped {
             return Next::Never;
         }
-        let next = drain(&self.ring, &mut self.avail, &mut self.handler);
-        if next.is_err() {
-            self.handler.submitter.malformed += 1;
-        }
-        let next = next.unwrap_or(Next::Never);
+        let next = if self.polling.is_enabled() {
+            self.drain_and_learn()
+        } else {
+            self.drain(false)
+        };
         self.is_stopped = next == Next::Never;
+        next
+    }
+
+    #[inline]
+    fn drain(&mut self, polls: bool) -> Next {
+        drain(&self.ring, &mut self.avail, &mut self.handler, polls).unwrap_or_else(|_| {
+            self.handler.submitter.malformed += 1;
+            Next::Never
+        })
+    }
+
+    #[inline(never)]
+    fn drain_and_learn(&mut self) -> Next {
+        let before = self.avail.position();
+        let polls = self.polling.begin_drain();
+        let next = self.drain(polls);
+        self.polling
+            .end_drain(self.avail.position() != before, next);
         next
     }
 }
@@ -167,6 +198,18 @@ impl<M: GuestMemory> Serve for Virtqueue<M> {
             }
         }
         next
+    }
+
+    fn poll(&mut self, goes_on: bool) -> Polled {
+        if self.is_stopped {
+            return Polled::Over;
+        }
+        let goes_on = goes_on && self.polling.goes_on();
+        poll(&self.ring, &mut self.avail, goes_on)
+    }
+
+    fn set_poll_limit(&mut self, limit_us: u32) {
+        self.polling.set_limit(limit_us);
     }
 
     fn base(&self) -> u32 {

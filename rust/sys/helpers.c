@@ -8,6 +8,7 @@
 #include <linux/preempt.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 #include <linux/uaccess.h>
 #include <linux/unaligned.h>
 #include <linux/vmalloc.h>
@@ -228,6 +229,12 @@ void vblk_set_state(unsigned int state)
 void vblk_cond_resched(void)
 {
 	cond_resched();
+}
+
+/* Is there other work for this CPU? As for KVM's polling for halted CPUs. */
+bool vblk_others_want_cpu(void)
+{
+	return need_resched() || !single_task_running();
 }
 
 bool vblk_is_current_task(struct task_struct *task)

@@ -104,6 +104,7 @@ int vblk_kill(struct task_struct *task);
 bool vblk_killed(void);
 void vblk_set_state(unsigned int state);
 void vblk_cond_resched(void);
+bool vblk_others_want_cpu(void);
 bool vblk_is_current_task(struct task_struct *task);
 bool vblk_has_capability_noaudit(int cap);
 bool vblk_is_admin(void);

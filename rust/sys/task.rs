@@ -44,6 +44,12 @@ pub(crate) fn give_way() {
     unsafe { helpers::vblk_cond_resched() };
 }
 
+/// Returns whether another task waits for this CPU.
+pub(crate) fn others_want_cpu() -> bool {
+    // SAFETY: Callers are tasks, and so may be moved to another CPU: then it is answered for one of them.
+    unsafe { helpers::vblk_others_want_cpu() }
+}
+
 /// Calls `f` without being preempted, so that others need not wait for its end.
 #[inline]
 pub(crate) fn without_preemption<R>(f: impl FnOnce() -> R) -> R {

@@ -179,8 +179,10 @@ struct vhost_blk_vdpa_add {
 	__u8 serial[VHOST_BLK_SERIAL_BYTES];
 	/* The name on the vDPA bus. */
 	__u8 name[VHOST_BLK_VDPA_NAME_BYTES];
+	/* As VHOST_SET_VRING_BUSYLOOP_TIMEOUT, for each of its queues. */
+	__u32 poll_us;
 	/* Must be 0. */
-	__u32 reserved[7];
+	__u32 reserved[6];
 };
 
 /*
@@ -226,8 +228,10 @@ struct vhost_blk_vdpa_info {
 	__u8 serial[VHOST_BLK_SERIAL_BYTES];
 	/* Out: its name. */
 	__u8 name[VHOST_BLK_VDPA_NAME_BYTES];
+	/* Out: as for VHOST_BLK_VDPA_ADD. */
+	__u32 poll_us;
 	/* In: must be 0. Out: 0. */
-	__u32 reserved[3];
+	__u32 reserved[2];
 };
 
 /* Read about a vDPA device. ENOENT: there are not so many. EINVAL: reserved is not 0. */

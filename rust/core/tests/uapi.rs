@@ -268,7 +268,8 @@ fn structures_are_those_of_the_headers() {
         ),
         structure!(
             VdpaAdd,
-            "struct vhost_blk_vdpa_add": fd, flags, queues, queue_size, serial, name, reserved,
+            "struct vhost_blk_vdpa_add": fd, flags, queues, queue_size, serial, name, poll_us,
+            reserved,
         ),
         structure!(VdpaName, "struct vhost_blk_vdpa_name": name),
         structure!(VdpaStats, "struct vhost_blk_vdpa_stats": name, queue, reserved, stats),
@@ -285,6 +286,7 @@ fn structures_are_those_of_the_headers() {
             read_only,
             serial,
             name,
+            poll_us,
             reserved,
         ),
         structure!(WorkerState, "struct vhost_worker_state": worker_id),

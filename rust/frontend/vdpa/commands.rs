@@ -49,7 +49,7 @@ pub(crate) fn decode_add(asked: &VdpaAdd) -> Result<(CString, Params)> {
     let name = name(&asked.name)?;
     let count = u16::try_from(asked.queues).map_err(|_| EINVAL)?;
     let size = QueueSize::new(asked.queue_size).ok_or(EINVAL)?;
-    let is_plain = asked.flags & !(VDPA_PACKED | VDPA_HOST) == 0 && asked.reserved == [0; 7];
+    let is_plain = asked.flags & !(VDPA_PACKED | VDPA_HOST) == 0 && asked.reserved == [0; 6];
     let most = if asked.flags & VDPA_HOST != 0 {
         MAX_QUEUES
     } else {
@@ -67,6 +67,7 @@ pub(crate) fn decode_add(asked: &VdpaAdd) -> Result<(CString, Params)> {
         queues,
         flags: asked.flags,
         serial: asked.serial,
+        poll_us: asked.poll_us,
     };
     Ok((name, params))
 }
@@ -105,7 +106,7 @@ pub(crate) fn delete(asked: &VdpaName) -> Result {
 /// EINVAL when the argument is not as it must be; ENOENT when there are not so many; ENOMEM; EINTR when
 /// the current task is being killed.
 pub(crate) fn info(asked: &VdpaInfo) -> Result<VdpaInfo> {
-    if asked.reserved != [0; 3] {
+    if asked.reserved != [0; 2] {
         return Err(EINVAL);
     }
     let device = VdpaDevice::<VdpaBlk>::nth(asked.index).ok_or(ENOENT)?;

@@ -65,6 +65,8 @@ pub(crate) struct Params {
     pub(super) flags: u32,
     /// The answer to GET_ID.
     pub(super) serial: [u8; ID_BYTES],
+    /// Microseconds for which workers look at an empty ring.
+    pub(super) poll_us: u32,
 }
 
 /// A virtio-blk device on the vDPA bus.
@@ -74,6 +76,7 @@ pub(super) struct VdpaBlk {
     pub(super) queues: Queues,
     flags: u32,
     serial: [u8; ID_BYTES],
+    poll_us: u32,
     /// The features on offer, as the disk was when the device was made.
     pub(super) offered: Features,
     pub(super) iotlb: Arc<Iotlb>,
@@ -94,6 +97,7 @@ impl VdpaBlk {
                 queues,
                 flags,
                 serial,
+                poll_us,
             } = params;
             let count = usize::from(queues.count);
             let told = config_limits(&disk);
@@ -107,6 +111,9 @@ impl VdpaBlk {
             }
             let mut device = Device::without_owner(count)?;
             device.set_serial(serial)?;
+            for index in 0..count {
+                device.set_poll_limit(index, poll_us)?;
+            }
             let state = State {
                 device,
                 status: 0,
@@ -122,6 +129,7 @@ impl VdpaBlk {
                 queues,
                 flags,
                 serial,
+                poll_us,
                 offered: Features(offered),
                 iotlb,
                 state <- new_mutex!(state, "VdpaBlk::state"),
@@ -146,6 +154,7 @@ impl VdpaBlk {
             status: lock_killable(&self.state)?.status.into(),
             read_only: self.disk.geometry().read_only.into(),
             serial: self.serial,
+            poll_us: self.poll_us,
             ..VdpaInfo::default()
         })
     }

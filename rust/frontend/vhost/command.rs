@@ -125,6 +125,8 @@ pub(super) enum VringCommand {
     SetKick(Option<Arc<EventFile>>),
     SetCall(Option<Arc<Signal>>),
     SetErr(Option<Arc<Signal>>),
+    SetBusyloopTimeout(u32),
+    GetBusyloopTimeout,
     AttachWorker(usize),
     GetWorker,
 }
@@ -166,6 +168,8 @@ fn is_vring_command(number: u32) -> bool {
             | VHOST_SET_VRING_KICK
             | VHOST_SET_VRING_CALL
             | VHOST_SET_VRING_ERR
+            | VHOST_SET_VRING_BUSYLOOP_TIMEOUT
+            | VHOST_GET_VRING_BUSYLOOP_TIMEOUT
             | VHOST_ATTACH_VRING_WORKER
             | VHOST_GET_VRING_WORKER
     )
@@ -266,6 +270,10 @@ impl VringCommand {
             VHOST_SET_VRING_KICK => Self::SetKick(eventfd(read_fd(arg)?, EventFile::from_fd)?),
             VHOST_SET_VRING_CALL => Self::SetCall(eventfd(read_fd(arg)?, Signal::from_fd)?),
             VHOST_SET_VRING_ERR => Self::SetErr(eventfd(read_fd(arg)?, Signal::from_fd)?),
+            VHOST_SET_VRING_BUSYLOOP_TIMEOUT => {
+                Self::SetBusyloopTimeout(VringState::from_bytes(&arg.read()?).num)
+            }
+            VHOST_GET_VRING_BUSYLOOP_TIMEOUT => Self::GetBusyloopTimeout,
             VHOST_ATTACH_VRING_WORKER => {
                 Self::AttachWorker(VringWorker::from_bytes(&arg.read()?).worker_id as usize)
             }

@@ -91,6 +91,13 @@ fn execute_vring(index: usize, command: VringCommand, device: &mut Device) -> Re
         VringCommand::SetKick(kick) => device.set_kick(index, kick)?,
         VringCommand::SetCall(call) => device.set_call(index, call)?,
         VringCommand::SetErr(err) => device.set_err(index, err)?,
+        VringCommand::SetBusyloopTimeout(us) => device.set_poll_limit(index, us)?,
+        VringCommand::GetBusyloopTimeout => {
+            return Ok(Answer::Vring(VringState {
+                index: index as u32,
+                num: device.vring(index)?.poll_us,
+            }));
+        }
         VringCommand::AttachWorker(worker) => device.set_vring_worker(index, worker)?,
         VringCommand::GetWorker => {
             return Ok(Answer::VringWorker(VringWorker {

@@ -56,7 +56,7 @@ use vblk_core::{
 };
 
 /// Version of the interface, told by VHOST_BLK_GET_INFO.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// An open file.
 #[pin_data]

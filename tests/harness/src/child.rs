@@ -15,6 +15,9 @@ use std::{
 /// Tells a child that guest memory is pinned ahead.
 const PINNED: &str = "VBLK_MEMORY_PINNED";
 
+/// Tells a child that workers look at empty rings.
+const POLLED: &str = "VBLK_POLLED";
+
 /// A task that a child can be given.
 pub struct Role {
     /// The name on the command line.
@@ -30,6 +33,7 @@ pub fn main(role: &Role, arguments: &[&str]) -> ExitCode {
         Ok("mapped") => vm::use_memory(Pinning::Mapped),
         _ => (),
     }
+    vm::use_polling(std::env::var_os(POLLED).is_some());
     match (role.run)(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -47,6 +51,10 @@ pub fn command(role: &Role, arguments: &[&str]) -> Result<Command, std::io::Erro
         Pinning::PerRequest => command.env_remove(PINNED),
         Pinning::Ahead => command.env(PINNED, "ahead"),
         Pinning::Mapped => command.env(PINNED, "mapped"),
+    };
+    match vm::is_polled() {
+        true => command.env(POLLED, "1"),
+        false => command.env_remove(POLLED),
     };
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     Ok(command)

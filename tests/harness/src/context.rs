@@ -54,11 +54,13 @@ pub struct Case {
     pub format: Format,
     /// Pinning of its memory unless it says otherwise.
     pub pinning: Pinning,
+    /// Set when workers look at empty rings.
+    pub is_polled: bool,
 }
 
 impl Case {
-    /// Returns the test's name, with `.packed` behind it for packed rings and `.pinned` for memory
-    /// that is pinned ahead; in the layer `vdpa` for memory that is mapped.
+    /// Returns the test's name, with `.packed` behind it for packed rings, `.pinned` for memory that
+    /// is pinned ahead and `.polled` for rings that workers look at; in the layer `vdpa` for memory that is mapped.
     pub fn name(&self) -> String {
         let rings = match self.format {
             Format::Split => "",
@@ -68,11 +70,12 @@ impl Case {
             Pinning::PerRequest | Pinning::Mapped => "",
             Pinning::Ahead => ".pinned",
         };
+        let workers = if self.is_polled { ".polled" } else { "" };
         let mut name = self.test.name.to_owned();
         if self.pinning == Pinning::Mapped {
             name = name.replace("harness/", "vdpa/");
         }
-        format!("{name}{rings}{memory}")
+        format!("{name}{rings}{memory}{workers}")
     }
 }
 

@@ -148,6 +148,19 @@ impl Device {
         Ok(VringState::from_bytes(&bytes).num)
     }
 
+    /// VHOST_SET_VRING_BUSYLOOP_TIMEOUT.
+    pub fn set_vring_busyloop_timeout(&self, index: u32, us: u32) -> Result<(), Errno> {
+        let state = VringState { index, num: us };
+        self.set(uapi::VHOST_SET_VRING_BUSYLOOP_TIMEOUT, &state.to_bytes())
+    }
+
+    /// VHOST_GET_VRING_BUSYLOOP_TIMEOUT.
+    pub fn vring_busyloop_timeout(&self, index: u32) -> Result<u32, Errno> {
+        let mut bytes = VringState { index, num: 0 }.to_bytes();
+        self.call(uapi::VHOST_GET_VRING_BUSYLOOP_TIMEOUT, &mut bytes)?;
+        Ok(VringState::from_bytes(&bytes).num)
+    }
+
     /// VHOST_SET_VRING_ADDR.
     pub fn set_vring_addr(&self, addr: &VringAddr) -> Result<(), Errno> {
         if let Some(vdpa) = &self.vdpa {

@@ -6,7 +6,7 @@ use crate::{
     context::{Case, Context, NotApplicable},
     disk,
     oracle::{facts, Oracle, WORKER},
-    vm::{use_memory, use_rings},
+    vm::{use_memory, use_polling, use_rings},
 };
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -46,6 +46,7 @@ fn run_one(case: &Case, context: &Context, oracle: &mut Oracle) -> bool {
     let (name, test) = (case.name(), case.test);
     use_rings(case.format);
     use_memory(case.pinning);
+    use_polling(case.is_polled);
     let watchdog = Watchdog::start(name.clone(), context.limit(test));
     let mut skipped = None;
     let mut complaints = match panic::catch_unwind(AssertUnwindSafe(|| (test.run)(context))) {

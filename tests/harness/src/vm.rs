@@ -63,6 +63,23 @@ pub fn pinning() -> Pinning {
     *PINNING.lock().expect("no panic meanwhile")
 }
 
+/// Set when workers look at empty rings. One test runs at a time.
+static POLLED: AtomicBool = AtomicBool::new(false);
+
+/// For how long they do, in microseconds: about as long as the gaps of the tests, so that it ends
+/// before some requests and goes on until others.
+const POLL_US: u32 = 200;
+
+/// Chooses whether workers look at the empty rings of [`Vm::on`].
+pub fn use_polling(is_polled: bool) {
+    POLLED.store(is_polled, Relaxed);
+}
+
+/// Returns what [`use_polling`] chose.
+pub fn is_polled() -> bool {
+    POLLED.load(Relaxed)
+}
+
 /// Returns whether an error eventfd tells of malformed requests and of queues that stop. vhost-vdpa
 /// has none.
 pub fn tells_errors() -> bool {
@@ -259,6 +276,9 @@ impl Vm {
         };
         queue.tell_geometry(&self.device, queue.driver.base())?;
         queue.tell_files(&self.device)?;
+        if is_polled() {
+            self.device.set_vring_busyloop_timeout(index, POLL_US)?;
+        }
         Ok(queue)
     }
 

@@ -273,6 +273,7 @@ fn ioctls(thread: Thread) -> &'static [u32] {
             uapi::VHOST_SET_VRING_BASE,
             uapi::VHOST_SET_VRING_CALL,
             uapi::VHOST_SET_VRING_ERR,
+            uapi::VHOST_SET_VRING_BUSYLOOP_TIMEOUT,
             uapi::VHOST_SET_VRING_KICK,
             uapi::VHOST_SET_VRING_NUM,
         ],

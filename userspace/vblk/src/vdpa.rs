@@ -6,7 +6,7 @@
 //! device has is in sysfs.
 
 use crate::{
-    backend::{self, vhost},
+    backend::{self, vhost, Tuning},
     disk::{Disk, DiskKind},
     errno,
     sys::vhost_blk,
@@ -162,6 +162,21 @@ pub struct Device {
     pub read_only: bool,
     /// Whether a driver has begun to use it. A VMM may have it open before.
     pub in_use: bool,
+    /// Microseconds for which a thread of the module may look at an empty ring.
+    pub poll_us: u32,
+}
+
+/// How a device is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Who it is for.
+    pub user: User,
+    /// Queues, and most entries of each.
+    pub queues: Queues,
+    /// Offer packed rings.
+    pub packed: bool,
+    /// Microseconds for which a thread of the module may look at an empty ring; 0: not at all.
+    pub poll_us: u32,
 }
 
 /// Makes a device, and returns its node.
@@ -169,13 +184,13 @@ pub struct Device {
 /// # Errors
 ///
 /// See [`Error`]. There is no device then.
-pub fn add(
-    name: &Name,
-    disk: &Disk,
-    user: User,
-    queues: Queues,
-    packed: bool,
-) -> Result<PathBuf, Error> {
+pub fn add(name: &Name, disk: &Disk, options: &Options) -> Result<PathBuf, Error> {
+    let Options {
+        user,
+        queues,
+        packed,
+        poll_us,
+    } = *options;
     if disk.kind() != DiskKind::Block {
         return Err(Error::NotABlockDevice);
     }
@@ -192,9 +207,11 @@ pub fn add(
         queue_size: queues.size.into(),
         serial: *disk.id(),
         name: name.padded(),
+        poll_us,
         ..VdpaAdd::default()
     };
     let module = open_module()?;
+    check_version(&module, poll_us)?;
     vhost_blk::vdpa_add(&module, disk.file().as_fd(), argument).map_err(|e| {
         match e.raw_os_error() {
             Some(libc::EOPNOTSUPP) if has_vdpa(&module) => Error::Zoned,
@@ -204,6 +221,16 @@ pub fn add(
     wait_for_node(name, user).inspect_err(|_| {
         let _ = vhost_blk::vdpa_del(&module, &name.padded());
     })
+}
+
+/// Refuses to poll where the module is too old for it.
+fn check_version(module: &File, poll_us: u32) -> Result<(), Error> {
+    let tuning = Tuning {
+        poll_us,
+        ..Tuning::default()
+    };
+    let info = vhost_blk::get_info(module).map_err(|e| Error::Module(backend::Error::Module(e)))?;
+    vhost::check_version(info.version, tuning).map_err(Error::Module)
 }
 
 /// Waits for the node of a new device, which may come a moment later than the device.
@@ -342,6 +369,7 @@ fn device(sys: &Path, info: &VdpaInfo) -> Device {
         packed: info.flags & VDPA_PACKED != 0,
         read_only: info.read_only != 0,
         in_use: info.status != 0,
+        poll_us: info.poll_us,
     }
 }
 

@@ -462,6 +462,10 @@ fn every_wrong_vdpa_option_is_named() {
             "--queues 257: wanted 1 to 256 for the host",
         ),
         (
+            "vdpa add vm1 --path @disk --poll-us 1000001",
+            "--poll-us 1000001: wanted 0 to 1000000",
+        ),
+        (
             "vdpa add vm1 --path @disk --queues -1",
             "--queues -1: wanted 1 to 128 for a VMM",
         ),
@@ -564,6 +568,7 @@ fn help_of_vdpa_has_each_command_and_option() {
                 "--queue-size <N>",
                 "[default: 256]",
                 "--packed",
+                "--poll-us <N>",
                 "--for <WHO>",
                 "[default: guest]",
                 "[possible values: guest, host]",

@@ -5,4 +5,5 @@
 mod bounds;
 mod ends;
 mod order;
+mod polled;
 mod recorder;

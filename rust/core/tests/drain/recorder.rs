@@ -7,9 +7,11 @@ use vblk_core::{
     addr::GuestAddr,
     drain::{
         drain,
+        poll,
         HandleChain,
         Handled,
-        Next, //
+        Next,
+        Polled, //
     },
     queue::{
         Head,
@@ -114,7 +116,16 @@ impl<'a> Queue<'a> {
     }
 
     pub fn drain(&mut self) -> Result<Next, RingError> {
-        drain(&self.ring, &mut self.avail, &mut self.handler)
+        drain(&self.ring, &mut self.avail, &mut self.handler, false)
+    }
+
+    /// Drains, to be polled afterwards.
+    pub fn drain_to_poll(&mut self) -> Result<Next, RingError> {
+        drain(&self.ring, &mut self.avail, &mut self.handler, true)
+    }
+
+    pub fn poll(&mut self, goes_on: bool) -> Polled {
+        poll(&self.ring, &mut self.avail, goes_on)
     }
 
     /// The calls since the last time.

@@ -21,9 +21,11 @@ use vblk_core::{
     addr::GuestAddr,
     drain::{
         drain,
+        poll,
         HandleChain,
         Handled,
-        Next, //
+        Next,
+        Polled, //
     },
     queue::{
         Head,
@@ -120,9 +122,9 @@ impl HandleChain<View> for Taker {
     fn signal_used(&mut self) {}
 }
 
-/// The driver adds entries, and kicks only when asked, while the worker drains the ring and goes to
-/// sleep.
-fn kick_against_sleep(setup: Setup) {
+/// The driver adds entries, and kicks only when asked, while the worker drains the ring, looks at it a
+/// few times when it is empty, and goes to sleep.
+fn kick_against_sleep(setup: Setup, looks: usize) {
     model(move || {
         let (memory, mut driver, base) = setup.queue();
         let kick = Event::new();
@@ -133,9 +135,24 @@ fn kick_against_sleep(setup: Setup) {
                 let mut avail = Avail::new(&ring, base, setup.event_idx);
                 let mut taker = Taker { setup, taken: 0 };
                 while taker.taken < usize::from(ENTRIES) {
-                    match drain(&ring, &mut avail, &mut taker).expect("a possible ring") {
+                    match drain(&ring, &mut avail, &mut taker, looks != 0).expect("a possible ring")
+                    {
                         Next::Kick if taker.taken < usize::from(ENTRIES) => kick.wait(),
-                        Next::Kick | Next::Soon => (),
+                        Next::Poll if taker.taken < usize::from(ENTRIES) => {
+                            let mut left = looks;
+                            // Ends: what is looked for comes, or there are no looks left.
+                            let polled = loop {
+                                left -= 1;
+                                match poll(&ring, &mut avail, left != 0) {
+                                    Polled::Nothing => thread::yield_now(),
+                                    polled => break polled,
+                                }
+                            };
+                            if polled == Polled::Over {
+                                kick.wait();
+                            }
+                        }
+                        Next::Kick | Next::Poll | Next::Soon => (),
                         other => panic!("{other:?} without a reason"),
                     }
                 }
@@ -268,7 +285,12 @@ macro_rules! models {
 
             #[test]
             fn no_kick_is_lost() {
-                kick_against_sleep(SETUP);
+                kick_against_sleep(SETUP, 0);
+            }
+
+            #[test]
+            fn no_kick_is_lost_when_polling_ends() {
+                kick_against_sleep(SETUP, 2);
             }
 
             #[test]

@@ -20,14 +20,26 @@ pub enum Direction {
     Write,
 }
 
-/// Behaviour of the driver while the device works, with one CPU for both. Left alone, the scheduler
-/// chooses between the two by what happened before, so each is made to happen.
+/// Behaviour of the driver while the device works. Left alone on one CPU, the scheduler chooses between
+/// the first two by what happened before, so each is made to happen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
-    /// Sleeps, and is woken by the interrupt.
+    /// Sleeps, and is woken by the interrupt. One CPU for both.
     Asleep,
-    /// Preempted by the kick, and finds the interrupt there when it goes on.
+    /// Preempted by the kick, and finds the interrupt there when it goes on. One CPU for both.
     HandsOver,
+    /// Sleeps, and is woken by the interrupt. A CPU for each.
+    Apart,
+}
+
+impl Driver {
+    /// Returns the CPUs that it takes.
+    pub fn cpus(self) -> usize {
+        match self {
+            Self::Asleep | Self::HandsOver => 1,
+            Self::Apart => 2,
+        }
+    }
 }
 
 /// A load to measure.

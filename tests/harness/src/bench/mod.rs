@@ -3,7 +3,8 @@
 //! Figures: what a 4 KiB request costs in instructions, by whom it is served.
 //!
 //! Means something only where the TSC counts instructions and nothing else runs: in L1 under
-//! `scripts/l1 --icount`. Each figure is a line of JSON on standard output; `scripts/bench`
+//! `scripts/l1 --icount`. With two CPUs it counts those of both, and only the cases that take two are
+//! measured. Each figure is a line of JSON on standard output; `scripts/bench`
 //! collects them.
 
 mod load;
@@ -13,7 +14,7 @@ pub mod scaling;
 
 use crate::disk::{Disk, NullBlk};
 use load::{median, Direction, Driver, Load, WINDOW};
-use std::{error::Error, time::Duration};
+use std::{error::Error, thread, time::Duration};
 
 /// Number of samples of each figure.
 const RUNS: usize = 3;
@@ -29,13 +30,17 @@ struct Backend {
     concurrent: bool,
     /// Set when another thread works for the driver, at a kick.
     kicked: bool,
+    /// CPUs that it takes.
+    cpus: usize,
 }
 
-const LOADS: [(usize, Driver); 4] = [
+const LOADS: [(usize, Driver); 6] = [
     (1, Driver::Asleep),
     (1, Driver::HandsOver),
+    (1, Driver::Apart),
     (32, Driver::Asleep),
     (32, Driver::HandsOver),
+    (32, Driver::Apart),
 ];
 
 const BACKENDS: &[Backend] = &[
@@ -44,52 +49,78 @@ const BACKENDS: &[Backend] = &[
         measure: module::pinned_per_request,
         concurrent: true,
         kicked: true,
+        cpus: 1,
     },
     Backend {
         name: "vhost-blk-rs, pinned ahead",
         measure: module::pinned_ahead,
         concurrent: true,
         kicked: true,
+        cpus: 1,
+    },
+    Backend {
+        name: "vhost-blk-rs, polling",
+        measure: module::polling,
+        concurrent: true,
+        kicked: true,
+        cpus: 2,
     },
     Backend {
         name: "libaio",
         measure: raw::libaio,
         concurrent: true,
         kicked: false,
+        cpus: 1,
     },
     Backend {
         name: "pread/pwrite",
         measure: raw::synchronous,
         concurrent: false,
         kicked: false,
+        cpus: 1,
     },
 ];
 
 /// The cases to perform.
-enum Choice<'a> {
-    /// Those whose names contain this, each with all back-ends.
-    Named(&'a str),
+struct Choice<'a> {
+    name: Name<'a>,
+    /// CPUs that they take.
+    cpus: usize,
+}
+
+/// The names of cases.
+enum Name<'a> {
+    /// Those that contain this, each with all back-ends.
+    Part(&'a str),
     /// One, without end, with one back-end.
     Endless { case: &'a str, backend: &'a str },
 }
 
-impl Choice<'_> {
+impl<'a> Choice<'a> {
+    /// Those that take the CPUs that there are.
+    fn new(name: Name<'a>) -> Result<Self, Box<dyn Error>> {
+        Ok(Self {
+            name,
+            cpus: thread::available_parallelism()?.get().min(2),
+        })
+    }
+
     fn has(&self, name: &str) -> bool {
-        match self {
-            Self::Named(pattern) => name.contains(pattern),
-            Self::Endless { case, .. } => name == *case,
+        match self.name {
+            Name::Part(pattern) => name.contains(pattern),
+            Name::Endless { case, .. } => name == case,
         }
     }
 }
 
 /// Measures the cases whose names contain `pattern`.
 pub fn main(pattern: &str) -> Result<(), Box<dyn Error>> {
-    perform(&Choice::Named(pattern))
+    perform(&Choice::new(Name::Part(pattern))?)
 }
 
 /// Performs a case without end, with a back-end of this name, for `scripts/profile`.
 pub fn forever(case: &str, backend: &str) -> Result<(), Box<dyn Error>> {
-    perform(&Choice::Endless { case, backend })?;
+    perform(&Choice::new(Name::Endless { case, backend })?)?;
     Err("no such case, or no such back-end for it".into())
 }
 
@@ -140,28 +171,31 @@ fn on_disk(
             let how = match driver {
                 Driver::Asleep => "",
                 Driver::HandsOver => "-handover",
+                Driver::Apart => "-2-cpus",
             };
             let case = format!("{name}-{way}-4k-qd{depth}{how}");
             let able = |backend: &&Backend| {
-                (backend.concurrent || depth == 1) && (backend.kicked || driver == Driver::Asleep)
+                (backend.concurrent || depth == 1)
+                    && (backend.kicked || driver != Driver::HandsOver)
+                    && backend.cpus <= driver.cpus()
             };
             let load = Load {
                 direction,
                 depth,
                 driver,
-                is_endless: matches!(choice, Choice::Endless { .. }),
+                is_endless: matches!(choice.name, Name::Endless { .. }),
             };
-            if !choice.has(&case) {
+            if !choice.has(&case) || driver.cpus() != choice.cpus {
                 continue;
             }
             for it in BACKENDS.iter().filter(able) {
-                match choice {
-                    Choice::Named(_) => report(&case, it, disk, &load)?,
-                    Choice::Endless { backend, .. } if it.name == *backend => {
+                match choice.name {
+                    Name::Part(_) => report(&case, it, disk, &load)?,
+                    Name::Endless { backend, .. } if it.name == backend => {
                         println!("vblk-forever");
                         (it.measure)(disk, &load)?;
                     }
-                    Choice::Endless { .. } => (),
+                    Name::Endless { .. } => (),
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::{
         process::{self, Policy},
         tsc,
     },
-    vm::{use_memory, Setup, Vm, OK},
+    vm::{use_memory, use_polling, Setup, Vm, OK},
 };
 use std::error::Error;
 use vblk_core::{
@@ -30,6 +30,16 @@ pub fn pinned_per_request(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error
 pub fn pinned_ahead(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error>> {
     use_memory(Pinning::Ahead);
     measure(disk, load)
+}
+
+/// Measures requests in memory that was pinned ahead, with a worker that looks at the empty ring:
+/// instructions per request, those of looking in vain among them.
+pub fn polling(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error>> {
+    use_memory(Pinning::Ahead);
+    use_polling(true);
+    let measured = measure(disk, load);
+    use_polling(false);
+    measured
 }
 
 /// Returns the instructions per request.
@@ -53,6 +63,12 @@ fn measure(disk: &Disk, load: &Load) -> Result<u64, Box<dyn Error>> {
             process::set_policy(0, Policy::Idle)?;
             for worker in facts::threads_named(WORKER) {
                 process::set_policy(worker.pid, Policy::Batch)?;
+            }
+        }
+        Driver::Apart => {
+            process::run_on(0, 0)?;
+            for worker in facts::threads_named(WORKER) {
+                process::run_on(worker.pid, 1)?;
             }
         }
     }

@@ -45,6 +45,14 @@ const QUEUE_COMMANDS: &[(&str, u32)] = &[
     ("SET_VRING_KICK", uapi::VHOST_SET_VRING_KICK),
     ("SET_VRING_CALL", uapi::VHOST_SET_VRING_CALL),
     ("SET_VRING_ERR", uapi::VHOST_SET_VRING_ERR),
+    (
+        "SET_VRING_BUSYLOOP_TIMEOUT",
+        uapi::VHOST_SET_VRING_BUSYLOOP_TIMEOUT,
+    ),
+    (
+        "GET_VRING_BUSYLOOP_TIMEOUT",
+        uapi::VHOST_GET_VRING_BUSYLOOP_TIMEOUT,
+    ),
 ];
 
 /// Commands that anyone may use who has the file.
@@ -117,6 +125,10 @@ fn cut_off_arguments(_: &Context) -> Outcome {
     for (name, command) in [
         ("GET_FEATURES", uapi::VHOST_GET_FEATURES),
         ("GET_VRING_BASE", uapi::VHOST_GET_VRING_BASE),
+        (
+            "GET_VRING_BUSYLOOP_TIMEOUT",
+            uapi::VHOST_GET_VRING_BUSYLOOP_TIMEOUT,
+        ),
         ("GET_STATS", uapi::VHOST_BLK_GET_STATS),
         ("GET_INFO", uapi::VHOST_BLK_GET_INFO),
     ] {

@@ -33,6 +33,7 @@ mod packed;
 mod page_cache;
 mod partition;
 mod placement;
+mod polling;
 mod priority;
 mod protected;
 mod race;
@@ -70,6 +71,7 @@ pub fn all() -> impl Iterator<Item = Case> {
             test,
             format,
             pinning,
+            is_polled: false,
         };
         tests.into_iter().flatten().map(case)
     };
@@ -80,9 +82,13 @@ pub fn all() -> impl Iterator<Item = Case> {
         on(packed_and_pinned(), Format::Packed, Pinning::Ahead),
         on(by_vdpa(), Format::Split, Pinning::Mapped),
         on(by_vdpa_on_packed_rings(), Format::Packed, Pinning::Mapped),
-        on(vec![teardown::LAST], Format::Split, Pinning::PerRequest),
     ];
-    lists.into_iter().flatten()
+    let polled = on(polled_rings(), Format::Split, Pinning::PerRequest).map(|case| Case {
+        is_polled: true,
+        ..case
+    });
+    let last = on(vec![teardown::LAST], Format::Split, Pinning::PerRequest);
+    lists.into_iter().flatten().chain(polled).chain(last)
 }
 
 /// Returns the tests that know no format, and those that are about split rings or about none.
@@ -104,6 +110,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         alignment::TESTS,
         alignment::ON_SWITCHED_MEMORY,
         wakeups::TESTS,
+        polling::TESTS,
         placement::TESTS,
         truncated::TESTS,
         protected::TESTS,
@@ -285,6 +292,21 @@ fn by_vdpa_on_packed_rings() -> Vec<&'static [Test]> {
         reconfigure::TESTS,
         in_flight::TESTS,
         late_status::TESTS,
+    ]
+}
+
+/// Returns the tests of [`on_split_rings`] in which much happens while a ring is empty.
+fn polled_rings() -> Vec<&'static [Test]> {
+    vec![
+        mutating_guest::TESTS,
+        race::TESTS,
+        integrity::TESTS,
+        integrity::OF_WORKERS,
+        reconfigure::TESTS,
+        reconfigure::ON_ANOTHER_TABLE,
+        killed::TESTS,
+        teardown::TESTS,
+        teardown::OF_OWNERS,
     ]
 }
 

@@ -83,7 +83,7 @@ fn makers(_: &Context) -> Outcome {
         ("no power of two", |add| add.queue_size = 100),
         ("too many entries", |add| add.queue_size = 65536),
         ("an unknown flag", |add| add.flags = 4),
-        ("a reserved field", |add| add.reserved[6] = 1),
+        ("a reserved field", |add| add.reserved[5] = 1),
     ] {
         assert_refused(what, add(&change), Errno::EINVAL);
     }

@@ -239,7 +239,7 @@ fn wrong_arguments(_: &Context) -> Outcome {
         assert_refused(what, refused, errno);
     }
     let listed = VdpaInfo {
-        reserved: [0, 0, 1],
+        reserved: [0, 1],
         ..VdpaInfo::default()
     };
     let refused = call(uapi::VHOST_BLK_VDPA_GET, listed.to_bytes().into());

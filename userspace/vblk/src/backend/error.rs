@@ -24,12 +24,14 @@ pub enum Error {
     IoUring(String),
     /// The loaded module is too old for an option.
     #[error(
-        "{option} needs version 4 of the module's interface, and the loaded module has {version}: \
+        "{option} needs version {needed} of the module's interface, and the loaded module has {version}: \
          load a newer vhost_blk_rs"
     )]
     OldModule {
         /// The option.
         option: &'static str,
+        /// The version that it needs.
+        needed: u32,
         /// The version that the module has.
         version: u32,
     },

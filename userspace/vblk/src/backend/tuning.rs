@@ -29,6 +29,8 @@ pub struct Tuning {
     pub memory_pinned: bool,
     /// The threads.
     pub workers: Workers,
+    /// Microseconds for which a thread may look at an empty ring before it sleeps; 0: not at all.
+    pub poll_us: u32,
 }
 
 impl Default for Tuning {
@@ -36,6 +38,7 @@ impl Default for Tuning {
         Self {
             memory_pinned: false,
             workers: Workers::Count(1),
+            poll_us: 0,
         }
     }
 }

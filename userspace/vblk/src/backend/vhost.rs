@@ -134,6 +134,8 @@ fn get_features(file: &File) -> Result<Features, Error> {
 
 /// The version of the module's interface that has worker threads to choose and pinned memory.
 const TUNING_VERSION: u32 = 4;
+/// The version of the module's interface that has polling.
+const POLLING_VERSION: u32 = 6;
 
 /// A disk that the kernel serves.
 pub struct VhostKernel {
@@ -142,8 +144,10 @@ pub struct VhostKernel {
     features: Features,
     /// Signalled by the module when the configuration space has changed.
     config_call: EventFd,
-    /// The owner was set, so that the device must be reset before it is set up once more.
+    /// The owner was set.
     owned: bool,
+    /// The numbers of the worker threads, without the first, which every owner has.
+    workers: Vec<u32>,
     /// The queues that are attached, and their memory, which must stay mapped until then.
     attached: Option<Attached>,
     /// Counters of what was attached earlier.
@@ -190,38 +194,85 @@ impl VhostKernel {
             shared: Arc::new(Shared { device, disk }),
             tuning,
             owned: false,
+            workers: Vec::new(),
             attached: None,
             earlier: Stats::default(),
         };
-        let workers = match tuning.workers {
-            Workers::Count(count) => count,
-            Workers::PerQueue => 1,
-        };
-        this.own(workers)?;
+        this.own()?;
+        // Now, where the caller belongs: what starts the disk may be bound to other CPUs.
+        if let Workers::Count(count) = tuning.workers {
+            this.provide_workers(count)?;
+        }
         Ok(this)
     }
 
-    /// Forgets every earlier set-up, and what was counted for it. Returns the numbers of the
-    /// worker threads, without the first, which every owner has.
-    fn own(&mut self, workers: u16) -> Result<Vec<u32>, Error> {
-        let shared = self.shared.clone();
-        let device = Device::without_memory(&shared.device);
-        if self.owned {
-            self.earlier = self.stats()?;
-            // Nothing is attached any more.
-            self.earlier.stopped_queues = 0;
-            device.reset_owner().map_err(step("VHOST_RESET_OWNER"))?;
-            self.owned = false;
-        }
+    /// Becomes the owner of a device without an earlier set-up.
+    fn own(&mut self) -> Result<(), Error> {
+        let file = &self.shared.device;
+        let device = Device::without_memory(file);
         device.set_owner().map_err(step("VHOST_SET_OWNER"))?;
         self.owned = true;
         if self.tuning.memory_pinned {
-            vhost_blk::set_memory_pinned(&shared.device)
-                .map_err(host("VHOST_BLK_SET_MEMORY_PINNED"))?;
+            vhost_blk::set_memory_pinned(file).map_err(host("VHOST_BLK_SET_MEMORY_PINNED"))?;
         }
-        (1..workers)
-            .map(|_| vhost_blk::new_worker(&shared.device).map_err(host("VHOST_NEW_WORKER")))
-            .collect()
+        Ok(())
+    }
+
+    /// Forgets every set-up, and what was counted for it.
+    fn disown(&mut self) -> Result<(), Error> {
+        let mut stats = self.stats()?;
+        // Nothing is attached any more.
+        stats.stopped_queues = 0;
+        let device = Device::without_memory(&self.shared.device);
+        device.reset_owner().map_err(step("VHOST_RESET_OWNER"))?;
+        self.earlier = stats;
+        self.owned = false;
+        self.workers.clear();
+        Ok(())
+    }
+
+    /// Has at least so many worker threads. They are threads of the caller's process, which begin on the
+    /// CPUs of the calling thread.
+    fn provide_workers(&mut self, count: u16) -> Result<(), Error> {
+        while self.workers.len() + 1 < count.into() {
+            let worker = vhost_blk::new_worker(&self.shared.device);
+            self.workers.push(worker.map_err(host("VHOST_NEW_WORKER"))?);
+        }
+        Ok(())
+    }
+
+    fn attach(
+        &self,
+        memory: &Memory,
+        features: Features,
+        queues: &[QueueConfig],
+    ) -> Result<(), Error> {
+        let (file, disk) = (&self.shared.device, &self.shared.disk);
+        let device = Device {
+            file,
+            memory: memory.clone(),
+            format: Format::of(features),
+        };
+        spread(file, queues, &self.workers)?;
+        vhost_blk::set_config_call(file, &self.config_call)
+            .map_err(host("VHOST_BLK_SET_CONFIG_CALL"))?;
+        device
+            .set_features(features.0)
+            .map_err(step("VHOST_SET_FEATURES"))?;
+        device
+            .set_mem_table(&regions(memory))
+            .map_err(step("VHOST_SET_MEM_TABLE"))?;
+        for queue in queues {
+            set_vring(&device, queue)?;
+            if self.tuning.poll_us != 0 {
+                let us = self.tuning.poll_us;
+                vhost_blk::set_vring_busyloop_timeout(file, queue.index.into(), us)
+                    .map_err(host("VHOST_SET_VRING_BUSYLOOP_TIMEOUT"))?;
+            }
+        }
+        vhost_blk::set_serial(file, disk.id()).map_err(host("VHOST_BLK_SET_SERIAL"))?;
+        vhost_blk::set_backend(file, Some(disk.file().as_fd()))
+            .map_err(host("VHOST_BLK_SET_BACKEND"))
     }
 }
 
@@ -243,19 +294,31 @@ fn round_robin(others: &[u32]) -> impl Iterator<Item = Option<u32>> + '_ {
 }
 
 /// Refuses `tuning` that a module with this version of its interface does not know.
-fn check_version(version: u32, tuning: Tuning) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// [`Error::OldModule`].
+pub(crate) fn check_version(version: u32, tuning: Tuning) -> Result<(), Error> {
     let wanted = Tuning::default();
-    let option = if tuning.memory_pinned != wanted.memory_pinned {
-        "memory-pinned"
-    } else if tuning.workers != wanted.workers {
-        "workers"
-    } else {
-        return Ok(());
-    };
-    if version < TUNING_VERSION {
-        return Err(Error::OldModule { option, version });
+    let lacking = [
+        (
+            "memory-pinned",
+            TUNING_VERSION,
+            tuning.memory_pinned != wanted.memory_pinned,
+        ),
+        ("workers", TUNING_VERSION, tuning.workers != wanted.workers),
+        ("poll-us", POLLING_VERSION, tuning.poll_us != wanted.poll_us),
+    ]
+    .into_iter()
+    .find(|(_, needed, is_wanted)| *is_wanted && version < *needed);
+    match lacking {
+        Some((option, needed, _)) => Err(Error::OldModule {
+            option,
+            needed,
+            version,
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 impl Backend for VhostKernel {
@@ -288,31 +351,17 @@ impl Backend for VhostKernel {
         if self.attached.is_some() {
             return Err(Error::Started);
         }
-        let shared = self.shared.clone();
-        let (file, disk) = (&shared.device, &shared.disk);
-        let features = Features(features.0 & self.features.0);
-        let device = Device {
-            file,
-            memory: memory.clone(),
-            format: Format::of(features),
-        };
-        let count = u16::try_from(queues.len()).unwrap_or(u16::MAX);
-        let workers = self.own(self.tuning.workers.for_queues(count))?;
-        spread(file, &queues, &workers)?;
-        vhost_blk::set_config_call(file, &self.config_call)
-            .map_err(host("VHOST_BLK_SET_CONFIG_CALL"))?;
-        device
-            .set_features(features.0)
-            .map_err(step("VHOST_SET_FEATURES"))?;
-        device
-            .set_mem_table(&regions(memory))
-            .map_err(step("VHOST_SET_MEM_TABLE"))?;
-        for queue in &queues {
-            set_vring(&device, queue)?;
+        if !self.owned {
+            self.own()?;
         }
-        vhost_blk::set_serial(file, disk.id()).map_err(host("VHOST_BLK_SET_SERIAL"))?;
-        vhost_blk::set_backend(file, Some(disk.file().as_fd()))
-            .map_err(host("VHOST_BLK_SET_BACKEND"))?;
+        let features = Features(features.0 & self.features.0);
+        let count = u16::try_from(queues.len()).unwrap_or(u16::MAX);
+        self.provide_workers(self.tuning.workers.for_queues(count))?;
+        if let Err(error) = self.attach(memory, features, &queues) {
+            // No ring of this driver may be there for the next one, which may have fewer.
+            self.disown()?;
+            return Err(error);
+        }
         self.attached = Some(Attached {
             _memory: memory.clone(),
             queues: queues.iter().map(|queue| queue.index).collect(),
@@ -429,13 +478,22 @@ mod tests {
             workers: Workers::PerQueue,
             ..Tuning::default()
         };
+        let polling = Tuning {
+            poll_us: 50,
+            ..Tuning::default()
+        };
         assert!(check_version(3, Tuning::default()).is_ok());
-        for (tuning, option) in [(pinned, "memory-pinned"), (spread, "workers")] {
-            assert!(check_version(4, tuning).is_ok());
-            let refused = check_version(3, tuning).unwrap_err().to_string();
+        for (tuning, option, needed) in [
+            (pinned, "memory-pinned", 4),
+            (spread, "workers", 4),
+            (polling, "poll-us", 6),
+        ] {
+            assert!(check_version(needed, tuning).is_ok());
+            let old = needed - 1;
+            let refused = check_version(old, tuning).unwrap_err().to_string();
             let line = format!(
-                "{option} needs version 4 of the module's interface, and the loaded module has 3: \
-                 load a newer vhost_blk_rs"
+                "{option} needs version {needed} of the module's interface, and the loaded module \
+                 has {old}: load a newer vhost_blk_rs"
             );
             assert_eq!(refused, line);
         }

@@ -17,8 +17,10 @@ const MAX_QUEUES: u16 = 256;
 const MIN_QUEUE_SIZE: u16 = 4;
 const DEFAULT_QUEUE_SIZE: u16 = 256;
 const KNOWN: &str =
-    "unknown; known are path, backend, block-size, memory-pinned, packed, readonly, \
-                     queue-size, queues, serial, workers";
+    "unknown; known are path, backend, block-size, memory-pinned, packed, poll-us, \
+                     readonly, queue-size, queues, serial, workers";
+/// Longest polling of a ring, in microseconds: it is meant to be shorter than a sleep.
+pub(super) const MAX_POLL_US: u32 = 1_000_000;
 /// Smallest and largest block size of a file: Linux as a guest takes up to a page.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=4096;
 
@@ -60,6 +62,7 @@ impl DiskSpec {
         let mut block_size = None;
         let mut memory_pinned = None;
         let mut workers = None;
+        let mut poll_us = None;
         for part in parts(text) {
             let refuse = |cause: &str| Err(UsageError::new(format!("--disk {part}"), cause));
             let (key, value) = match part.split_once('=') {
@@ -86,6 +89,10 @@ impl DiskSpec {
                     Ok(count @ 1..=MAX_QUEUES) => workers.replace(Workers::Count(count)).is_some(),
                     _ => return refuse("neither per-queue nor a number from 1 to 256"),
                 },
+                ("poll-us", Some(value)) => match value.parse() {
+                    Ok(us @ 0..=MAX_POLL_US) => poll_us.replace(us).is_some(),
+                    _ => return refuse("not a number from 0 to 1000000"),
+                },
                 ("readonly", None) => read_only.replace(true).is_some(),
                 ("serial", Some(value)) if value.len() > ID_BYTES => {
                     return refuse("longer than 20 bytes")
@@ -107,7 +114,7 @@ impl DiskSpec {
                 ("readonly" | "memory-pinned", Some(_)) => return refuse("takes no value"),
                 (
                     "path" | "backend" | "block-size" | "serial" | "queues" | "queue-size"
-                    | "packed" | "workers",
+                    | "packed" | "poll-us" | "workers",
                     _,
                 ) => return refuse("needs a value"),
                 _ => return refuse(KNOWN),
@@ -127,13 +134,14 @@ impl DiskSpec {
         let of_module = [
             ("memory-pinned", memory_pinned.is_some()),
             ("workers", workers.is_some()),
+            ("poll-us", poll_us.is_some()),
         ];
         if let (Kind::IoUring, Some((option, _))) =
             (backend, of_module.into_iter().find(|(_, given)| *given))
         {
             return Err(UsageError::new(
                 format!("--disk {option}"),
-                "needs backend=vhost: a disk of io-uring has one thread, and pins no memory",
+                "needs backend=vhost: a disk of io-uring has one thread, which pins no memory and does not poll",
             ));
         }
         let workers = workers.unwrap_or(Workers::Count(1)).for_queues(queues);
@@ -148,6 +156,7 @@ impl DiskSpec {
             tuning: Tuning {
                 memory_pinned: memory_pinned.unwrap_or(false),
                 workers: Workers::Count(workers),
+                poll_us: poll_us.unwrap_or(0),
             },
             queues: Virtqueues {
                 count: queues,
@@ -223,14 +232,16 @@ mod tests {
     #[test]
     fn the_module_is_told_how_to_serve_a_disk() {
         let tuning = |text: &str| DiskSpec::parse(&format!("path=a,{text}")).unwrap().tuning;
-        for (text, memory_pinned, workers) in [
-            ("queues=4,workers=3", false, 3),
-            ("queues=4,workers=per-queue", false, 4),
-            ("workers=8,memory-pinned", true, 1),
+        for (text, memory_pinned, workers, poll_us) in [
+            ("queues=4,workers=3", false, 3, 0),
+            ("queues=4,workers=per-queue", false, 4, 0),
+            ("workers=8,memory-pinned", true, 1, 0),
+            ("poll-us=50", false, 1, 50),
         ] {
             let expected = Tuning {
                 memory_pinned,
                 workers: Workers::Count(workers),
+                poll_us,
             };
             assert_eq!(tuning(text), expected, "{text}");
         }
@@ -239,7 +250,7 @@ mod tests {
     #[test]
     fn each_mistake_is_named() {
         for (text, line) in [
-            ("", "--disk : unknown; known are path, backend, block-size, memory-pinned, packed, readonly, queue-size, queues, serial, workers"),
+            ("", "--disk : unknown; known are path, backend, block-size, memory-pinned, packed, poll-us, readonly, queue-size, queues, serial, workers"),
             ("backend=vhost", "--disk backend=vhost: path= is missing"),
             ("path=", "--disk path=: needs a value"),
             ("path", "--disk path: needs a value"),
@@ -262,10 +273,13 @@ mod tests {
             ("path=a,workers=0", "--disk workers=0: neither per-queue nor a number from 1 to 256"),
             ("path=a,workers=all", "--disk workers=all: neither per-queue nor a number from 1 to 256"),
             ("path=a,workers", "--disk workers: needs a value"),
+            ("path=a,poll-us=1000001", "--disk poll-us=1000001: not a number from 0 to 1000000"),
+            ("path=a,poll-us", "--disk poll-us: needs a value"),
+            ("path=a,poll-us=5,backend=io-uring", "--disk poll-us: needs backend=vhost: a disk of io-uring has one thread, which pins no memory and does not poll"),
             ("path=a,memory-pinned=on", "--disk memory-pinned=on: takes no value"),
-            ("path=a,backend=io-uring,workers=2", "--disk workers: needs backend=vhost: a disk of io-uring has one thread, and pins no memory"),
-            ("path=a,memory-pinned,backend=io-uring", "--disk memory-pinned: needs backend=vhost: a disk of io-uring has one thread, and pins no memory"),
-            ("path=a,cache=none", "--disk cache=none: unknown; known are path, backend, block-size, memory-pinned, packed, readonly, queue-size, queues, serial, workers"),
+            ("path=a,backend=io-uring,workers=2", "--disk workers: needs backend=vhost: a disk of io-uring has one thread, which pins no memory and does not poll"),
+            ("path=a,memory-pinned,backend=io-uring", "--disk memory-pinned: needs backend=vhost: a disk of io-uring has one thread, which pins no memory and does not poll"),
+            ("path=a,cache=none", "--disk cache=none: unknown; known are path, backend, block-size, memory-pinned, packed, poll-us, readonly, queue-size, queues, serial, workers"),
         ] {
             let error = DiskSpec::parse(text).expect_err(text);
             assert_eq!(error.to_string(), line);

@@ -123,7 +123,7 @@ mod tests {
         };
         assert_eq!(
             text(&module),
-            "module: vhost_blk_rs, interface version 5\nfeatures: FLUSH VERSION_1\nlimits: 256 \
+            "module: vhost_blk_rs, interface version 6\nfeatures: FLUSH VERSION_1\nlimits: 256 \
              queues, 32768 entries each, 64 memory regions\nvdpa: no (the module was built for a \
              kernel without CONFIG_VDPA)\n"
         );

@@ -55,7 +55,9 @@ pub struct RunOptions {
     /// readonly, queues=N (1 to 256, default 1), queue-size=N (entries, a power of two from 4 to
     /// 32768, default 256), packed=on|off (default off), serial=STR (up to 20 bytes; default an
     /// identity of the disk), block-size=N (bytes, of a file; default the smallest that it takes),
-    /// memory-pinned, workers=N|per-queue (threads of the module; default 1). May be given 18 times
+    /// memory-pinned, workers=N|per-queue (threads of the module; default 1), poll-us=N
+    /// (microseconds for which such a thread may look at an empty ring; default 0). May be given 18
+    /// times
     #[arg(long = "disk", value_name = "SPEC")]
     disks: Vec<String>,
     /// What happens to a thread of the launcher that makes a system call it has no use for: on

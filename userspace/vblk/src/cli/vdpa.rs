@@ -3,6 +3,7 @@
 //! `vblk vdpa`: disks for other VMMs, and for the host itself.
 
 use super::{
+    disk_spec::MAX_POLL_US,
     stdio::{answer, tell},
     Status,
 };
@@ -84,6 +85,14 @@ pub struct AddOptions {
     /// Offer packed rings
     #[arg(long)]
     packed: bool,
+    /// Microseconds for which a thread of the module may look at an empty ring before it sleeps
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    poll_us: String,
     /// Who the device is for: a VMM, or the host itself
     #[arg(long = "for", value_name = "WHO", default_value = "guest")]
     user: For,
@@ -122,12 +131,19 @@ fn add(options: &AddOptions) -> Result<Status, String> {
         count: queues(&options.queues, user)?,
         size: queue_size(&options.queue_size)?,
     };
+    let poll_us = poll_us(&options.poll_us)?;
     if let Some(serial) = options.serial.as_ref().filter(|it| it.len() > ID_BYTES) {
         return Err(format!("--serial {serial}: longer than {ID_BYTES} bytes"));
     }
     let label = format!("--path {}", options.path.display());
     let disk = open_disk(options, &label)?;
-    let node = vdpa::add(&name, &disk, user, queues, options.packed).map_err(|e| match e {
+    let made = vdpa::Options {
+        user,
+        queues,
+        packed: options.packed,
+        poll_us,
+    };
+    let node = vdpa::add(&name, &disk, &made).map_err(|e| match e {
         vdpa::Error::NotABlockDevice | vdpa::Error::Zoned => format!("{label}: {e}"),
         e => e.to_string(),
     })?;
@@ -214,7 +230,7 @@ fn line(device: &Device) -> String {
         None => "-".into(),
     };
     format!(
-        "{} {} {} {}x{} {} {} {}\n",
+        "{} {} {} {}x{} {} {} {}{}\n",
         device.name,
         path(&device.node),
         path(&device.disk),
@@ -223,6 +239,10 @@ fn line(device: &Device) -> String {
         if device.read_only { "ro" } else { "rw" },
         if device.packed { "packed" } else { "split" },
         if device.in_use { "in-use" } else { "idle" },
+        match device.poll_us {
+            0 => String::new(),
+            us => format!(" poll-us={us}"),
+        },
     )
 }
 
@@ -234,6 +254,13 @@ fn queues(text: &str, user: User) -> Result<u16, String> {
     match text.parse() {
         Ok(count) if (1..=most).contains(&count) => Ok(count),
         _ => Err(format!("--queues {text}: wanted 1 to {most} for {whose}")),
+    }
+}
+
+fn poll_us(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(us @ 0..=MAX_POLL_US) => Ok(us),
+        _ => Err(format!("--poll-us {text}: wanted 0 to {MAX_POLL_US}")),
     }
 }
 

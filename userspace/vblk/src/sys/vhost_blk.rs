@@ -19,6 +19,7 @@ use vblk_core::{
         VHOST_BLK_SET_BACKEND, VHOST_BLK_SET_CONFIG_CALL, VHOST_BLK_SET_MEMORY_PINNED,
         VHOST_BLK_SET_SERIAL, VHOST_BLK_SET_WRITEBACK, VHOST_BLK_VDPA_ADD, VHOST_BLK_VDPA_DEL,
         VHOST_BLK_VDPA_GET, VHOST_BLK_VDPA_GET_STATS, VHOST_NEW_WORKER, VHOST_SET_VRING_BASE,
+        VHOST_SET_VRING_BUSYLOOP_TIMEOUT,
     },
 };
 use vmm_sys_util::{
@@ -74,6 +75,20 @@ pub fn set_vring_base(device: &File, index: u32, base: u32) -> io::Result<()> {
     // SAFETY: The kernel reads a `struct vhost_vring_state` from the argument, and its bytes are
     // there.
     check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_SET_VRING_BASE.into(), &argument) })
+}
+
+/// Sets for how many microseconds an empty ring may be looked at.
+pub fn set_vring_busyloop_timeout(device: &File, index: u32, us: u32) -> io::Result<()> {
+    let argument = VringState { index, num: us }.to_bytes();
+    // SAFETY: The kernel reads a `struct vhost_vring_state` from the argument, and its bytes are
+    // there.
+    check(unsafe {
+        ioctl_with_ref(
+            &device.as_fd(),
+            VHOST_SET_VRING_BUSYLOOP_TIMEOUT.into(),
+            &argument,
+        )
+    })
 }
 
 /// Returns the features and the configuration space for `disk` with these queues.
