@@ -114,6 +114,8 @@ fn ends(context: &Context) -> Outcome {
     for _ in 0..5 {
         perform(&mut vm, context.times(100));
         await_wanted_kicks(&mut vm);
+        // It has yet to go to sleep.
+        thread::sleep(Duration::from_millis(20 * context.slowness));
         let before = cpu_time(worker)?;
         thread::sleep(Duration::from_millis(100));
         assert_eq!(cpu_time(worker)?, before, "the worker runs");
