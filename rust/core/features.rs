@@ -27,6 +27,8 @@ pub mod bit {
     pub const BLK_WRITE_ZEROES: u32 = 14;
     /// The device can erase sectors so that they can never be read again.
     pub const BLK_SECURE_ERASE: u32 = 16;
+    /// The device logs what it writes to guest memory. Between VMM and device: no driver sees it.
+    pub const LOG_ALL: u32 = 26;
     /// A descriptor may refer to a table of descriptors.
     pub const RING_INDIRECT_DESC: u32 = 28;
     /// Both sides say at which index they want to be notified.
@@ -61,6 +63,9 @@ impl Features {
             | 1 << bit::VERSION_1
             | 1 << bit::RING_PACKED,
     );
+
+    /// Features that a VMM can set by vhost.
+    pub const VHOST: Self = Self(Self::SUPPORTED.0 | 1 << bit::LOG_ALL);
 
     /// Features of a device whose user maps its memory that do not concern the disk, but for packed
     /// rings.

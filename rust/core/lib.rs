@@ -21,6 +21,7 @@ pub mod addr;
 pub mod chain;
 pub mod completions;
 pub mod config;
+pub mod dirty_log;
 pub mod disk;
 pub mod drain;
 pub mod features;

@@ -47,7 +47,7 @@ impl QueueSize {
 }
 
 /// The parts of a ring, by the names that virtio has for both formats (virtio 1.2, 2.6).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts<T> {
     /// Descriptor area: the descriptor table or the descriptor ring.
     pub desc: T,

@@ -33,6 +33,8 @@ pub const VHOST_RESET_OWNER: u32 = io(0x02);
 /// Sets the memory table: a [`MemoryHeader`] and [`MemoryRegion`]s behind it, which the size in
 /// the number does not cover.
 pub const VHOST_SET_MEM_TABLE: u32 = iow::<MemoryHeader>(0x03);
+/// Sets where the log of written memory is in the owner, a `u64`.
+pub const VHOST_SET_LOG_BASE: u32 = iow::<u64>(0x04);
 /// Sets the number of entries of a ring, a [`VringState`].
 pub const VHOST_SET_VRING_NUM: u32 = iow::<VringState>(0x10);
 /// Sets the addresses of a ring's parts, a [`VringAddr`].
@@ -82,7 +84,7 @@ pub const CONFIG_ROOM: usize = 96;
 /// `VHOST_FILE_UNBIND`: the fd that takes a file away.
 pub const FD_UNBIND: i32 = -1;
 
-/// `VHOST_VRING_F_LOG`, a flag of [`VringAddr`].
+/// `VHOST_VRING_F_LOG`, the number of a flag of [`VringAddr`]: writes to the ring are logged.
 pub const VRING_F_LOG: u32 = 0;
 
 /// Returns the counters since SET_OWNER, a [`Stats`].
@@ -250,7 +252,7 @@ argument! {
         used_user_addr: u64,
         /// Available ring.
         avail_user_addr: u64,
-        /// Address at which writes to the used ring are logged; not used.
+        /// Guest-physical address of the used ring, for the log.
         log_guest_addr: u64,
     }
 }

@@ -4,6 +4,7 @@
 
 use super::{
     config_notifier::ConfigNotifier,
+    log::Log,
     vring::{
         RingAddresses,
         VringConfig, //
@@ -68,6 +69,8 @@ pub(crate) struct AttachParams<'a> {
     pub(crate) features: Features,
     pub(crate) memory: &'a DeviceMemory,
     pub(crate) rules: Rules,
+    /// Where what is written to guest memory is logged, if it is.
+    pub(crate) log: Option<&'a Log>,
     /// Signalled when the configuration space has changed.
     pub(crate) config_call: Option<&'a Arc<Signal>>,
 }
@@ -186,7 +189,7 @@ impl Attachment {
             event_idx,
             vring.call.clone(),
         )?;
-        let queue = VirtqueueParams {
+        let mut queue = VirtqueueParams {
             ring,
             base,
             event_idx,
@@ -198,6 +201,9 @@ impl Attachment {
             poll_us: vring.poll_us,
         }
         .build()?;
+        if let Some(log) = params.log {
+            queue.set_log(Some(log.of_ring(vring, format)));
+        }
         let mut served = ServedQueue {
             index,
             used,
@@ -261,6 +267,7 @@ impl Attachment {
         self.stop(is_owner, vrings);
         for vring in vrings {
             vring.addresses = None;
+            vring.log = None;
         }
     }
 

@@ -7,13 +7,17 @@
 pub(crate) mod attachment;
 mod config_notifier;
 pub(crate) mod disk;
+mod log;
 #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
 mod mapped;
 pub(crate) mod vring;
 pub(crate) mod worker;
 
 use crate::{
-    memory::DeviceMemory,
+    memory::{
+        DeviceMemory,
+        MemoryRegion, //
+    },
     queue::{
         context::Rules,
         ready::MAX_QUEUES, //
@@ -39,7 +43,9 @@ use kernel::{
         Arc, //
     },
 };
+use log::Log;
 use vblk_core::{
+    addr::HostAddr,
     config::Limits,
     features::{
         bit,
@@ -60,6 +66,12 @@ pub(crate) struct Device {
     vrings: KVec<VringConfig>,
     features: Features,
     memory: Option<DeviceMemory>,
+    /// What guest memory of the owner was made of.
+    regions: KVec<MemoryRegion>,
+    /// Where the owner has the bits of the log.
+    log_base: Option<HostAddr>,
+    /// `Some` while a disk is attached and what is written is logged.
+    log: Option<Log>,
     /// Guest memory is pinned when it is set.
     is_memory_pinned: bool,
     /// The answer to GET_ID.
@@ -112,6 +124,9 @@ impl Device {
             vrings: KVec::new(),
             features: Features::default(),
             memory: None,
+            regions: KVec::new(),
+            log_base: None,
+            log: None,
             is_memory_pinned: false,
             serial: [0; ID_BYTES],
             writeback: None,
@@ -190,12 +205,19 @@ impl Device {
         Format::of(self.features)
     }
 
-    /// Sets the negotiated features.
+    /// Sets the negotiated features. While a disk is attached only logging may change.
     ///
     /// # Errors
     ///
-    /// EBUSY while a disk is attached.
+    /// EBUSY while a disk is attached; those of [`Self::make_log`] and [`Self::exchange_log`].
     pub(crate) fn set_features(&mut self, features: Features) -> Result {
+        let changed = Features(self.features.0 ^ features.0);
+        if self.attachment.is_some() && changed == Features(1 << bit::LOG_ALL) {
+            let log = self.make_log(features, self.log_base, &self.regions)?;
+            self.exchange_log(log)?;
+            self.features = features;
+            return Ok(());
+        }
         self.check_detached()?;
         self.features = features;
         self.writeback = None;
@@ -233,12 +255,23 @@ impl Device {
         Ok(())
     }
 
-    /// Replaces guest memory. Memory that was pinned is let go of when no request uses it any more.
+    /// Replaces guest memory by memory of these regions. Memory that was pinned is let go of when no
+    /// request uses it any more.
     ///
     /// # Errors
     ///
-    /// EINTR when the current task is being killed.
-    pub(crate) fn set_memory(&mut self, memory: DeviceMemory) -> Result {
+    /// EINTR when the current task is being killed; those of [`Self::make_log`] and
+    /// [`Self::exchange_log`], while what is written is logged.
+    pub(crate) fn set_memory(
+        &mut self,
+        memory: DeviceMemory,
+        regions: KVec<MemoryRegion>,
+    ) -> Result {
+        if self.log.is_some() {
+            let log = self.make_log(self.features, self.log_base, &regions)?;
+            self.exchange_log(log)?;
+        }
+        self.regions = regions;
         self.workers
             .for_each_queue(|queue| queue.replace_memory(&memory))?;
         let is_pinned = memory.is_pinned();
@@ -375,6 +408,7 @@ impl Device {
     /// which can't configure one later; those of [`Attachment::new`].
     #[inline(never)]
     pub(crate) fn attach(&mut self, disk: Arc<BlockFile>, told: Limits) -> Result {
+        self.log = self.make_log(self.features, self.log_base, &self.regions)?;
         let mut vrings = core::mem::take(&mut self.vrings);
         let attached = self.attach_params().and_then(|params| {
             if self.owner.is_some() && !vrings.iter().any(VringConfig::is_configured) {
@@ -383,7 +417,7 @@ impl Device {
             Attachment::new(&params, disk, told, &mut vrings)
         });
         self.vrings = vrings;
-        self.attachment = Some(attached?);
+        self.attachment = Some(attached.inspect_err(|_| self.log = None)?);
         Ok(())
     }
 
@@ -401,6 +435,7 @@ impl Device {
             features: self.features,
             memory: self.memory.as_ref().ok_or(EFAULT)?,
             rules,
+            log: self.log.as_ref(),
             config_call: self.config_call.as_ref(),
         })
     }
@@ -424,6 +459,7 @@ impl Device {
         if let Some(attachment) = self.attachment.take() {
             attachment.end(is_owner, &mut self.vrings);
         }
+        self.log = None;
     }
 
     /// Returns what was counted since the device was created.

@@ -26,6 +26,9 @@ pub(crate) struct VringConfig {
     /// Where the parts of the ring lie. Forgotten at detach: the next driver may have its rings
     /// elsewhere, and fewer of them.
     pub(crate) addresses: Option<RingAddresses>,
+    /// Where the part is in guest memory that is the used ring of a split ring, if writes to the ring
+    /// are to be logged.
+    pub(crate) log: Option<GuestAddr>,
     /// Where to begin, in the encoding of vhost, unless with a new ring. Not kept up to date while
     /// the queue is served.
     pub(crate) base: Option<u32>,
@@ -48,7 +51,7 @@ impl VringConfig {
 }
 
 /// Where the parts of a ring lie.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RingAddresses {
     /// In the owner.
     Owner(Parts<HostAddr>),

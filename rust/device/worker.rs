@@ -249,10 +249,24 @@ impl Workers {
     ///
     /// EINTR when the current task is being killed; some queues may have been visited.
     pub(crate) fn for_each_queue(&self, mut f: impl FnMut(&mut dyn Serve)) -> Result {
+        self.for_each_queue_by_index(|_, queue| f(queue))
+    }
+
+    /// Applies `f` to each queue that is served, with its index, as [`Self::for_each_queue`] does.
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the current task is being killed; some queues may have been visited.
+    pub(crate) fn for_each_queue_by_index(
+        &self,
+        mut f: impl FnMut(usize, &mut dyn Serve),
+    ) -> Result {
         for worker in self.all() {
             let mut queues = lock_killable(&worker.thread.work().queues)?;
-            for queue in queues.iter_mut().flatten() {
-                f(&mut **queue);
+            for (index, queue) in queues.iter_mut().enumerate() {
+                if let Some(queue) = queue {
+                    f(index, &mut **queue);
+                }
             }
         }
         Ok(())

@@ -7,6 +7,7 @@
 //! when the memory table is set, and needs neither the page tables nor the process from then on.
 
 mod device_memory;
+mod dirty_log;
 mod guest_memory;
 #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
 mod iotlb;
@@ -17,6 +18,7 @@ mod status_byte;
 mod table;
 
 pub(crate) use device_memory::DeviceMemory;
+pub(crate) use dirty_log::DirtyLog;
 pub(crate) use guest_memory::{
     copy_in,
     copy_out,

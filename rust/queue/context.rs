@@ -4,10 +4,14 @@
 
 use super::{
     in_flight::Failure,
-    io_pool::IoPool, //
+    io_pool::IoPool,
+    ring_log::RingLog, //
 };
 use crate::{
-    memory::GuestMemory,
+    memory::{
+        copy_out,
+        GuestMemory, //
+    },
     sys::{
         block_file::BlockFile,
         io::DataOp, //
@@ -16,8 +20,12 @@ use crate::{
 use kernel::sync::Arc;
 use vblk_core::{
     disk::Disk,
+    memory::Fault,
     range::RangeOps,
-    request::ID_BYTES, //
+    request::{
+        Piece,
+        ID_BYTES, //
+    },
 };
 
 /// The rules that requests are executed by.
@@ -57,6 +65,8 @@ pub(super) struct RequestContext<M> {
     /// The bits of a memory address that must be 0 for the disk to reach the memory; as old.
     pub(super) alignment_mask: u32,
     pub(super) rules: Rules,
+    /// Where writes to guest memory are logged, if they are.
+    pub(super) log: Option<RingLog>,
 }
 
 impl<M: GuestMemory> RequestContext<M> {
@@ -70,7 +80,41 @@ impl<M: GuestMemory> RequestContext<M> {
             disk,
             alignment_mask,
             rules,
+            log: None,
         }
+    }
+
+    /// Writes `from` to the first bytes of `pieces`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], also when there is too little room; some bytes may have been written.
+    pub(super) fn copy_out(
+        &self,
+        pieces: impl Iterator<Item = Piece> + Clone,
+        from: &[u8],
+    ) -> Result<(), Fault> {
+        let copied = copy_out(&self.memory, pieces.clone(), from);
+        if let Some(ring) = &self.log {
+            // Also after a failure: some were written.
+            let mut left = from.len() as u64;
+            for piece in pieces {
+                let bytes = left.min(piece.len.into());
+                ring.log.mark(piece.addr, bytes);
+                left -= bytes;
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        copied
+    }
+
+    /// Returns whether data for the guest goes through memory of our own: what is copied to the guest
+    /// can be logged when it is, while a disk that writes it itself may be at it for long.
+    #[inline]
+    pub(super) fn copies_reads(&self) -> bool {
+        self.log.is_some()
     }
 
     /// Looks again at what a chain that comes now may find changed.

@@ -18,6 +18,7 @@ use kernel::{
     },
 };
 use vblk_core::{
+    addr::GuestAddr,
     queue::Head,
     request::{
         Piece,
@@ -36,6 +37,9 @@ pub(crate) struct Accounting {
     pub(crate) flushes: u32,
 }
 
+/// An address that no log has a page for.
+pub(super) const NOWHERE: GuestAddr = GuestAddr(u64::MAX);
+
 /// A request without its answer.
 pub(crate) struct InFlight {
     /// The chain to give back.
@@ -48,6 +52,8 @@ pub(crate) struct InFlight {
     pub(crate) failed_len: u32,
     /// The place of the status; `None` when the chain has none.
     pub(crate) status: Option<StatusByte>,
+    /// Where that is in guest memory, or [`NOWHERE`].
+    pub(crate) status_at: GuestAddr,
     /// The counts on success.
     pub(crate) accounting: Accounting,
 }
@@ -75,6 +81,7 @@ impl InFlight {
             len,
             result,
             accounting: self.accounting,
+            status_at: self.status_at,
             is_clean,
         }
     }
@@ -88,6 +95,8 @@ pub(super) struct Answered {
     pub(super) len: u32,
     pub(super) result: Result<(), Failure>,
     pub(super) accounting: Accounting,
+    /// Where the status was written, or [`NOWHERE`].
+    pub(super) status_at: GuestAddr,
     /// A thread need not release the place of the status soon.
     pub(super) is_clean: bool,
 }

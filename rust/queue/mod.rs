@@ -17,6 +17,7 @@ mod polling;
 mod ranges;
 pub(crate) mod ready;
 mod request_handler;
+pub(crate) mod ring_log;
 mod submitter;
 mod transfer;
 pub(crate) mod used_side;

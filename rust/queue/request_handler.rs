@@ -4,6 +4,7 @@
 
 use super::{
     context::RequestContext,
+    ring_log::RingLog,
     submitter::Submitter,
     used_side::{
         Ring,
@@ -92,6 +93,17 @@ impl<M: GuestMemory> RequestHandler<M> {
             self.drain(true);
         }
         self.submitter.context.memory.replace(memory);
+        self.submitter.context.pool.begin_generation();
+    }
+
+    /// Exchanges where what is written to guest memory is logged, between two requests.
+    pub(super) fn set_log(&mut self, log: Option<RingLog>) {
+        if self.submitter.has_unfinished() {
+            // Its rest would be logged, and what was submitted of it would not.
+            self.drain(true);
+        }
+        self.submitter.used.set_log(log.clone());
+        self.submitter.context.log = log;
         self.submitter.context.pool.begin_generation();
     }
 

@@ -13,7 +13,8 @@ use super::{
         Failure,
         InFlight,
         IoOwner,
-        SharedRequest, //
+        SharedRequest,
+        NOWHERE, //
     },
     ranges::Ranges,
     transfer::{
@@ -26,10 +27,7 @@ use super::{
     },
 };
 use crate::{
-    memory::{
-        copy_out,
-        GuestMemory, //
-    },
+    memory::GuestMemory,
     sys::io::{
         Completed,
         DataOp,
@@ -118,12 +116,14 @@ impl<M: GuestMemory> Submitter<M> {
         };
         // What can't be answered is not done: its place is there from here on.
         let failed_len = request.used_len(0);
+        let status_at = request.status;
         let in_flight = move |len, accounting| InFlight {
             head,
             is_last,
             len,
             failed_len,
             status: Some(status),
+            status_at,
             accounting,
         };
         let mut accounting = Accounting::default();
@@ -154,7 +154,7 @@ impl<M: GuestMemory> Submitter<M> {
                     .serial
                     .get(..bytes as usize)
                     .unwrap_or(&[]);
-                let copied = copy_out(&self.context.memory, data.pieces(), serial);
+                let copied = self.context.copy_out(data.pieces(), serial);
                 self.finish(
                     in_flight(request.used_len(bytes), accounting),
                     copied.map_err(|_| Failure::Memory),
@@ -299,7 +299,10 @@ impl<M: GuestMemory> Submitter<M> {
         let mut in_flight = without_status(head, is_last);
         if let Some(at) = malformed.status {
             match self.context.memory.status_byte(at, is_last) {
-                Ok(byte) => in_flight.status = Some(byte),
+                Ok(byte) => {
+                    in_flight.status = Some(byte);
+                    in_flight.status_at = at;
+                }
                 Err(Fault::Inaccessible) => return Handled::Failed,
                 Err(Fault::OutsideTable) => (),
             }
@@ -396,7 +399,7 @@ impl<M: GuestMemory> Submitter<M> {
         let request = match io.owner().take() {
             Some(IoOwner::CopyOut(shared, pieces)) => {
                 let copied = if is_owner {
-                    copy_out(&self.context.memory, pieces.iter().copied(), &buffer)
+                    self.context.copy_out(pieces.iter().copied(), &buffer)
                 } else {
                     Err(Fault::Inaccessible)
                 };
@@ -419,6 +422,7 @@ fn without_status(head: Head, is_last: bool) -> InFlight {
         len: 0,
         failed_len: 0,
         status: None,
+        status_at: NOWHERE,
         accounting: Accounting::default(),
     }
 }

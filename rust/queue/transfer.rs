@@ -76,8 +76,8 @@ pub(super) struct Transfer {
 pub(super) enum Filled {
     /// All that is left, or whole blocks of it.
     Io(IoBuilder<UsedSide>),
-    /// The device can't reach the memory, or no I/O on it that has whole blocks: a block has too many
-    /// parts, or gaps between them.
+    /// The device can't reach the memory, or no I/O on it that has whole blocks (a block has too many
+    /// parts, or gaps between them), or must not write it unseen.
     Unreachable,
     /// There is no free I/O.
     Starved,
@@ -135,6 +135,9 @@ impl Transfer {
         context: &mut RequestContext<M>,
         data: &Payload<'_>,
     ) -> Filled {
+        if self.op == DataOp::Read && context.copies_reads() {
+            return Filled::Unreachable;
+        }
         let left = data.bytes() - self.done;
         let is_large = left > SMALL_BYTES || self.buffers > SMALL_VECTORS + 1;
         let Some(io) = context.pool.take(is_large) else {

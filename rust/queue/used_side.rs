@@ -13,7 +13,8 @@ use super::{
         InFlight,
         IoOwner, //
     },
-    ready::VqWaker, //
+    ready::VqWaker,
+    ring_log::RingLog, //
 };
 use crate::sys::{
     io::{
@@ -97,6 +98,8 @@ struct State {
     /// The thread that sleeps in [`UsedSide::sleep`].
     waiter: Option<ARef<Task>>,
     stats: Stats,
+    /// Where writes to the ring are logged, if they are.
+    log: Option<RingLog>,
 }
 
 impl State {
@@ -115,6 +118,9 @@ impl State {
         }
         self.stats.requests += 1;
         self.used.add_used(&self.ring, request.head, request.len);
+        if let Some(log) = &self.log {
+            log.mark_answer(request.status_at);
+        }
     }
 
     /// Decides on an interrupt. Returns the eventfd to signal outside the lock.
@@ -154,6 +160,7 @@ impl UsedSide {
             to_copy: IoList::new(),
             waiter: None,
             stats: Stats::default(),
+            log: None,
         };
         Arc::pin_init(
             pin_init!(Self {
@@ -287,6 +294,13 @@ impl UsedSide {
         if old.is_some() {
             wait_for_completions();
         }
+    }
+
+    /// Exchanges where writes to the ring are logged.
+    pub(super) fn set_log(&self, log: Option<RingLog>) {
+        let old = core::mem::replace(&mut self.state.lock().log, log);
+        // Outside the lock, as everything that drops.
+        drop(old);
     }
 
     /// Returns the position in the ring behind all answers so far.

@@ -12,6 +12,7 @@ use super::{
     io_pool::IoPool,
     polling::Polling,
     request_handler::RequestHandler,
+    ring_log::RingLog,
     used_side::{
         Ring,
         UsedSide, //
@@ -68,6 +69,10 @@ pub(crate) trait Serve: Send {
 
     /// Exchanges guest memory, between two requests.
     fn replace_memory(&mut self, memory: &DeviceMemory);
+
+    /// Exchanges where what is written to guest memory is logged, between two requests. I/O in flight
+    /// is not logged, and of an earlier generation afterwards.
+    fn set_log(&mut self, log: Option<RingLog>);
 
     /// Lets go of guest memory of earlier generations, when their I/O has ended.
     fn release_memory(&mut self);
@@ -171,6 +176,14 @@ impl<M: GuestMemory> Virtqueue<M> {
         })
     }
 
+    /// Marks the ring in the log, if there is one: kicks were asked for, or were not.
+    #[inline]
+    fn mark_ring(&self) {
+        if let Some(log) = &self.handler.submitter.context.log {
+            log.mark_ring();
+        }
+    }
+
     #[inline(never)]
     fn drain_and_learn(&mut self) -> Next {
         let before = self.avail.position();
@@ -189,6 +202,7 @@ impl<M: GuestMemory> Serve for Virtqueue<M> {
         self.handler.reap();
         let next = self.serve();
         self.used.end_turn();
+        self.mark_ring();
         // Once for all of a burst: the counters tell the rest.
         let malformed = self.handler.submitter.malformed;
         if malformed != self.reported || self.is_stopped != was_stopped {
@@ -205,7 +219,9 @@ impl<M: GuestMemory> Serve for Virtqueue<M> {
             return Polled::Over;
         }
         let goes_on = goes_on && self.polling.goes_on();
-        poll(&self.ring, &mut self.avail, goes_on)
+        let polled = poll(&self.ring, &mut self.avail, goes_on);
+        self.mark_ring();
+        polled
     }
 
     fn set_poll_limit(&mut self, limit_us: u32) {
@@ -228,6 +244,10 @@ impl<M: GuestMemory> Serve for Virtqueue<M> {
 
     fn replace_memory(&mut self, memory: &DeviceMemory) {
         self.handler.replace_memory(memory);
+    }
+
+    fn set_log(&mut self, log: Option<RingLog>) {
+        self.handler.set_log(log);
     }
 
     fn release_memory(&mut self) {

@@ -46,6 +46,13 @@ void *vblk_vmap(struct page **pages, unsigned int count)
 	return vmap(pages, count, VM_MAP, PAGE_KERNEL);
 }
 
+/* Data that was written before is seen by those who see the bit. */
+void vblk_set_bit_le(unsigned long bit, void *bitmap)
+{
+	smp_mb__before_atomic();
+	set_bit_le(bit, bitmap);
+}
+
 void vblk_vunmap(void *addr)
 {
 	vunmap(addr);

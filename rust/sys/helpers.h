@@ -46,6 +46,7 @@ bool vblk_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
 void vblk_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
 
 void *vblk_vmap(struct page **pages, unsigned int count);
+void vblk_set_bit_le(unsigned long bit, void *bitmap);
 void vblk_vunmap(void *addr);
 void *vblk_page_address(struct page *page);
 struct page *vblk_virt_to_page(void *addr);

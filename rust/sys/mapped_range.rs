@@ -35,6 +35,7 @@ use kernel::{
 };
 use vblk_core::{
     addr::HostAddr,
+    dirty_log::SharedBitmap,
     memory::SharedMemory, //
 };
 
@@ -174,6 +175,22 @@ impl MappedRange {
         })
     }
 
+    /// Sets a bit, the lowest of the first byte being the first. In any context.
+    #[inline]
+    fn set_bit(&self, bit: u64) {
+        let Ok(bit) = usize::try_from(bit) else {
+            return;
+        };
+        if self.access != Access::Write || bit / 8 >= self.len {
+            return;
+        }
+        // SAFETY: Both are of the same mapping, by the type invariants.
+        let offset = unsafe { self.start.as_ptr().offset_from(self.mapping.as_ptr()) } as usize;
+        // SAFETY: The bit is in the range, and so are the other bits of its word in the mapping, which
+        // begins and ends with a page. No overflow: it is in the mapping in bytes.
+        unsafe { helpers::vblk_set_bit_le(offset * 8 + bit, self.mapping.as_ptr().cast()) };
+    }
+
     /// Returns the address of the `T` at `offset`, if it is in the range.
     #[inline]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
@@ -237,6 +254,13 @@ impl Drop for MappedRange {
                 bindings::unpin_user_pages_dirty_lock(self.pages.as_mut_ptr(), count, is_written);
             }
         }
+    }
+}
+
+impl SharedBitmap for MappedRange {
+    #[inline]
+    fn set(&self, bit: u64) {
+        self.set_bit(bit);
     }
 }
 

@@ -29,7 +29,10 @@ use kernel::{
     sync::Arc, //
 };
 use vblk_core::{
-    addr::HostAddr,
+    addr::{
+        GuestAddr,
+        HostAddr, //
+    },
     config::Queues,
     features::Features,
     queue::{
@@ -99,6 +102,7 @@ pub(super) enum OwnerCommand {
     /// There are none to set.
     SetBackendFeatures,
     SetMemTable(KVec<MemoryRegion>),
+    SetLogBase(HostAddr),
     SetMemoryPinned(bool),
     Attach(BlockFile),
     Detach,
@@ -119,7 +123,8 @@ pub(super) enum OwnerCommand {
 /// A command about one queue.
 pub(super) enum VringCommand {
     SetNum(QueueSize),
-    SetAddr(Parts<HostAddr>),
+    /// The parts of the ring, and where its used ring is in guest memory, for the log.
+    SetAddr(Parts<HostAddr>, Option<GuestAddr>),
     SetBase(u32),
     GetBase,
     SetKick(Option<Arc<EventFile>>),
@@ -139,6 +144,7 @@ pub(super) fn is_owner_command(number: u32) -> bool {
             | VHOST_SET_FEATURES
             | VHOST_SET_BACKEND_FEATURES
             | VHOST_SET_MEM_TABLE
+            | VHOST_SET_LOG_BASE
             | VHOST_BLK_SET_MEMORY_PINNED
             | VHOST_BLK_SET_BACKEND
             | VHOST_BLK_SET_SERIAL
@@ -184,12 +190,13 @@ impl OwnerCommand {
     pub(super) fn decode(number: u32, arg: UserArgument, device: &Device) -> Result<Self> {
         Ok(match number {
             VHOST_RESET_OWNER => Self::ResetOwner,
-            VHOST_SET_FEATURES => Self::SetFeatures(read_features(arg, Features::SUPPORTED)?),
+            VHOST_SET_FEATURES => Self::SetFeatures(read_features(arg, Features::VHOST)?),
             VHOST_SET_BACKEND_FEATURES => {
                 read_features(arg, Features::default())?;
                 Self::SetBackendFeatures
             }
             VHOST_SET_MEM_TABLE => Self::SetMemTable(arg.read_regions()?),
+            VHOST_SET_LOG_BASE => Self::SetLogBase(HostAddr(u64::from_ne_bytes(arg.read()?))),
             VHOST_BLK_SET_MEMORY_PINNED => Self::SetMemoryPinned(read_switch(arg)?),
             VHOST_BLK_SET_BACKEND => Self::decode_backend(arg, device)?,
             VHOST_BLK_SET_SERIAL => Self::SetSerial(arg.read()?),
@@ -241,12 +248,11 @@ impl VringCommand {
                 Self::SetNum(QueueSize::new(state.num).ok_or(EINVAL)?)
             }
             VHOST_SET_VRING_ADDR => {
-                device.check_detached()?;
                 let addr = VringAddr::from_bytes(&arg.read()?);
-                // Also the log flag: logging is not offered.
-                if addr.flags != 0 {
+                if addr.flags & !(1 << VRING_F_LOG) != 0 {
                     return Err(eopnotsupp());
                 }
+                let is_logged = addr.flags != 0;
                 let addresses = Parts {
                     desc: addr.desc_user_addr,
                     driver: addr.avail_user_addr,
@@ -256,7 +262,8 @@ impl VringCommand {
                 if !device.format().aligned(addresses) {
                     return Err(EINVAL);
                 }
-                Self::SetAddr(addresses.map(HostAddr))
+                let log = is_logged.then_some(GuestAddr(addr.log_guest_addr));
+                Self::SetAddr(addresses.map(HostAddr), log)
             }
             VHOST_SET_VRING_BASE => {
                 device.check_detached()?;

@@ -9,7 +9,6 @@ use super::command::{
 use crate::{
     device::{
         disk::config_limits,
-        vring::RingAddresses,
         Device, //
     },
     memory::DeviceMemory, //
@@ -51,8 +50,9 @@ pub(super) fn execute(command: OwnerCommand, device: &mut Device) -> Result<Answ
         OwnerCommand::SetBackendFeatures => device.check_detached()?,
         OwnerCommand::SetMemTable(regions) => {
             let memory = DeviceMemory::new(&regions, device.pins_memory())?;
-            device.set_memory(memory)?;
+            device.set_memory(memory, regions)?;
         }
+        OwnerCommand::SetLogBase(base) => device.set_log_base(base)?,
         OwnerCommand::SetMemoryPinned(is_pinned) => device.set_memory_pinned(is_pinned)?,
         OwnerCommand::Attach(disk) => {
             let disk = Arc::new(disk, GFP_KERNEL_ACCOUNT)?;
@@ -78,9 +78,7 @@ pub(super) fn execute(command: OwnerCommand, device: &mut Device) -> Result<Answ
 fn execute_vring(index: usize, command: VringCommand, device: &mut Device) -> Result<Answer> {
     match command {
         VringCommand::SetNum(size) => device.vring(index)?.size = Some(size),
-        VringCommand::SetAddr(addresses) => {
-            device.vring(index)?.addresses = Some(RingAddresses::Owner(addresses));
-        }
+        VringCommand::SetAddr(addresses, log) => device.set_vring_addr(index, addresses, log)?,
         VringCommand::SetBase(base) => device.vring(index)?.base = Some(base),
         VringCommand::GetBase => {
             return Ok(Answer::Vring(VringState {

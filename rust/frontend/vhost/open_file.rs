@@ -105,7 +105,7 @@ impl OpenFile {
         file: OpenedFile<'_>,
     ) -> Result {
         match command {
-            FileCommand::GetFeatures => arg.write(&Features::SUPPORTED.0.to_ne_bytes()),
+            FileCommand::GetFeatures => arg.write(&Features::VHOST.0.to_ne_bytes()),
             FileCommand::GetBackendFeatures => arg.write(&0u64.to_ne_bytes()),
             FileCommand::GetInfo => arg.write(&info().to_bytes()),
             FileCommand::GetConfig(disk, queues, asked) => get_config(&disk, &queues, asked, arg),

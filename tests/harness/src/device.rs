@@ -148,6 +148,11 @@ impl Device {
         Ok(VringState::from_bytes(&bytes).num)
     }
 
+    /// VHOST_SET_LOG_BASE.
+    pub fn set_log_base(&self, base: u64) -> Result<(), Errno> {
+        self.set(uapi::VHOST_SET_LOG_BASE, &base.to_ne_bytes())
+    }
+
     /// VHOST_SET_VRING_BUSYLOOP_TIMEOUT.
     pub fn set_vring_busyloop_timeout(&self, index: u32, us: u32) -> Result<(), Errno> {
         let state = VringState { index, num: us };

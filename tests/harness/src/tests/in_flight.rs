@@ -165,7 +165,10 @@ fn moved(_: &Context) -> Outcome {
     );
     assert_errno(
         "addresses",
-        vm.device.set_vring_addr(&queue.addr()),
+        vm.device.set_vring_addr(&vblk_core::uapi::VringAddr {
+            desc_user_addr: queue.addr().desc_user_addr + 4096,
+            ..queue.addr()
+        }),
         Errno::EBUSY,
     );
     vm.device.detach()?;

@@ -8,6 +8,7 @@ mod block_errors;
 mod charged;
 mod descriptors;
 mod differential;
+mod dirty_log;
 mod dirty_pages;
 mod durability;
 mod fairness;
@@ -94,6 +95,7 @@ pub fn all() -> impl Iterator<Item = Case> {
 /// Returns the tests that know no format, and those that are about split rings or about none.
 fn on_split_rings() -> Vec<&'static [Test]> {
     vec![
+        dirty_log::TESTS,
         requests::TESTS,
         ranges::TESTS,
         ranges::OF_VHOST,
@@ -175,6 +177,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
 /// Returns the tests that know no format, and those that are about packed rings.
 fn on_packed_rings() -> Vec<&'static [Test]> {
     vec![
+        dirty_log::TESTS,
         packed::TESTS,
         random_chains::TESTS,
         mutating_guest::TESTS,
@@ -213,6 +216,7 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
 /// Returns the tests that know no kind of memory, and those that are about memory pinned ahead.
 fn on_pinned_memory() -> Vec<&'static [Test]> {
     vec![
+        dirty_log::TESTS,
         requests::TESTS,
         ranges::TESTS,
         ranges::OF_VHOST,
@@ -242,6 +246,7 @@ fn on_pinned_memory() -> Vec<&'static [Test]> {
 /// Returns the tests of [`on_pinned_memory`] that know no format.
 fn packed_and_pinned() -> Vec<&'static [Test]> {
     vec![
+        dirty_log::TESTS,
         integrity::TESTS,
         integrity::OF_WORKERS,
         in_flight::TESTS,

@@ -291,7 +291,8 @@ fn refused(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let queue = vm.queues.remove(0);
-    let addr = queue.addr();
+    let mut addr = queue.addr();
+    addr.desc_user_addr += 4096;
     let load = Load::start(queue, vm.memory.clone(), vm.free());
     for _ in 0..context.times(200) {
         assert_errno("features", vm.device.set_features(0), Errno::EBUSY);

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The log of guest memory that a device wrote, from which a VMM knows what to copy once more when
+//! its guest moves to another host (VHOST_F_LOG_ALL): a bitmap of pages, shared with the VMM.
+
+use crate::addr::GuestAddr;
+
+/// Bytes of guest memory for each bit: VHOST_PAGE_SIZE.
+pub const LOG_PAGE: u64 = 4096;
+
+/// A bitmap that others read and clear at the same time: the first bit of a byte is its lowest.
+pub trait SharedBitmap {
+    /// Sets a bit; no earlier write of this thread is seen after it. A bit outside is left out.
+    fn set(&self, bit: u64);
+}
+
+/// Marks the pages of `bytes` bytes at `at`, which have been written.
+pub fn mark(log: &impl SharedBitmap, at: GuestAddr, bytes: u64) {
+    let Some(more) = bytes.checked_sub(1) else {
+        return;
+    };
+    let last = at.0.saturating_add(more);
+    for page in at.0 / LOG_PAGE..=last / LOG_PAGE {
+        log.set(page);
+    }
+}
+
+/// Returns the bytes of a log for guest memory up to `last`, in whole words of 64 bits.
+pub fn bytes_for(last: GuestAddr) -> u64 {
+    let words = last.0 / (LOG_PAGE * u64::from(u64::BITS)) + 1;
+    words * size_of::<u64>() as u64
+}
