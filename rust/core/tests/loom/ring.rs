@@ -131,9 +131,11 @@ fn kick_against_sleep(setup: Setup, looks: usize) {
 
         let worker = {
             let (ring, kick) = (memory.ring(), kick.clone());
+            let mut avail = Avail::new(&ring, base, setup.event_idx);
+            let mut taker = Taker { setup, taken: 0 };
+            // What a driver is told before that is not known, and may be to kick in any case.
+            assert_eq!(drain(&ring, &mut avail, &mut taker, false), Ok(Next::Kick));
             thread::spawn(move || {
-                let mut avail = Avail::new(&ring, base, setup.event_idx);
-                let mut taker = Taker { setup, taken: 0 };
                 while taker.taken < usize::from(ENTRIES) {
                     match drain(&ring, &mut avail, &mut taker, looks != 0).expect("a possible ring")
                     {
