@@ -106,13 +106,27 @@ fn await_wanted_kicks(vm: &mut Vm) {
     }
 }
 
+/// Has the worker learn a gap that is as long as this pause.
+fn learn(vm: &mut Vm, pause: Duration) {
+    perform(vm, 1);
+    thread::sleep(pause);
+    // The drain that learns is not yet followed by polling.
+    perform(vm, 2);
+}
+
 fn ends(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let worker = worker()?;
-    vm.device.set_vring_busyloop_timeout(0, 20_000)?;
+    let limit = Duration::from_millis(20 * context.slowness);
+    vm.device
+        .set_vring_busyloop_timeout(0, limit.as_micros() as u32)?;
     for _ in 0..5 {
-        perform(&mut vm, context.times(100));
+        learn(&mut vm, limit / 2);
+        let before = cpu_time(worker)?;
+        thread::sleep(limit * 5);
+        let taken = cpu_time(worker)? - before;
+        assert!(taken < limit * 2, "polled for {taken:?}");
         await_wanted_kicks(&mut vm);
         // It has yet to go to sleep.
         thread::sleep(Duration::from_millis(20 * context.slowness));
@@ -123,24 +137,23 @@ fn ends(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn other_work(context: &Context) -> Outcome {
+fn other_work(_: &Context) -> Outcome {
     let disk = Disk::ram();
     // In a thread of its own: the worker is where that is.
     thread::scope(|scope| {
-        let busy = scope
-            .spawn(|| busy_on_the_cpu_of_the_worker(context, &disk).map_err(|e| e.to_string()));
+        let busy = scope.spawn(|| busy_on_the_cpu_of_the_worker(&disk).map_err(|e| e.to_string()));
         busy.join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     Ok(())
 }
 
-fn busy_on_the_cpu_of_the_worker(context: &Context, disk: &Disk) -> Outcome {
+fn busy_on_the_cpu_of_the_worker(disk: &Disk) -> Outcome {
     run_on(0, 0)?;
     let mut vm = Vm::with_disk(&Setup::default(), disk)?;
     let worker = worker()?;
     vm.device.set_vring_busyloop_timeout(0, LONG_US)?;
-    perform(&mut vm, context.times(100));
+    learn(&mut vm, Duration::from_millis(400));
     let (start, before) = (Instant::now(), cpu_time(worker)?);
     let work = Duration::from_millis(500);
     while start.elapsed() < work {
