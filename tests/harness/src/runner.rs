@@ -10,18 +10,24 @@ use crate::{
 };
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    cell::RefCell,
     fs,
     io::Write,
     panic::{self, AssertUnwindSafe},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    sync::{
+        mpsc::{self, RecvTimeoutError, Sender},
+        Mutex,
+    },
     thread,
     time::{Duration, Instant},
 };
 
-thread_local! {
-    /// Place and reason of the last panic of this thread.
-    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+/// Places and reasons of the panics of a test, whichever thread they were in. One test runs at a time.
+static PANICS: Mutex<String> = Mutex::new(String::new());
+
+/// Takes what is told of panics so far.
+fn take_panics() -> String {
+    // A panic while it was held would have been another's.
+    std::mem::take(&mut PANICS.lock().unwrap_or_else(|e| e.into_inner()))
 }
 
 /// Runs the tests and prints a line for each. Returns whether all passed.
@@ -56,8 +62,16 @@ fn run_one(case: &Case, context: &Context, oracle: &mut Oracle) -> bool {
             Vec::new()
         }
         Ok(Err(error)) => vec![error.to_string()],
-        Err(_) => PANIC.with_borrow(|text| text.lines().map(str::to_owned).collect()),
+        Err(_) => {
+            let mut lines: Vec<_> = take_panics().lines().map(str::to_owned).collect();
+            if lines.is_empty() {
+                lines.push("a panic that told nothing".to_owned());
+            }
+            lines
+        }
     };
+    // Those that a test expected.
+    take_panics();
     if !complaints.is_empty() {
         complaints.push(format!("seed: VBLK_SEED={}", context.seed));
     }
@@ -97,7 +111,9 @@ fn remember_panic(info: &panic::PanicHookInfo<'_>) {
     if backtrace.status() == BacktraceStatus::Captured {
         text.push_str(&format!("\n{backtrace}"));
     }
-    PANIC.set(text);
+    let mut panics = PANICS.lock().unwrap_or_else(|e| e.into_inner());
+    panics.push_str(&text);
+    panics.push('\n');
 }
 
 /// Ends the process when a test takes too long, after saying where it hangs.
