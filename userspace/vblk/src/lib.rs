@@ -21,6 +21,7 @@ pub mod seccomp;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod vdpa;
+pub mod vhost_user;
 pub mod vm;
 
 mod console;

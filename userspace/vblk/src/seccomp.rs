@@ -64,15 +64,18 @@ pub enum Thread {
     Monitor,
     /// Writes to standard output or to standard error.
     Output,
+    /// Speaks vhost-user with a front-end.
+    Bridge,
 }
 
 impl Thread {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Main,
         Self::Vcpu,
         Self::Disk,
         Self::Monitor,
         Self::Output,
+        Self::Bridge,
     ];
 }
 
@@ -220,6 +223,24 @@ fn calls(thread: Thread) -> &'static [i64] {
             libc::SYS_io_uring_register,
             libc::SYS_io_uring_setup,
         ],
+        Thread::Bridge => &[
+            libc::SYS_poll,
+            libc::SYS_accept4,
+            libc::SYS_recvmsg,
+            libc::SYS_sendto,
+            libc::SYS_getsockopt,
+            libc::SYS_setsockopt,
+            libc::SYS_eventfd2,
+            // The length of memory, and of a disk, that is a file.
+            libc::SYS_fstat,
+            libc::SYS_statx,
+            // The used index of a ring.
+            libc::SYS_pread64,
+            // Whether a descriptor is an eventfd.
+            libc::SYS_readlink,
+            // Its own socket, at the end.
+            libc::SYS_unlink,
+        ],
     }
 }
 
@@ -247,6 +268,28 @@ fn ioctls(thread: Thread) -> &'static [u32] {
             uapi::VHOST_BLK_GET_STATS,
             uapi::VHOST_BLK_SET_BACKEND,
             uapi::VHOST_GET_VRING_BASE,
+        ],
+        Thread::Bridge => &[
+            // To make a socket non-blocking.
+            libc::FIONBIO as u32,
+            BLKGETSIZE64,
+            uapi::VHOST_BLK_GET_CONFIG,
+            uapi::VHOST_BLK_GET_STATS,
+            uapi::VHOST_BLK_SET_BACKEND,
+            uapi::VHOST_BLK_SET_CONFIG_CALL,
+            uapi::VHOST_BLK_SET_SERIAL,
+            uapi::VHOST_BLK_SET_WRITEBACK,
+            uapi::VHOST_GET_VRING_BASE,
+            uapi::VHOST_RESET_OWNER,
+            uapi::VHOST_SET_FEATURES,
+            uapi::VHOST_SET_MEM_TABLE,
+            uapi::VHOST_SET_OWNER,
+            uapi::VHOST_SET_VRING_ADDR,
+            uapi::VHOST_SET_VRING_BASE,
+            uapi::VHOST_SET_VRING_CALL,
+            uapi::VHOST_SET_VRING_ERR,
+            uapi::VHOST_SET_VRING_KICK,
+            uapi::VHOST_SET_VRING_NUM,
         ],
         Thread::Vcpu => &[
             // First, as it is by far the most frequent.

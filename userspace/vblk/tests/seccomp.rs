@@ -21,12 +21,13 @@ use vblk::{
     seccomp::{Filters, Mode, Thread},
 };
 
-const THREADS: [(&str, Thread); 5] = [
+const THREADS: [(&str, Thread); 6] = [
     ("main", Thread::Main),
     ("cpu", Thread::Vcpu),
     ("disk", Thread::Disk),
     ("monitor", Thread::Monitor),
     ("output", Thread::Output),
+    ("bridge", Thread::Bridge),
 ];
 
 /// What a thread may not do, whatever it is for.

@@ -89,6 +89,16 @@ pub trait Backend: Send {
     /// Returns the kernel's error.
     fn set_writeback(&mut self, on: bool) -> Result<(), Error>;
 
+    /// Changes what is signalled for an interrupt of a queue that is being served. Returns whether it
+    /// did: a back-end that can't is to be stopped and started.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error.
+    fn set_call(&mut self, _index: u16, _call: EventFd) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Begins to serve requests. Whatever is in the rings counts as kicked.
     ///
     /// `features` are those that the driver agreed to; bits that are none of [`Self::features`]

@@ -12,11 +12,13 @@ mod error;
 mod interface;
 mod kind;
 mod open;
+mod summary;
 mod tuning;
 
 pub use error::Error;
 pub use interface::{Backend, Offer, OfferSource, Position, QueueConfig};
 pub use kind::{Kind, UnknownKind};
+pub use summary::summary;
 pub use tuning::{Tuning, Workers};
 pub use vblk_core::{
     config::{Queues, CONFIG_BYTES},

@@ -342,6 +342,13 @@ impl Backend for VhostKernel {
         &self.shared.disk
     }
 
+    fn set_call(&mut self, index: u16, call: EventFd) -> Result<bool, Error> {
+        Device::without_memory(&self.shared.device)
+            .set_vring_call(index.into(), &call)
+            .map_err(step("VHOST_SET_VRING_CALL"))?;
+        Ok(true)
+    }
+
     fn start(
         &mut self,
         memory: &Memory,

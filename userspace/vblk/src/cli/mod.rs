@@ -7,7 +7,9 @@
 mod disk_spec;
 mod info;
 mod limits;
+mod ready;
 mod run;
+mod serve;
 mod size;
 mod status;
 mod stdio;
@@ -17,6 +19,7 @@ mod vdpa;
 pub use disk_spec::DiskSpec;
 pub use info::InfoOptions;
 pub use run::RunOptions;
+pub use serve::ServeOptions;
 pub use size::parse_size;
 pub use status::Status;
 pub use usage_error::UsageError;
@@ -46,6 +49,13 @@ enum Command {
     /// it panics or crashes, or a back-end fails; 2 when an option, or a limit of the host, does
     /// not allow the guest to start; 128 and its number for a signal.
     Run(RunOptions),
+    /// Serves a disk to a VMM that speaks vhost-user (QEMU, libvirt, Firecracker, ...).
+    ///
+    /// With the module, no request passes through this process. It serves one VMM after the other,
+    /// until a signal ends it. docs/vmm.md shows how each is used. Exit status: 0 after SIGTERM,
+    /// SIGINT or SIGHUP, and when the VMM at a connected socket of --fd has gone; 1 when a back-end
+    /// fails; 2 when an option, or what it refers to, is wrong.
+    Serve(ServeOptions),
     /// Tells what the kernel module offers, or why it is absent.
     ///
     /// Exit status: 0 when the module is there, 1 when it is not.
@@ -71,6 +81,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Status {
     let result = match Cli::try_parse_from(arguments) {
         Ok(cli) => match cli.command {
             Command::Run(options) => run::run(&options),
+            Command::Serve(options) => serve::serve(&options),
             Command::Info(options) => info::info(&options),
             Command::Vdpa { command } => vdpa::vdpa(&command),
             Command::Completions { shell } => completions(shell),

@@ -270,7 +270,8 @@ fn open_disk(spec: &DiskSpec, filters: &Filters) -> Result<DiskSlot, UsageError>
     })
 }
 
-fn filters(mode: &str) -> Result<Filters, UsageError> {
+/// Makes the lists of system calls that the value of `--seccomp` asks for.
+pub(super) fn filters(mode: &str) -> Result<Filters, UsageError> {
     let refuse =
         |cause: &dyn std::fmt::Display| UsageError::new(format!("--seccomp {mode}"), cause);
     let parsed = mode.parse().map_err(|e: seccomp::UnknownMode| refuse(&e))?;

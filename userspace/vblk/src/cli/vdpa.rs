@@ -264,7 +264,8 @@ fn poll_us(text: &str) -> Result<u32, String> {
     }
 }
 
-fn queue_size(text: &str) -> Result<u16, String> {
+/// Reads the value of `--queue-size`.
+pub(super) fn queue_size(text: &str) -> Result<u16, String> {
     let size = text.parse().ok().and_then(QueueSize::new);
     match size {
         Some(size) if size.get() >= 4 => Ok(size.get()),

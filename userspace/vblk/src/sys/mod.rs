@@ -6,12 +6,14 @@
 //! the kernel and knows nothing of virtio.
 
 pub mod blockdev;
+pub mod fault;
 pub mod iobuf;
 pub mod ioprio;
 pub mod kvm;
 pub mod poll;
 pub mod rlimit;
 pub mod signals;
+pub mod socket;
 pub mod terminal;
 pub mod uring;
 pub mod vhost_blk;

@@ -197,26 +197,7 @@ impl BlockDevice {
 
     /// One line with what the back-end has counted.
     pub fn summary(&self) -> String {
-        let disk = format!(
-            "path={} backend={}",
-            self.backend.disk().path().display(),
-            self.backend.kind()
-        );
-        match self.backend.stats() {
-            Ok(stats) => format!(
-                "{disk} kicks={} requests={} bytes_read={} bytes_written={} flushes={} \
-                 interrupts={} io_errors={} malformed={}",
-                stats.kicks,
-                stats.requests,
-                stats.bytes_read,
-                stats.bytes_written,
-                stats.flushes,
-                stats.interrupts,
-                stats.io_errors,
-                stats.malformed
-            ),
-            Err(e) => format!("{disk} no counters: {e}"),
-        }
+        backend::summary(&*self.backend)
     }
 
     fn tell_news(&self) {

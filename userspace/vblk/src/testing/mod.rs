@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest memory for the model of a driver, in tests and fuzzers.
+//! Guest memory for the model of a driver, in tests and fuzzers, and a front-end of vhost-user.
+
+pub mod conformance;
+pub mod front_end;
 
 use crate::memory::Memory;
 use std::sync::atomic::{fence, Ordering};
