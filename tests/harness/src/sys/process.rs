@@ -88,8 +88,13 @@ pub fn set_nice(value: i32) -> Result<(), Errno> {
 
 /// Sends SIGKILL to a child of ours.
 pub fn kill(pid: u32) -> Result<(), Errno> {
+    signal(pid, libc::SIGKILL)
+}
+
+/// Sends a signal to a child of ours.
+pub fn signal(pid: u32, number: i32) -> Result<(), Errno> {
     // SAFETY: takes integers.
-    check(unsafe { libc::kill(pid as i32, libc::SIGKILL) }.into()).map(drop)
+    check(unsafe { libc::kill(pid as i32, number) }.into()).map(drop)
 }
 
 /// Binds a thread to one CPU; 0 is the caller.

@@ -5,6 +5,8 @@
 mod alignment;
 mod arguments;
 mod block_errors;
+mod bridge;
+mod bridge_killed;
 mod charged;
 mod descriptors;
 mod differential;
@@ -169,6 +171,8 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         vdpa_memory::TESTS,
         vdpa_host::TESTS,
         vdpa_clients::TESTS,
+        bridge::TESTS,
+        bridge_killed::TESTS,
         faults::VDPA,
         differential::TESTS,
     ]
