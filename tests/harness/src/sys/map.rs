@@ -84,6 +84,14 @@ impl Mapping {
         self.len
     }
 
+    /// Returns all of it, for a client that takes slices. A device that is given its address may
+    /// change it, as with any buffer of a client.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `len` bytes are mapped, for reading and writing, for as long as `self` lives, which
+        // is borrowed for as long as the slice.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
     /// Changes what may be done with a page-aligned part. The harness must not touch the part
     /// itself any more if it takes rights away.
     pub fn protect(&self, offset: usize, len: usize, access: Access) -> Result<(), Errno> {

@@ -6,6 +6,7 @@ mod alignment;
 mod arguments;
 mod block_errors;
 mod bridge;
+mod bridge_clients;
 mod bridge_killed;
 mod charged;
 mod descriptors;
@@ -173,6 +174,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         vdpa_clients::TESTS,
         bridge::TESTS,
         bridge_killed::TESTS,
+        bridge_clients::TESTS,
         faults::VDPA,
         differential::TESTS,
     ]
