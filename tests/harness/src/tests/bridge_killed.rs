@@ -115,8 +115,8 @@ fn connect(bridge: &Bridge) -> Result<FrontEnd, std::io::Error> {
     Ok(front_end)
 }
 
-/// Replaces the bridge again and again, with `end` as the end of each.
-fn replaced(context: &Context, disk: &Disk, end: fn(Bridge) -> Outcome) -> Outcome {
+/// Replaces the bridge again and again, after a signal to each.
+fn replaced(context: &Context, disk: &Disk, signal: i32) -> Outcome {
     let mut rng: Rng = context.rng();
     let mut bridge = Bridge::on(disk.path(), &[])?;
     let mut front_end = connect(&bridge)?;
@@ -126,11 +126,12 @@ fn replaced(context: &Context, disk: &Disk, end: fn(Bridge) -> Outcome) -> Outco
         front_end.share(&writer.guest);
         front_end.start(&writer.ring, base)?;
         writer.go_on(rng.index(1..4 * DEPTH));
-        end(bridge)?;
-        // As QEMU does, when it sees that the connection is gone: what is in flight may still be
-        // answered by the module.
-        base = u32::from(used_index(&writer));
+        bridge.signal(signal)?;
         front_end.must_be_closed();
+        // As QEMU does, as soon as the connection is gone. The module may still answer what a killed
+        // process has in flight.
+        base = u32::from(used_index(&writer));
+        bridge.wait()?;
         bridge = Bridge::on(disk.path(), &[])?;
         front_end = connect(&bridge)?;
     }
@@ -147,14 +148,13 @@ fn used_index(writer: &Writer) -> u16 {
 }
 
 fn killed(context: &Context) -> Outcome {
-    let kill = |bridge: Bridge| Ok(bridge.kill().map(drop)?);
-    replaced(context, &slow_disk()?, kill)?;
-    replaced(context, &Disk::ram(), kill)
+    replaced(context, &slow_disk()?, libc::SIGKILL)?;
+    replaced(context, &Disk::ram(), libc::SIGKILL)
 }
 
 fn ended(context: &Context) -> Outcome {
-    replaced(context, &slow_disk()?, Bridge::end)?;
-    replaced(context, &Disk::ram(), Bridge::end)
+    replaced(context, &slow_disk()?, libc::SIGTERM)?;
+    replaced(context, &Disk::ram(), libc::SIGTERM)
 }
 
 fn grown(_: &Context) -> Outcome {
