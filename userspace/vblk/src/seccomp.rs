@@ -283,6 +283,7 @@ fn ioctls(thread: Thread) -> &'static [u32] {
             uapi::VHOST_RESET_OWNER,
             uapi::VHOST_SET_FEATURES,
             uapi::VHOST_SET_MEM_TABLE,
+            uapi::VHOST_SET_LOG_BASE,
             uapi::VHOST_SET_OWNER,
             uapi::VHOST_SET_VRING_ADDR,
             uapi::VHOST_SET_VRING_BASE,

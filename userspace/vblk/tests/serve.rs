@@ -483,3 +483,22 @@ fn a_read_only_disk_is_read_only() {
     assert_eq!(ring.perform(&read), 0);
     assert_eq!(ring.contents(&read), [9; 4096]);
 }
+
+#[test]
+fn a_log_is_not_offered_by_a_back_end_without_one() {
+    let bridge = Bridge::new();
+    let front_end = FrontEnd::new(UnixStream::connect(bridge.socket()).unwrap());
+    let ask = |code| {
+        front_end.send(code, 1, &[], &[]).unwrap();
+        let mut answer = [0; 20];
+        (&front_end.socket).read_exact(&mut answer).unwrap();
+        u64::from_ne_bytes(answer[12..].try_into().unwrap())
+    };
+    assert_eq!(ask(1) >> 26 & 1, 0, "VHOST_F_LOG_ALL");
+    assert_eq!(ask(15) >> 1 & 1, 0, "LOG_SHMFD");
+    let log = File::open(bridge.place.path().join("disk")).unwrap();
+    let payload = [4096u64, 0].map(u64::to_ne_bytes).concat();
+    front_end.send(6, 1, &payload, &[log.as_raw_fd()]).unwrap();
+    front_end.must_be_closed();
+    still_serves(&bridge.socket());
+}

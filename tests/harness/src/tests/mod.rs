@@ -8,6 +8,7 @@ mod block_errors;
 mod bridge;
 mod bridge_clients;
 mod bridge_killed;
+mod bridge_log;
 mod charged;
 mod descriptors;
 mod differential;
@@ -174,6 +175,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         vdpa_clients::TESTS,
         bridge::TESTS,
         bridge_killed::TESTS,
+        bridge_log::TESTS,
         bridge_clients::TESTS,
         faults::VDPA,
         differential::TESTS,

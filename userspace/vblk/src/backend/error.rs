@@ -35,6 +35,17 @@ pub enum Error {
         /// The version that the module has.
         version: u32,
     },
+    /// The back-end has no log of what it writes.
+    #[error("this back-end has no log of what it writes to guest memory")]
+    NoLog,
+    /// The log has no room for all of guest memory.
+    #[error("a log of {bytes} bytes, where guest memory takes {needed}")]
+    ShortLog {
+        /// Bytes that it has.
+        bytes: usize,
+        /// Bytes that it needs.
+        needed: u64,
+    },
     /// A step of the set-up failed.
     #[error("{step}: {}", errno::text(.cause))]
     Setup {

@@ -10,7 +10,7 @@ use vblk_core::{
     features::Features,
     uapi::Stats,
 };
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 /// One virtqueue, as the driver set it up.
@@ -97,6 +97,24 @@ pub trait Backend: Send {
     /// Returns the kernel's error.
     fn set_call(&mut self, _index: u16, _call: EventFd) -> Result<bool, Error> {
         Ok(false)
+    }
+
+    /// Returns whether it can log what it writes to guest memory.
+    fn can_log(&self) -> bool {
+        false
+    }
+
+    /// Logs what is written to guest memory from here on, in this log only, or not any more; also while
+    /// the disk is served. The log is a bitmap of pages of 4096 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoLog`] from a back-end that can't, [`Error::ShortLog`], and the kernel's error.
+    fn set_log(&mut self, log: Option<Arc<MmapRegion>>) -> Result<(), Error> {
+        match log {
+            Some(_) => Err(Error::NoLog),
+            None => Ok(()),
+        }
     }
 
     /// Begins to serve requests. Whatever is in the rings counts as kicked.

@@ -23,12 +23,14 @@ use std::{
     sync::Arc,
 };
 use vblk_core::{
-    features::Features,
+    addr::GuestAddr,
+    dirty_log,
+    features::{bit, Features},
     queue::{QueueSize, MAX_QUEUE_SIZE},
     ring::Format,
-    uapi::{Info, Stats},
+    uapi::{Info, Stats, VRING_F_LOG},
 };
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// The device node of the module.
@@ -152,6 +154,10 @@ pub struct VhostKernel {
     attached: Option<Attached>,
     /// Counters of what was attached earlier.
     earlier: Stats,
+    /// The module can log what it writes.
+    can_log: bool,
+    /// Where it does.
+    log: Option<Arc<MmapRegion>>,
 }
 
 /// State that others use while the disk is being served.
@@ -170,8 +176,9 @@ impl OfferSource for Shared {
 }
 
 struct Attached {
-    _memory: Memory,
-    queues: Vec<u16>,
+    memory: Memory,
+    features: Features,
+    rings: Vec<(u16, VringConfigData)>,
 }
 
 impl VhostKernel {
@@ -188,8 +195,10 @@ impl VhostKernel {
         let device = open_device()?;
         let info = vhost_blk::get_info(&device).map_err(Error::Module)?;
         check_version(info.version, tuning)?;
+        let offered = get_features(&device)?;
         let mut this = Self {
-            features: get_features(&device)?,
+            // What is between the module and a VMM is no driver's.
+            features: Features(offered.0 & Features::SUPPORTED.0),
             config_call: EventFd::new(EFD_NONBLOCK).map_err(host("eventfd"))?,
             shared: Arc::new(Shared { device, disk }),
             tuning,
@@ -197,6 +206,8 @@ impl VhostKernel {
             workers: Vec::new(),
             attached: None,
             earlier: Stats::default(),
+            can_log: offered.has(bit::LOG_ALL),
+            log: None,
         };
         this.own()?;
         // Now, where the caller belongs: what starts the disk may be bound to other CPUs.
@@ -241,6 +252,40 @@ impl VhostKernel {
         Ok(())
     }
 
+    /// Adds logging to `features`, if there is a log.
+    fn with_log(&self, features: Features) -> u64 {
+        features.0 | u64::from(self.log.is_some()) << bit::LOG_ALL
+    }
+
+    /// Has the module use the log that there is now, if it serves a disk.
+    fn apply_log(&self, was_logged: bool) -> Result<(), Error> {
+        let Some(attached) = &self.attached else {
+            return Ok(());
+        };
+        let file = &self.shared.device;
+        let device = Device {
+            file,
+            memory: attached.memory.clone(),
+            format: Format::of(attached.features),
+        };
+        if let Some(log) = &self.log {
+            check_log(log, &attached.memory)?;
+            set_log_base(file, log)?;
+        }
+        let is_logged = self.log.is_some();
+        if is_logged == was_logged {
+            return Ok(());
+        }
+        for (index, ring) in &attached.rings {
+            device
+                .set_vring_addr(usize::from(*index), &logged(ring, is_logged))
+                .map_err(step("VHOST_SET_VRING_ADDR"))?;
+        }
+        device
+            .set_features(self.with_log(attached.features))
+            .map_err(step("VHOST_SET_FEATURES"))
+    }
+
     fn attach(
         &self,
         memory: &Memory,
@@ -256,14 +301,18 @@ impl VhostKernel {
         spread(file, queues, &self.workers)?;
         vhost_blk::set_config_call(file, &self.config_call)
             .map_err(host("VHOST_BLK_SET_CONFIG_CALL"))?;
+        if let Some(log) = &self.log {
+            check_log(log, memory)?;
+            set_log_base(file, log)?;
+        }
         device
-            .set_features(features.0)
+            .set_features(self.with_log(features))
             .map_err(step("VHOST_SET_FEATURES"))?;
         device
             .set_mem_table(&regions(memory))
             .map_err(step("VHOST_SET_MEM_TABLE"))?;
         for queue in queues {
-            set_vring(&device, queue)?;
+            set_vring(&device, queue, self.log.is_some())?;
             if self.tuning.poll_us != 0 {
                 let us = self.tuning.poll_us;
                 vhost_blk::set_vring_busyloop_timeout(file, queue.index.into(), us)
@@ -342,6 +391,23 @@ impl Backend for VhostKernel {
         &self.shared.disk
     }
 
+    fn can_log(&self) -> bool {
+        self.can_log
+    }
+
+    fn set_log(&mut self, log: Option<Arc<MmapRegion>>) -> Result<(), Error> {
+        if log.is_some() && !self.can_log {
+            return Err(Error::NoLog);
+        }
+        // Kept until the module does not write to it any more.
+        let old = std::mem::replace(&mut self.log, log);
+        let result = self.apply_log(old.is_some());
+        if result.is_err() {
+            self.log = old;
+        }
+        result
+    }
+
     fn set_call(&mut self, index: u16, call: EventFd) -> Result<bool, Error> {
         Device::without_memory(&self.shared.device)
             .set_vring_call(index.into(), &call)
@@ -369,9 +435,11 @@ impl Backend for VhostKernel {
             self.disown()?;
             return Err(error);
         }
+        let rings = queues.iter().map(|queue| (queue.index, ring_of(queue)));
         self.attached = Some(Attached {
-            _memory: memory.clone(),
-            queues: queues.iter().map(|queue| queue.index).collect(),
+            memory: memory.clone(),
+            features,
+            rings: rings.collect(),
         });
         Ok(())
     }
@@ -382,13 +450,13 @@ impl Backend for VhostKernel {
         };
         vhost_blk::set_backend(&self.shared.device, None).map_err(host("VHOST_BLK_SET_BACKEND"))?;
         let device = Device::without_memory(&self.shared.device);
-        let position = |&index: &u16| {
+        let position = |&(index, _): &(u16, VringConfigData)| {
             let base = device
                 .get_vring_base(index.into())
                 .map_err(step("VHOST_GET_VRING_BASE"))?;
             Ok(Position { index, base })
         };
-        let positions = attached.queues.iter().map(position).collect();
+        let positions = attached.rings.iter().map(position).collect();
         self.attached = None;
         positions
     }
@@ -415,12 +483,9 @@ impl Drop for VhostKernel {
     }
 }
 
-fn set_vring(device: &Device<'_>, queue: &QueueConfig) -> Result<(), Error> {
-    let index = usize::from(queue.index);
-    device
-        .set_vring_num(index, queue.size)
-        .map_err(|_| Error::Queue(queue.index))?;
-    let config = VringConfigData {
+/// Returns a ring as the `vhost` crate wants it, which is not logged.
+fn ring_of(queue: &QueueConfig) -> VringConfigData {
+    VringConfigData {
         queue_max_size: MAX_QUEUE_SIZE,
         queue_size: queue.size,
         flags: 0,
@@ -428,9 +493,39 @@ fn set_vring(device: &Device<'_>, queue: &QueueConfig) -> Result<(), Error> {
         used_ring_addr: queue.used.raw_value(),
         avail_ring_addr: queue.avail.raw_value(),
         log_addr: None,
-    };
+    }
+}
+
+/// Returns the same ring, logged or not.
+fn logged(ring: &VringConfigData, is_logged: bool) -> VringConfigData {
+    VringConfigData {
+        flags: if is_logged { 1 << VRING_F_LOG } else { 0 },
+        log_addr: is_logged.then_some(ring.used_ring_addr),
+        ..*ring
+    }
+}
+
+/// Refuses a log that has no bit for some page of memory: the module would write behind it.
+fn check_log(log: &MmapRegion, memory: &Memory) -> Result<(), Error> {
+    let needed = dirty_log::bytes_for(GuestAddr(memory.last_addr().raw_value()));
+    let bytes = log.size();
+    match u64::try_from(bytes) {
+        Ok(there) if there >= needed => Ok(()),
+        _ => Err(Error::ShortLog { bytes, needed }),
+    }
+}
+
+fn set_log_base(file: &File, log: &MmapRegion) -> Result<(), Error> {
+    vhost_blk::set_log_base(file, log.as_ptr() as u64).map_err(host("VHOST_SET_LOG_BASE"))
+}
+
+fn set_vring(device: &Device<'_>, queue: &QueueConfig, is_logged: bool) -> Result<(), Error> {
+    let index = usize::from(queue.index);
     device
-        .set_vring_addr(index, &config)
+        .set_vring_num(index, queue.size)
+        .map_err(|_| Error::Queue(queue.index))?;
+    device
+        .set_vring_addr(index, &logged(&ring_of(queue), is_logged))
         .map_err(|_| Error::Queue(queue.index))?;
     vhost_blk::set_vring_base(device.file, queue.index.into(), queue.base)
         .map_err(host("VHOST_SET_VRING_BASE"))?;

@@ -18,8 +18,8 @@ use vblk_core::{
         VHOST_ATTACH_VRING_WORKER, VHOST_BLK_GET_CONFIG, VHOST_BLK_GET_INFO, VHOST_BLK_GET_STATS,
         VHOST_BLK_SET_BACKEND, VHOST_BLK_SET_CONFIG_CALL, VHOST_BLK_SET_MEMORY_PINNED,
         VHOST_BLK_SET_SERIAL, VHOST_BLK_SET_WRITEBACK, VHOST_BLK_VDPA_ADD, VHOST_BLK_VDPA_DEL,
-        VHOST_BLK_VDPA_GET, VHOST_BLK_VDPA_GET_STATS, VHOST_NEW_WORKER, VHOST_SET_VRING_BASE,
-        VHOST_SET_VRING_BUSYLOOP_TIMEOUT,
+        VHOST_BLK_VDPA_GET, VHOST_BLK_VDPA_GET_STATS, VHOST_NEW_WORKER, VHOST_SET_LOG_BASE,
+        VHOST_SET_VRING_BASE, VHOST_SET_VRING_BUSYLOOP_TIMEOUT,
     },
 };
 use vmm_sys_util::{
@@ -75,6 +75,14 @@ pub fn set_vring_base(device: &File, index: u32, base: u32) -> io::Result<()> {
     // SAFETY: The kernel reads a `struct vhost_vring_state` from the argument, and its bytes are
     // there.
     check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_SET_VRING_BASE.into(), &argument) })
+}
+
+/// Sets where the log of what is written to guest memory is in this process.
+pub fn set_log_base(device: &File, base: u64) -> io::Result<()> {
+    let argument = base.to_ne_bytes();
+    // SAFETY: The kernel reads 64 bits from the argument. What it pins at that address it checks
+    // itself.
+    check(unsafe { ioctl_with_ref(&device.as_fd(), VHOST_SET_LOG_BASE.into(), &argument) })
 }
 
 /// Sets for how many microseconds an empty ring may be looked at.

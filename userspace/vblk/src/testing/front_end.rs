@@ -36,7 +36,7 @@ use vhost::{
         message::{VhostUserConfigFlags, VhostUserHeaderFlag},
         Frontend, VhostUserFrontend, VhostUserProtocolFeatures,
     },
-    VhostBackend, VhostUserMemoryRegionInfo, VringConfigData,
+    VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData,
 };
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
@@ -261,7 +261,8 @@ impl FrontEnd {
         self.vhost
             .set_protocol_features(protocol)
             .expect("SET_PROTOCOL_FEATURES");
-        self.features = Features(offered & !without);
+        // A log takes more than the word for it.
+        self.features = Features(offered & !without & !(1 << bit::LOG_ALL));
         self.vhost
             .set_features(self.features.0)
             .expect("SET_FEATURES");
@@ -312,6 +313,29 @@ impl FrontEnd {
     /// What the back-end does not want.
     pub fn stop(&mut self, ring: &GuestRing) -> vhost::Result<u32> {
         self.vhost.get_vring_base(ring.index)
+    }
+
+    /// Sets the features once more, as a front-end does that begins or ends to log.
+    ///
+    /// # Errors
+    ///
+    /// What the back-end does not want.
+    pub fn set_features(&mut self, features: Features) -> vhost::Result<()> {
+        self.vhost.set_features(features.0)
+    }
+
+    /// Hands over a log, of `bytes` bytes from `offset` on in its file.
+    ///
+    /// # Errors
+    ///
+    /// What the back-end does not want.
+    pub fn set_log(&mut self, file: &File, bytes: u64, offset: u64) -> vhost::Result<()> {
+        let log = VhostUserDirtyLogRegion {
+            mmap_size: bytes,
+            mmap_offset: offset,
+            mmap_handle: file.as_raw_fd(),
+        };
+        self.vhost.set_log_base(0, Some(log))
     }
 
     /// Hands over the socket for what the back-end has to say of itself.

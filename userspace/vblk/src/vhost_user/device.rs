@@ -9,7 +9,7 @@
 use super::{
     channel::Notices,
     error::Refusal,
-    memory::{Regions, SLOTS},
+    memory::{self, Regions, SLOTS},
     message::{ConfigRange, Reply, Request, RingFile, RingState, MAX_CONFIG},
     ring::{index_of, number_of, Ring},
 };
@@ -19,6 +19,7 @@ use vblk_core::{
     config::{Queues, CONFIG_WCE},
     features::bit,
 };
+use vm_memory::MmapRegion;
 
 /// Bit of the features that announces the protocol's own (`VHOST_USER_F_PROTOCOL_FEATURES`).
 const PROTOCOL_FEATURES: u32 = 30;
@@ -28,6 +29,7 @@ const RING_FEATURES: u64 = !0 << 24;
 /// Features of the protocol.
 mod protocol {
     pub const MQ: u32 = 0;
+    pub const LOG_SHMFD: u32 = 1;
     pub const REPLY_ACK: u32 = 3;
     pub const BACKEND_REQ: u32 = 5;
     pub const CONFIG: u32 = 9;
@@ -53,6 +55,8 @@ pub struct Device<'b> {
     protocol: Features,
     regions: Regions,
     rings: Vec<Ring>,
+    /// Where what is written is logged, when that is asked for.
+    log: Option<Arc<MmapRegion>>,
     notices: Option<Notices>,
 }
 
@@ -74,6 +78,7 @@ impl<'b> Device<'b> {
             protocol: Features::default(),
             regions: Regions::default(),
             rings: Vec::new(),
+            log: None,
             notices: None,
         };
         device.forget_rings();
@@ -119,9 +124,16 @@ impl<'b> Device<'b> {
                 self.must_have(protocol::CONFIGURE_MEM_SLOTS)?;
                 return Ok(Reply::Number(SLOTS as u64));
             }
-            Request::GetProtocolFeatures => return Ok(Reply::Number(protocol::OFFERED)),
+            Request::SetLogBase(spec, file) => {
+                self.must_have(protocol::LOG_SHMFD)?;
+                self.set_log(memory::map_log(spec, file)?)?;
+                // Whether or not it asked: it waits for it.
+                return Ok(Reply::Log(spec));
+            }
+            Request::SetLogFd => self.must_have(protocol::LOG_SHMFD)?,
+            Request::GetProtocolFeatures => return Ok(Reply::Number(self.protocol_offered())),
             Request::SetProtocolFeatures(features) => {
-                match features & !protocol::OFFERED {
+                match features & !self.protocol_offered() {
                     0 => self.protocol = Features(features),
                     unknown => return Err(Refusal::Features(unknown)),
                 };
@@ -206,7 +218,34 @@ impl<'b> Device<'b> {
 
     fn offered(&self) -> u64 {
         let of_rings = self.backend.features().0 & RING_FEATURES;
-        of_rings | self.offer.features.0 | 1 << PROTOCOL_FEATURES
+        let log = u64::from(self.backend.can_log()) << bit::LOG_ALL;
+        of_rings | self.offer.features.0 | log | 1 << PROTOCOL_FEATURES
+    }
+
+    fn protocol_offered(&self) -> u64 {
+        protocol::OFFERED | u64::from(self.backend.can_log()) << protocol::LOG_SHMFD
+    }
+
+    fn is_logging(&self) -> bool {
+        self.features.has(bit::LOG_ALL)
+    }
+
+    /// Has the back-end log what it writes, if that is asked for.
+    fn apply_log(&mut self) -> Result<(), Refusal> {
+        let log = match (self.is_logging(), &self.log) {
+            (true, None) => return Err(Refusal::NoLog),
+            (true, Some(log)) => Some(log.clone()),
+            (false, _) => None,
+        };
+        Ok(self.backend.set_log(log)?)
+    }
+
+    fn set_log(&mut self, log: MmapRegion) -> Result<(), Refusal> {
+        let old = self.log.replace(Arc::new(log));
+        if !self.is_logging() {
+            return Ok(());
+        }
+        self.apply_log().inspect_err(|_| self.log = old)
     }
 
     fn must_have(&self, feature: u32) -> Result<(), Refusal> {
@@ -222,8 +261,13 @@ impl<'b> Device<'b> {
             return Err(Refusal::Features(unknown));
         }
         let features = Features(features);
+        let changed = Features(features.0 ^ self.features.0);
+        if self.is_serving() && changed == Features(1 << bit::LOG_ALL) {
+            let old = std::mem::replace(&mut self.features, features);
+            return self.apply_log().inspect_err(|_| self.features = old);
+        }
         // The format of what is in the rings depends on them.
-        if features != self.features && self.is_serving() {
+        if self.is_serving() && features != self.features {
             return Err(Refusal::RingRuns);
         }
         self.features = features;
@@ -305,6 +349,7 @@ impl<'b> Device<'b> {
         self.stop_serving()?;
         self.forget_rings();
         self.features = Features::default();
+        self.log = None;
         self.writeback = true;
         Ok(())
     }
@@ -395,6 +440,11 @@ impl<'b> Device<'b> {
         if queues.is_empty() {
             return Ok(());
         }
+        let log = self.log.clone().filter(|_| self.is_logging());
+        if self.is_logging() && log.is_none() {
+            return Err(backend::Error::NoLog);
+        }
+        self.backend.set_log(log)?;
         self.backend
             .start(&self.regions.memory(), self.features, queues)?;
         for ring in &mut self.rings {

@@ -27,9 +27,12 @@ pub enum Refusal {
     /// A ring can't be changed while it is served.
     #[error("the ring is being served")]
     RingRuns,
-    /// There is no log of what is written.
+    /// What is written is to be logged, and there is no log.
     #[error("there is no log")]
     NoLog,
+    /// Flags of a ring that the protocol does not have.
+    #[error("flags {0:#x} of a ring")]
+    Flags(u32),
     /// Neither 0 nor 1.
     #[error("{0} is neither 0 nor 1")]
     NotASwitch(u32),

@@ -2,7 +2,7 @@
 
 //! Guest memory that a front-end hands over as files.
 
-use super::message::RegionSpec;
+use super::message::{LogSpec, RegionSpec};
 use crate::{errno, memory::Memory};
 use std::{
     fs::File,
@@ -45,6 +45,43 @@ pub enum MemoryError {
     Host(#[from] io::Error),
 }
 
+/// Maps a part of a file that a front-end has sent, which does not wrap.
+fn map(file: OwnedFd, offset: u64, bytes: u64) -> Result<MmapRegion, MemoryError> {
+    let file = File::from(file);
+    let metadata = file.metadata()?;
+    // A driver's file could do anything when it is mapped or touched.
+    if !metadata.is_file() {
+        return Err(MemoryError::NotAFile);
+    }
+    // Beyond its end, each access would end the process.
+    if metadata.len() < offset + bytes {
+        return Err(MemoryError::BeyondEnd);
+    }
+    let bytes = usize::try_from(bytes).map_err(|_| MemoryError::Range)?;
+    MmapRegion::build(
+        Some(FileOffset::new(file, offset)),
+        bytes,
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_SHARED | libc::MAP_NORESERVE,
+    )
+    .map_err(|e| match e {
+        MmapRegionError::Mmap(e) => MemoryError::Host(e),
+        _ => MemoryError::Range,
+    })
+}
+
+/// Maps a log of written memory.
+///
+/// # Errors
+///
+/// See [`MemoryError`].
+pub fn map_log(spec: LogSpec, file: OwnedFd) -> Result<MmapRegion, MemoryError> {
+    if spec.bytes == 0 || spec.offset.checked_add(spec.bytes).is_none() {
+        return Err(MemoryError::Range);
+    }
+    map(file, spec.offset, spec.bytes)
+}
+
 /// A region that is mapped here.
 #[derive(Clone, Debug)]
 struct Region {
@@ -58,27 +95,7 @@ impl Region {
         if spec.bytes == 0 || ![spec.guest, spec.user, spec.offset].into_iter().all(fits) {
             return Err(MemoryError::Range);
         }
-        let file = File::from(file);
-        let metadata = file.metadata()?;
-        // A driver's file could do anything when it is mapped or touched.
-        if !metadata.is_file() {
-            return Err(MemoryError::NotAFile);
-        }
-        // Beyond its end, each access would end the process.
-        if metadata.len() < spec.offset + spec.bytes {
-            return Err(MemoryError::BeyondEnd);
-        }
-        let bytes = usize::try_from(spec.bytes).map_err(|_| MemoryError::Range)?;
-        let mapping = MmapRegion::build(
-            Some(FileOffset::new(file, spec.offset)),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_NORESERVE,
-        );
-        let mapping = mapping.map_err(|e| match e {
-            MmapRegionError::Mmap(e) => MemoryError::Host(e),
-            _ => MemoryError::Range,
-        })?;
+        let mapping = map(file, spec.offset, spec.bytes)?;
         let mapping = GuestRegionMmap::new(mapping, GuestAddress(spec.guest));
         Ok(Self {
             spec,

@@ -23,6 +23,8 @@ pub mod code {
     pub const SET_OWNER: u32 = 3;
     pub const RESET_OWNER: u32 = 4;
     pub const SET_MEM_TABLE: u32 = 5;
+    pub const SET_LOG_BASE: u32 = 6;
+    pub const SET_LOG_FD: u32 = 7;
     pub const SET_VRING_NUM: u32 = 8;
     pub const SET_VRING_ADDR: u32 = 9;
     pub const SET_VRING_BASE: u32 = 10;
@@ -119,6 +121,8 @@ impl Header {
             code::SET_OWNER => "SET_OWNER",
             code::RESET_OWNER => "RESET_OWNER",
             code::SET_MEM_TABLE => "SET_MEM_TABLE",
+            code::SET_LOG_BASE => "SET_LOG_BASE",
+            code::SET_LOG_FD => "SET_LOG_FD",
             code::SET_VRING_NUM => "SET_VRING_NUM",
             code::SET_VRING_ADDR => "SET_VRING_ADDR",
             code::SET_VRING_BASE => "SET_VRING_BASE",
@@ -151,6 +155,15 @@ pub struct RegionSpec {
     pub bytes: u64,
     /// First address in the front-end, which the addresses of rings refer to.
     pub user: u64,
+    /// Where it begins in its file.
+    pub offset: u64,
+}
+
+/// Where the log of written memory is in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSpec {
+    /// Length in bytes.
+    pub bytes: u64,
     /// Where it begins in its file.
     pub offset: u64,
 }
@@ -208,6 +221,8 @@ pub enum Request {
     SetOwner,
     ResetOwner,
     SetMemTable(Vec<(RegionSpec, OwnedFd)>),
+    SetLogBase(LogSpec, OwnedFd),
+    SetLogFd,
     SetVringNum(RingState),
     SetVringAddr(RingAddresses),
     SetVringBase(RingState),
@@ -243,6 +258,16 @@ impl Request {
             code::SET_OWNER => Self::SetOwner,
             code::RESET_OWNER => Self::ResetOwner,
             code::SET_MEM_TABLE => Self::SetMemTable(memory_table(&mut fields, &mut files)?),
+            code::SET_LOG_BASE => {
+                let (bytes, offset) = (fields.u64()?, fields.u64()?);
+                Self::SetLogBase(LogSpec { bytes, offset }, files.one()?)
+            }
+            code::SET_LOG_FD => {
+                // To be signalled for each write; front-ends that look at the log from time to time
+                // need no signal, and there are no others.
+                files.one()?;
+                Self::SetLogFd
+            }
             code::SET_VRING_NUM => Self::SetVringNum(fields.ring_state()?),
             code::SET_VRING_ADDR => Self::SetVringAddr(fields.ring_addresses()?),
             code::SET_VRING_BASE => Self::SetVringBase(fields.ring_state()?),
@@ -363,7 +388,7 @@ impl Fields<'_> {
             used: self.u64()?,
             avail: self.u64()?,
         };
-        // Where writes to the used ring are logged; there is no log.
+        // Where the used ring is in guest memory, for the log, in which all rings are.
         self.u64()?;
         Ok(addresses)
     }
@@ -416,6 +441,8 @@ pub enum Reply {
     Number(u64),
     /// A number of a ring.
     Ring(RingState),
+    /// The log that was taken. QEMU takes any answer for one, and the crate `vhost` this.
+    Log(LogSpec),
     /// A part of the configuration space; without bytes when there is no such part.
     Config(ConfigRange, Vec<u8>),
 }
@@ -427,6 +454,7 @@ impl Reply {
             Self::Done => 0u64.to_ne_bytes().to_vec(),
             Self::Number(number) => number.to_ne_bytes().to_vec(),
             Self::Ring(state) => [state.index, state.number].map(u32::to_ne_bytes).concat(),
+            Self::Log(log) => [log.bytes, log.offset].map(u64::to_ne_bytes).concat(),
             Self::Config(range, bytes) => {
                 let head = [range.offset, range.bytes, range.flags].map(u32::to_ne_bytes);
                 [&head.concat()[..], bytes].concat()

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::backend::{Error, Features, Format, QueueConfig};
 use std::{fs, io, os::fd::AsRawFd, os::fd::OwnedFd};
-use vblk_core::queue::QueueSize;
+use vblk_core::{queue::QueueSize, uapi::VRING_F_LOG};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
@@ -45,10 +45,18 @@ impl Ring {
 
     /// Sets the addresses.
     pub fn set_addresses(&mut self, addresses: RingAddresses) -> Result<(), Refusal> {
-        self.must_stand()?;
-        // The only flag asks for a log.
-        if addresses.flags != 0 {
-            return Err(Refusal::NoLog);
+        // Front-ends do this to have the ring logged, which it is together with all that is written.
+        let is_same = |old: &RingAddresses| {
+            RingAddresses {
+                flags: old.flags,
+                ..addresses
+            } == *old
+        };
+        if !self.addresses.as_ref().is_some_and(is_same) {
+            self.must_stand()?;
+        }
+        if addresses.flags & !(1 << VRING_F_LOG) != 0 {
+            return Err(Refusal::Flags(addresses.flags));
         }
         self.addresses = Some(addresses);
         Ok(())

@@ -255,6 +255,9 @@ fn converse(
                     };
                     channel.send(&Reply::Config(none, Vec::new()).encode(header.code))?;
                 }
+                // Its answer has no room for a refusal, and a front-end that takes it for done would miss
+                // what is logged elsewhere.
+                code::SET_LOG_BASE => return Ok(false),
                 _ if wants_word => channel.send(&Reply::Number(1).encode(header.code))?,
                 // It would go on as if that had been done.
                 _ => return Ok(false),
