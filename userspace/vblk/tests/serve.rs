@@ -23,8 +23,9 @@ use std::{
 use tempfile::TempDir;
 use vblk::testing::{
     conformance::{still_serves, CASES, DISK_BYTES},
-    front_end::{FrontEnd, GuestRing, SharedGuest, PATIENCE},
+    front_end::{shared_file, FrontEnd, GuestRing, SharedGuest, PATIENCE},
 };
+use vhost::VhostBackend;
 
 /// A bridge, and its disk, in a directory of their own.
 struct Bridge {
@@ -269,6 +270,52 @@ fn a_front_end_that_takes_its_memory_away_ends_it_with_a_line() {
 }
 
 #[test]
+fn front_ends_leave_nothing_behind() {
+    let bridge = Bridge::new();
+    let process = PathBuf::from(format!("/proc/{}", bridge.child.id()));
+    let held = || {
+        // It has let go of the one before when this one is answered, and counts the same each time.
+        let front_end = bridge.front_end();
+        front_end.vhost.get_features().unwrap();
+        let files = fs::read_dir(process.join("fd")).unwrap().count();
+        let maps = fs::read_to_string(process.join("maps")).unwrap();
+        (files, maps.matches("/dev/shm/vblk-guest").count())
+    };
+    still_serves(&bridge.socket());
+    let before = held();
+    assert_eq!(before.1, 0, "memory of a guest that has gone");
+    for _ in 0..50 {
+        still_serves(&bridge.socket());
+        let front_end = bridge.front_end();
+        let file = shared_file(4096);
+        for code in [1, 12, 37] {
+            // Refused, with all that comes with it.
+            let _ = front_end.send(code, 1, &[0; 40], &[file.as_raw_fd(); 8]);
+        }
+        front_end.must_be_closed();
+    }
+    assert_eq!(held(), before);
+}
+
+#[test]
+fn it_is_confined() {
+    let bridge = Bridge::new();
+    still_serves(&bridge.socket());
+    let tasks = format!("/proc/{}/task", bridge.child.id());
+    let mut count = 0;
+    for task in fs::read_dir(tasks).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        // SECCOMP_MODE_FILTER
+        for line in ["Seccomp:\t2\n", "NoNewPrivs:\t1\n"] {
+            assert!(status.contains(line), "{status}");
+        }
+        count += 1;
+    }
+    // The one that speaks with front-ends, the disk's, and what the kernel starts for it.
+    assert!(count >= 2);
+}
+
+#[test]
 fn the_socket_is_for_its_owner_and_group() {
     let bridge = Bridge::new();
     let mode = fs::metadata(bridge.socket()).unwrap().permissions().mode();
@@ -368,92 +415,6 @@ fn a_service_manager_is_told_that_it_is_ready() {
         child.kill().unwrap();
         child.wait().unwrap();
         fs::remove_file(&socket).unwrap();
-    }
-}
-
-#[test]
-fn its_capabilities_are_printed_whatever_else_is_asked() {
-    for more in [
-        &[][..],
-        &["--socket-path", "/nowhere/socket", "--read-only"],
-    ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_vblk"))
-            .args(["serve", "--print-capabilities"])
-            .args(more)
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(0));
-        let text = String::from_utf8(output.stdout).unwrap();
-        let words: String = text.split_whitespace().collect();
-        assert_eq!(
-            words,
-            r#"{"type":"block","features":["read-only","blk-file"]}"#
-        );
-    }
-}
-
-#[test]
-fn every_wrong_option_is_named() {
-    let place = place();
-    let disk = place.path().join("disk").display().to_string();
-    let one = ["--blk-file", &disk, "--backend", "io-uring"];
-    let socket = ["--socket-path", "/nowhere/socket"];
-    for (options, line) in [
-        (vec![], "--blk-file: missing".to_owned()),
-        (one.to_vec(), "--socket-path: missing".into()),
-        (
-            [&one[..], &socket, &["--fd", "3"]].concat(),
-            "--fd: not together with --socket-path".into(),
-        ),
-        (
-            [&one[..], &socket].concat(),
-            "--socket-path /nowhere/socket: No such file or directory".into(),
-        ),
-        (
-            [&one[..], &["--fd", "x"]].concat(),
-            "--fd x: not a number".into(),
-        ),
-        (
-            [&one[..], &["--fd", "1"]].concat(),
-            "--fd 1: Invalid argument".into(),
-        ),
-        (
-            [&one[..], &["--fd", "99"]].concat(),
-            "--fd 99: Bad file descriptor".into(),
-        ),
-        (
-            vec!["--blk-file", &disk, "--backend", "fast"],
-            "--backend: \"fast\" is none of vhost, io-uring".into(),
-        ),
-        (
-            vec!["--blk-file", &disk],
-            format!(
-                "--blk-file {disk}: backend=vhost needs a block device: losetup --direct-io=on \
-                 --show --find {disk} makes one"
-            ),
-        ),
-        (
-            [&one[..], &["--num-queues", "0"]].concat(),
-            "--num-queues 0: not a number from 1 to 256".into(),
-        ),
-        (
-            [&one[..], &["--queue-size", "3"]].concat(),
-            "--queue-size 3: wanted a power of two from 4 to 32768".into(),
-        ),
-        (
-            [&one[..], &["--serial", "012345678901234567890"]].concat(),
-            "--serial 012345678901234567890: longer than 20 bytes".into(),
-        ),
-        (
-            [&one[..], &["--seccomp", "maybe"]].concat(),
-            "--seccomp maybe: none of on, off, log".into(),
-        ),
-    ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vblk"));
-        let output = command.arg("serve").args(&options).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(said, format!("vblk: {line}\n"));
-        assert_eq!(output.status.code(), Some(2), "{said}");
     }
 }
 
