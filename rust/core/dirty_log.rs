@@ -3,16 +3,13 @@
 //! The log of guest memory that a device wrote, from which a VMM knows what to copy once more when
 //! its guest moves to another host (VHOST_F_LOG_ALL): a bitmap of pages, shared with the VMM.
 
-use crate::addr::GuestAddr;
+use crate::{
+    addr::GuestAddr,
+    memory::SharedBitmap, //
+};
 
 /// Bytes of guest memory for each bit: VHOST_PAGE_SIZE.
 pub const LOG_PAGE: u64 = 4096;
-
-/// A bitmap that others read and clear at the same time: the first bit of a byte is its lowest.
-pub trait SharedBitmap {
-    /// Sets a bit; no earlier write of this thread is seen after it. A bit outside is left out.
-    fn set(&self, bit: u64);
-}
 
 /// Marks the pages of `bytes` bytes at `at`, which have been written.
 pub fn mark(log: &impl SharedBitmap, at: GuestAddr, bytes: u64) {

@@ -52,6 +52,12 @@ pub trait SharedMemory {
     fn full_barrier(&self);
 }
 
+/// A bitmap that others read and clear at the same time: the first bit of a byte is its lowest.
+pub trait SharedBitmap {
+    /// Sets a bit; no earlier write of this thread is seen after it. A bit outside is left out.
+    fn set(&self, bit: u64);
+}
+
 /// Reads memory of the process that owns the device, by its own addresses.
 pub trait CopyIn {
     /// Fills `to` with the bytes from `from` on.

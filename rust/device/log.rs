@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Logging what a device writes to guest memory, while the guest moves to another host.
+//! The log of what a device writes to guest memory, while the guest moves to another host.
 
-use super::{
-    vring::{
-        RingAddresses,
-        VringConfig, //
-    },
-    Device, //
+use super::vring::{
+    RingAddresses,
+    VringConfig, //
 };
 use crate::{
     memory::{
@@ -17,17 +14,17 @@ use crate::{
     queue::ring_log::RingLog, //
 };
 use kernel::{
+    mm::MmWithUser,
     prelude::*,
-    sync::Arc, //
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
 };
 use vblk_core::{
     addr::{
         GuestAddr,
         HostAddr, //
-    },
-    features::{
-        bit,
-        Features, //
     },
     queue::Parts,
     ring::Format, //
@@ -41,6 +38,30 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Creates the log for guest memory of these regions, with its bits at `base` in the current process,
+    /// whose address space is `mm`.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM; those of [`DirtyLog::new`].
+    pub(super) fn new(
+        mm: ARef<MmWithUser>,
+        base: HostAddr,
+        regions: &[MemoryRegion],
+    ) -> Result<Self> {
+        let last = regions
+            .iter()
+            .map(|it| it.guest.0.saturating_add(it.bytes.saturating_sub(1)));
+        let last = GuestAddr(last.max().unwrap_or(0));
+        let log = DirtyLog::new(mm, base, last)?;
+        let mut known = KVec::with_capacity(regions.len(), GFP_KERNEL_ACCOUNT)?;
+        known.extend_from_slice(regions, GFP_KERNEL_ACCOUNT)?;
+        Ok(Self {
+            log: Arc::new(log, GFP_KERNEL_ACCOUNT)?,
+            regions: known,
+        })
+    }
+
     /// Returns the log of a queue.
     pub(super) fn of_ring(&self, vring: &VringConfig, format: Format) -> RingLog {
         RingLog {
@@ -74,103 +95,4 @@ fn guest_of(regions: &[MemoryRegion], at: HostAddr) -> Option<GuestAddr> {
         let offset = at.0.checked_sub(region.host.0)?;
         (offset < region.bytes).then(|| region.guest.checked_add(offset))?
     })
-}
-
-impl Device {
-    /// Creates the log that the features ask for, with its bits at `base`, for guest memory of these
-    /// regions. `None` when they ask for none.
-    ///
-    /// # Errors
-    ///
-    /// EFAULT when there is no base; ENOMEM; those of [`DirtyLog::new`].
-    pub(super) fn make_log(
-        &self,
-        features: Features,
-        base: Option<HostAddr>,
-        regions: &[MemoryRegion],
-    ) -> Result<Option<Log>> {
-        if !features.has(bit::LOG_ALL) {
-            return Ok(None);
-        }
-        let owner = self.owner.clone().ok_or(EFAULT)?;
-        let last = regions
-            .iter()
-            .map(|it| it.guest.0.saturating_add(it.bytes.saturating_sub(1)));
-        let last = GuestAddr(last.max().unwrap_or(0));
-        let log = DirtyLog::new(owner, base.ok_or(EFAULT)?, last)?;
-        let mut known = KVec::with_capacity(regions.len(), GFP_KERNEL_ACCOUNT)?;
-        known.extend_from_slice(regions, GFP_KERNEL_ACCOUNT)?;
-        Ok(Some(Log {
-            log: Arc::new(log, GFP_KERNEL_ACCOUNT)?,
-            regions: known,
-        }))
-    }
-
-    /// Exchanges the log. When this returns, all that the device writes is in the new one, and nothing
-    /// is written to the old one any more.
-    ///
-    /// # Errors
-    ///
-    /// EINTR when the current task is being killed.
-    pub(super) fn exchange_log(&mut self, log: Option<Log>) -> Result {
-        let format = self.format();
-        let (vrings, new) = (&self.vrings, &log);
-        self.workers.for_each_queue_by_index(|index, queue| {
-            let vring = vrings.get(index);
-            let of_ring = new
-                .as_ref()
-                .zip(vring)
-                .map(|(log, vring)| log.of_ring(vring, format));
-            queue.set_log(of_ring);
-        })?;
-        // Kept until the end: the last one to let go of its pages is this thread.
-        let _old = core::mem::replace(&mut self.log, log);
-        if let Some(attachment) = &self.attachment {
-            attachment.wait_for_earlier()?;
-            self.workers
-                .for_each_queue(|queue| queue.release_memory())?;
-        }
-        Ok(())
-    }
-
-    /// Sets where the bits of the log are in the owner.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Self::make_log`] and [`Self::exchange_log`], while what is written is logged.
-    pub(crate) fn set_log_base(&mut self, base: HostAddr) -> Result {
-        if self.log.is_some() {
-            let log = self.make_log(self.features, Some(base), &self.regions)?;
-            self.exchange_log(log)?;
-        }
-        self.log_base = Some(base);
-        Ok(())
-    }
-
-    /// Sets where the parts of a ring are in the owner, and where its used ring is in guest memory if
-    /// writes to the ring are to be logged.
-    ///
-    /// # Errors
-    ///
-    /// EBUSY when the parts of a queue that is served would be elsewhere; ENOBUFS, ENOMEM; those of
-    /// [`Self::exchange_log`].
-    pub(crate) fn set_vring_addr(
-        &mut self,
-        index: usize,
-        addresses: Parts<HostAddr>,
-        log: Option<GuestAddr>,
-    ) -> Result {
-        let addresses = Some(RingAddresses::Owner(addresses));
-        if self.vring(index)?.addresses != addresses {
-            self.check_detached()?;
-        }
-        let vring = self.vring(index)?;
-        vring.addresses = addresses;
-        vring.log = log;
-        if self.log.is_some() {
-            let log = self.log.take();
-            self.exchange_log(log)?;
-        }
-        Ok(())
-    }
 }

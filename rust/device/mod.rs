@@ -8,6 +8,7 @@ pub(crate) mod attachment;
 mod config_notifier;
 pub(crate) mod disk;
 mod log;
+mod logging;
 #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]
 mod mapped;
 pub(crate) mod vring;

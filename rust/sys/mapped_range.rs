@@ -35,8 +35,10 @@ use kernel::{
 };
 use vblk_core::{
     addr::HostAddr,
-    dirty_log::SharedBitmap,
-    memory::SharedMemory, //
+    memory::{
+        SharedBitmap,
+        SharedMemory, //
+    },
 };
 
 /// Bytes of the smallest access.

@@ -12,9 +12,9 @@ use vblk_core::{
     dirty_log::{
         bytes_for,
         mark,
-        SharedBitmap,
         LOG_PAGE, //
     },
+    memory::SharedBitmap, //
 };
 
 #[derive(Default)]

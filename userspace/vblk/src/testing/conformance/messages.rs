@@ -24,8 +24,8 @@ pub fn features(path: &Path) {
     for wanted in [1 << bit::VERSION_1, 1 << bit::BLK_FLUSH, PROTOCOL_FEATURES] {
         assert_eq!(offered & wanted, wanted);
     }
-    // A log, another transport's feature, and one that nobody has.
-    for unknown in [26, 33, 63] {
+    // Another transport's feature, and one that nobody has.
+    for unknown in [33, 63] {
         assert_eq!(offered >> unknown & 1, 0);
         let mut front_end = connect_after(path, front_end.socket.try_clone().expect("a duplicate"));
         front_end.negotiate(0);

@@ -131,10 +131,9 @@ pub fn bad_rings(path: &Path) {
         let refused = front_end.vhost.set_vring_kick(1, &ring.kick);
         assert!(refused.is_err(), "ring {number}");
     }
-    let mut logged = good;
-    logged.flags = 1;
-    logged.log_addr = Some(0);
-    assert!(front_end.vhost.set_vring_addr(1, &logged).is_err());
+    let mut flagged = good;
+    flagged.flags = 2;
+    assert!(front_end.vhost.set_vring_addr(1, &flagged).is_err());
 }
 
 pub fn bad_neighbour(path: &Path) {
