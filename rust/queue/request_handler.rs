@@ -96,12 +96,9 @@ impl<M: GuestMemory> RequestHandler<M> {
         self.submitter.context.pool.begin_generation();
     }
 
-    /// Exchanges where what is written to guest memory is logged, between two requests.
+    /// Exchanges where what is written to guest memory is logged. What is left of an unfinished request
+    /// is logged, and what was submitted of it is of an earlier generation.
     pub(super) fn set_log(&mut self, log: Option<RingLog>) {
-        if self.submitter.has_unfinished() {
-            // Its rest would be logged, and what was submitted of it would not.
-            self.drain(true);
-        }
         self.submitter.used.set_log(log.clone());
         self.submitter.context.log = log;
         self.submitter.context.pool.begin_generation();

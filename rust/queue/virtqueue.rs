@@ -220,7 +220,9 @@ impl<M: GuestMemory> Serve for Virtqueue<M> {
         }
         let goes_on = goes_on && self.polling.goes_on();
         let polled = poll(&self.ring, &mut self.avail, goes_on);
-        self.mark_ring();
+        if polled != Polled::Nothing {
+            self.mark_ring();
+        }
         polled
     }
 
