@@ -173,11 +173,14 @@ fn unknown_commands(_: &Context) -> Outcome {
     const IOR: u32 = 2 << 30;
     let vhost = |number: u32, size: u32| size << 16 | 0xAF << 8 | number;
     for (name, command) in [
-        ("SET_LOG_BASE", IOW | vhost(0x04, 8)),
+        ("SET_LOG_BASE of 4 bytes", IOW | vhost(0x04, 4)),
         ("SET_LOG_FD", IOW | vhost(0x07, 4)),
         ("SET_VRING_ENDIAN", IOW | vhost(0x13, 8)),
         ("GET_VRING_ENDIAN", IOW | vhost(0x14, 8)),
-        ("SET_VRING_BUSYLOOP_TIMEOUT", IOW | vhost(0x23, 8)),
+        (
+            "GET_VRING_BUSYLOOP_TIMEOUT both ways",
+            IOR | IOW | vhost(0x24, 8),
+        ),
         ("NET_SET_BACKEND", IOW | vhost(0x30, 8)),
         ("SCSI_SET_ENDPOINT", IOW | vhost(0x40, 240)),
         ("nothing", 0),
