@@ -10,7 +10,7 @@ use crate::backend::vhost::{self, Module};
 use clap::Args;
 use vblk_core::features::{bit, Features};
 
-const NAMES: [(u32, &str); 14] = [
+const NAMES: [(u32, &str); 15] = [
     (bit::BLK_SEG_MAX, "SEG_MAX"),
     (bit::BLK_RO, "RO"),
     (bit::BLK_SIZE, "BLK_SIZE"),
@@ -21,6 +21,7 @@ const NAMES: [(u32, &str); 14] = [
     (bit::BLK_DISCARD, "DISCARD"),
     (bit::BLK_WRITE_ZEROES, "WRITE_ZEROES"),
     (bit::BLK_SECURE_ERASE, "SECURE_ERASE"),
+    (bit::LOG_ALL, "LOG_ALL"),
     (bit::RING_INDIRECT_DESC, "INDIRECT_DESC"),
     (bit::RING_EVENT_IDX, "EVENT_IDX"),
     (bit::VERSION_1, "VERSION_1"),
@@ -102,9 +103,9 @@ mod tests {
     #[test]
     fn features_have_names() {
         assert_eq!(
-            names(Features::SUPPORTED).join(" "),
+            names(Features::VHOST).join(" "),
             "SEG_MAX RO BLK_SIZE FLUSH TOPOLOGY CONFIG_WCE MQ DISCARD WRITE_ZEROES \
-             SECURE_ERASE INDIRECT_DESC EVENT_IDX VERSION_1 RING_PACKED"
+             SECURE_ERASE LOG_ALL INDIRECT_DESC EVENT_IDX VERSION_1 RING_PACKED"
         );
         assert_eq!(names(Features(1 << 33)), ["bit 33"]);
     }
@@ -113,7 +114,7 @@ mod tests {
     fn people_and_programs_read_the_same() {
         let module = Module {
             info: Info {
-                version: 5,
+                version: 6,
                 max_queues: 256,
                 max_queue_size: 32768,
                 max_mem_regions: 64,
@@ -129,7 +130,7 @@ mod tests {
         );
         assert_eq!(
             json(&module),
-            "{\"module\":\"vhost_blk_rs\",\"interface_version\":5,\"features\":[\"FLUSH\",\
+            "{\"module\":\"vhost_blk_rs\",\"interface_version\":6,\"features\":[\"FLUSH\",\
              \"VERSION_1\"],\"feature_bits\":\"0x100000200\",\"max_queues\":256,\
              \"max_queue_size\":32768,\"max_mem_regions\":64,\"vdpa\":false}\n"
         );
