@@ -97,7 +97,7 @@ enum BatchEnd {
     Turn(Next),
 }
 
-/// What [`poll`] saw.
+/// The result of [`poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Polled {
     /// Something is there to drain.

@@ -68,6 +68,18 @@ impl Device {
         Ok(())
     }
 
+    /// Begins to log what is written, or ends it, while a disk is attached: all that `features` may change.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::make_log`] and [`Self::exchange_log`].
+    pub(super) fn set_logging(&mut self, features: Features) -> Result {
+        let log = self.make_log(features, self.log_base, &self.regions)?;
+        self.exchange_log(log)?;
+        self.features = features;
+        Ok(())
+    }
+
     /// Sets where the bits of the log are in the owner.
     ///
     /// # Errors

@@ -210,14 +210,11 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// EBUSY while a disk is attached; those of [`Self::make_log`] and [`Self::exchange_log`].
+    /// EBUSY while a disk is attached; those of [`Self::set_logging`].
     pub(crate) fn set_features(&mut self, features: Features) -> Result {
         let changed = Features(self.features.0 ^ features.0);
         if self.attachment.is_some() && changed == Features(1 << bit::LOG_ALL) {
-            let log = self.make_log(features, self.log_base, &self.regions)?;
-            self.exchange_log(log)?;
-            self.features = features;
-            return Ok(());
+            return self.set_logging(features);
         }
         self.check_detached()?;
         self.features = features;

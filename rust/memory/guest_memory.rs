@@ -76,24 +76,13 @@ pub(crate) fn copy_in(
     })
 }
 
-/// Writes `from` to the first bytes of `pieces`. May sleep.
+/// Calls `copy` with the address of each piece and the part of a buffer of `len` bytes that belongs
+/// there, until the buffer ends.
 ///
 /// # Errors
 ///
-/// [`Fault`], also when there is too little room; some bytes may have been written.
-pub(crate) fn copy_out(
-    memory: &impl GuestMemory,
-    pieces: impl Iterator<Item = Piece>,
-    from: &[u8],
-) -> Result<(), Fault> {
-    for_each_part(pieces, from.len(), |addr, part| {
-        memory.write(addr, from.get(part).ok_or(Fault::OutsideTable)?)
-    })
-}
-
-/// Calls `copy` with the address of each piece and the part of a buffer of `len` bytes that belongs
-/// there, until the buffer ends.
-fn for_each_part(
+/// [`Fault`], also when there are too few pieces; the first parts may have been copied.
+pub(crate) fn for_each_part(
     pieces: impl Iterator<Item = Piece>,
     len: usize,
     mut copy: impl FnMut(GuestAddr, Range<usize>) -> Result<(), Fault>,

@@ -21,7 +21,7 @@ pub(crate) use device_memory::DeviceMemory;
 pub(crate) use dirty_log::DirtyLog;
 pub(crate) use guest_memory::{
     copy_in,
-    copy_out,
+    for_each_part,
     GuestMemory, //
 };
 #[cfg(CONFIG_VHOST_BLK_RS_VDPA)]

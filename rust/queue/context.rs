@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     memory::{
-        copy_out,
+        for_each_part,
         GuestMemory, //
     },
     sys::{
@@ -91,23 +91,20 @@ impl<M: GuestMemory> RequestContext<M> {
     /// [`Fault`], also when there is too little room; some bytes may have been written.
     pub(super) fn copy_out(
         &self,
-        pieces: impl Iterator<Item = Piece> + Clone,
+        pieces: impl Iterator<Item = Piece>,
         from: &[u8],
     ) -> Result<(), Fault> {
-        let copied = copy_out(&self.memory, pieces.clone(), from);
-        if let Some(ring) = &self.log {
-            // Also after a failure: some were written.
-            let mut left = from.len() as u64;
-            for piece in pieces {
-                let bytes = left.min(piece.len.into());
-                ring.log.mark(piece.addr, bytes);
-                left -= bytes;
-                if left == 0 {
-                    break;
-                }
+        for_each_part(pieces, from.len(), |addr, part| {
+            let bytes = part.len() as u64;
+            let written = self
+                .memory
+                .write(addr, from.get(part).ok_or(Fault::OutsideTable)?);
+            if let Some(ring) = &self.log {
+                // Also after a failure: some of it may be there.
+                ring.log.mark(addr, bytes);
             }
-        }
-        copied
+            written
+        })
     }
 
     /// Returns whether data for the guest goes through memory of our own: what is copied to the guest

@@ -14,8 +14,6 @@ use vblk_core::{
 /// The polling of a ring.
 pub(super) struct Polling {
     window: PollWindow,
-    /// When the drain began that runs, or the last one.
-    began: Option<Instant<Monotonic>>,
     /// Since when the ring is empty, if it was left so.
     empty_since: Option<Instant<Monotonic>>,
 }
@@ -25,7 +23,6 @@ impl Polling {
     pub(super) fn new(limit_us: u32) -> Self {
         Self {
             window: PollWindow::new(limit_us),
-            began: None,
             empty_since: None,
         }
     }
@@ -42,19 +39,20 @@ impl Polling {
         self.window.is_enabled()
     }
 
-    /// Notes that a drain begins. Returns whether the ring is to be polled when it is empty.
-    pub(super) fn begin_drain(&mut self) -> bool {
-        self.began = Some(Instant::now());
+    /// Returns whether the ring is to be polled when it is empty.
+    pub(super) fn is_open(&self) -> bool {
         self.window.is_open()
     }
 
-    /// Notes how a drain ended, and whether it took something.
-    pub(super) fn end_drain(&mut self, took_some: bool, next: Next) {
-        if took_some {
-            if let (Some(since), Some(began)) = (self.empty_since.take(), self.began) {
-                self.window.learn(nanos(since, began));
-            }
+    /// Learns from a drain that began then and took something.
+    pub(super) fn learn(&mut self, began: Instant<Monotonic>) {
+        if let Some(since) = self.empty_since.take() {
+            self.window.learn(nanos(since, began));
         }
+    }
+
+    /// Notes how a drain ended.
+    pub(super) fn end_drain(&mut self, next: Next) {
         match next {
             Next::Kick | Next::Poll => {
                 self.empty_since.get_or_insert_with(Instant::now);

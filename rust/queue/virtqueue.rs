@@ -32,7 +32,8 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::Arc,
+    time::Instant, //
 };
 use vblk_core::{
     drain::{
@@ -186,11 +187,12 @@ impl<M: GuestMemory> Virtqueue<M> {
 
     #[inline(never)]
     fn drain_and_learn(&mut self) -> Next {
-        let before = self.avail.position();
-        let polls = self.polling.begin_drain();
-        let next = self.drain(polls);
-        self.polling
-            .end_drain(self.avail.position() != before, next);
+        let (began, before) = (Instant::now(), self.avail.position());
+        let next = self.drain(self.polling.is_open());
+        if self.avail.position() != before {
+            self.polling.learn(began);
+        }
+        self.polling.end_drain(next);
         next
     }
 }

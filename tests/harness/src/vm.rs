@@ -365,6 +365,24 @@ impl Queue {
         self.kick.signal().expect("kick");
     }
 
+    /// Waits until the device asks for kicks, as it does before it rests. In a ring that is new it may not
+    /// have looked yet.
+    ///
+    /// # Panics
+    ///
+    /// If it does not ask in time.
+    pub fn await_wanted_kicks(&mut self) {
+        let end = Instant::now() + PATIENCE;
+        while !self.driver.device_waits() {
+            assert!(
+                Instant::now() < end,
+                "queue {}: asleep without wanting kicks",
+                self.index
+            );
+            thread::yield_now();
+        }
+    }
+
     /// Returns the available half of the base when the device took all that was published.
     pub fn taken_base(&self) -> u16 {
         let layout = self.driver.layout();

@@ -97,7 +97,7 @@ enum Name<'a> {
 }
 
 impl<'a> Choice<'a> {
-    /// Those that take the CPUs that there are.
+    /// Chooses those that take the CPUs that there are.
     fn new(name: Name<'a>) -> Result<Self, Box<dyn Error>> {
         Ok(Self {
             name,

@@ -42,7 +42,7 @@ struct Log {
 }
 
 impl Log {
-    /// A log for all of the guest's memory, but for `short` pages of the log.
+    /// Creates a log for all of the guest's memory, but for `short` pages of the log.
     fn new(short: u64) -> Self {
         let (start, bytes) = REGIONS[REGIONS.len() - 1];
         let needed = bytes_for(GuestAddr(start + bytes as u64 - 1));

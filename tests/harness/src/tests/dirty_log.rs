@@ -54,7 +54,7 @@ const LOG_ALL: u64 = 1 << bit::LOG_ALL;
 /// Bytes of the region that data goes to. Less than usual: all of memory is compared again and again.
 const DATA_BYTES: usize = 8 << 20;
 
-/// Guest memory with a hole, so that the log has one.
+/// Returns guest memory with a hole, so that the log has one.
 fn setup() -> Setup {
     let middle = RegionSpec {
         bytes: DATA_BYTES,
@@ -84,7 +84,7 @@ struct Log {
 }
 
 impl Log {
-    /// A log for the memory of a machine, with nothing marked.
+    /// Creates a log for the memory of a machine, with nothing marked.
     fn new(vm: &Vm) -> Result<Self, Errno> {
         let blocks = vm.memory.blocks().into_iter();
         let last = blocks.map(|(at, bytes)| at.0 + bytes - 1).max();
@@ -130,7 +130,7 @@ fn begin(vm: &Vm, log: &Log) -> Result<(), Errno> {
     log_rings(vm, true)
 }
 
-/// All of guest memory.
+/// Returns all of guest memory.
 fn snapshot(memory: &GuestMemory) -> Vec<(u64, Vec<u8>)> {
     let blocks = memory.blocks().into_iter();
     blocks
@@ -138,7 +138,7 @@ fn snapshot(memory: &GuestMemory) -> Vec<(u64, Vec<u8>)> {
         .collect()
 }
 
-/// The pages in which two snapshots differ.
+/// Returns the pages in which two snapshots differ.
 fn changed(before: &[(u64, Vec<u8>)], after: &[(u64, Vec<u8>)]) -> Pages {
     let mut pages = Pages::new();
     for ((at, before), (_, after)) in before.iter().zip(after) {
@@ -153,12 +153,12 @@ fn changed(before: &[(u64, Vec<u8>)], after: &[(u64, Vec<u8>)]) -> Pages {
     pages
 }
 
-/// The pages that hold any of these bytes.
+/// Returns the pages that hold any of these bytes.
 fn pages_of(at: GuestAddr, bytes: u64) -> impl Iterator<Item = u64> {
     at.0 / LOG_PAGE..=(at.0 + bytes - 1) / LOG_PAGE
 }
 
-/// The pages that the device may write while it serves a chain.
+/// Returns the pages that the device may write while it serves a chain.
 fn writable(vm: &Vm, bufs: &[Buf]) -> Pages {
     let layout = vm.queues[0].driver.layout();
     let parts = layout.format.parts(layout.size);
@@ -174,11 +174,7 @@ fn writable(vm: &Vm, bufs: &[Buf]) -> Pages {
 /// Serves a chain, whose header and status byte are there, and returns what changed and what was
 /// marked meanwhile.
 fn serve(vm: &mut Vm, log: &Log, bufs: &[Buf]) -> Result<(Pages, Pages), Errno> {
-    let end = Instant::now() + PATIENCE;
-    while !vm.queue().driver.device_waits() {
-        assert!(Instant::now() < end, "kicks are not asked for");
-        thread::sleep(Duration::from_millis(1));
-    }
+    vm.queue().await_wanted_kicks();
     vm.queue().driver.add(bufs).expect("room");
     // What the driver writes is another's to log.
     vm.queue().driver.publish();

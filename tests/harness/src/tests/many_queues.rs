@@ -160,11 +160,7 @@ fn own_kicks(context: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     // Each had the turn that it has without a kick, and waits for one.
     serve_all(&mut vm, None);
-    let deadline = Instant::now() + PATIENCE;
-    while !vm.queues.iter().all(|queue| queue.driver.device_waits()) {
-        assert!(Instant::now() < deadline, "no kick is asked for");
-        thread::sleep(Duration::from_millis(1));
-    }
+    vm.queues.iter_mut().for_each(Queue::await_wanted_kicks);
     for index in 0..QUEUES {
         let read = request(&vm, index, index, false);
         read.prepare(&*vm.memory);

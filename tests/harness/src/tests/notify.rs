@@ -339,17 +339,10 @@ fn idle_wants_kicks(_: &Context) -> Outcome {
         }
         let mut vm = Vm::with_disk(&setup, &Disk::ram())?;
         let read = small_read(&vm, 0);
-        for round in 0..200 {
+        for _ in 0..200 {
             assert_eq!(vm.queue().request(&read), Answer::new(OK, 513));
             // The answer comes before the device has gone back to sleep.
-            let deadline = Instant::now() + PATIENCE;
-            while !vm.queue().driver.device_waits() {
-                assert!(
-                    Instant::now() < deadline,
-                    "round {round}: asleep without wanting kicks"
-                );
-                std::thread::yield_now();
-            }
+            vm.queue().await_wanted_kicks();
         }
     }
     Ok(())

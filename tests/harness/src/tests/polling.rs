@@ -3,13 +3,13 @@
 //! Workers that look at empty rings: no kicks while they do, and nothing lost when they stop.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
+    context::{Context, Outcome, Test},
     disk::{Disk, Mode},
     fixtures::{
         place::Place,
         vdpa::{plain, Used},
+        worker::only_worker,
     },
-    oracle::{facts, WORKER},
     sys::process::run_on,
     vhost_vdpa::info,
     vm::{Answer, Setup, Vm, OK},
@@ -34,14 +34,6 @@ pub const TESTS: &[Test] = &[
 
 /// A time for polling that no pause of these tests exceeds.
 const LONG_US: u32 = 1_000_000;
-
-/// The number of the worker, which is the only one.
-fn worker() -> Result<u32, Box<dyn Error>> {
-    match facts::threads_named(WORKER).as_slice() {
-        [worker] => Ok(worker.pid),
-        workers => Err(format!("not one worker: {workers:?}").into()),
-    }
-}
 
 /// Returns how long a thread ran.
 fn cpu_time(pid: u32) -> Result<Duration, Box<dyn Error>> {
@@ -97,15 +89,6 @@ fn no_kicks(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// Waits until the driver of the first queue is asked to kick.
-fn await_wanted_kicks(vm: &mut Vm) {
-    let end = Instant::now() + PATIENCE;
-    while !vm.queue().driver.device_waits() {
-        assert!(Instant::now() < end, "no kicks are asked for");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// Has the worker learn a gap that is as long as this pause.
 fn learn(vm: &mut Vm, pause: Duration) {
     perform(vm, 1);
@@ -117,7 +100,7 @@ fn learn(vm: &mut Vm, pause: Duration) {
 fn ends(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
-    let worker = worker()?;
+    let worker = only_worker()?;
     let limit = Duration::from_millis(20 * context.slowness);
     vm.device
         .set_vring_busyloop_timeout(0, limit.as_micros() as u32)?;
@@ -127,7 +110,7 @@ fn ends(context: &Context) -> Outcome {
         thread::sleep(limit * 5);
         let taken = cpu_time(worker)? - before;
         assert!(taken < limit * 2, "polled for {taken:?}");
-        await_wanted_kicks(&mut vm);
+        vm.queue().await_wanted_kicks();
         // It has yet to go to sleep.
         thread::sleep(Duration::from_millis(20 * context.slowness));
         let before = cpu_time(worker)?;
@@ -151,7 +134,7 @@ fn other_work(_: &Context) -> Outcome {
 fn busy_on_the_cpu_of_the_worker(disk: &Disk) -> Outcome {
     run_on(0, 0)?;
     let mut vm = Vm::with_disk(&Setup::default(), disk)?;
-    let worker = worker()?;
+    let worker = only_worker()?;
     vm.device.set_vring_busyloop_timeout(0, LONG_US)?;
     learn(&mut vm, Duration::from_millis(400));
     let (start, before) = (Instant::now(), cpu_time(worker)?);
@@ -174,10 +157,10 @@ fn detached(context: &Context) -> Outcome {
         perform(&mut vm, 3);
         vm.reset_queue(&disk)?;
         // Nothing was learnt about the new ring.
-        await_wanted_kicks(&mut vm);
+        vm.queue().await_wanted_kicks();
     }
     perform(&mut vm, 3);
-    let worker = worker()?;
+    let worker = only_worker()?;
     vm.device.detach()?;
     let before = cpu_time(worker)?;
     thread::sleep(Duration::from_millis(100));

@@ -6,8 +6,7 @@
 use crate::{
     context::{Context, Outcome, Test, PATIENCE},
     disk::{Disk, NullBlk},
-    fixtures::place::Place,
-    oracle::{facts, WORKER},
+    fixtures::{place::Place, worker::only_worker},
     sys::Errno,
     vm::{Answer, Setup, Vm, OK},
 };
@@ -31,14 +30,6 @@ fn disk() -> Result<Disk, Errno> {
         delay: Some(Duration::from_micros(500)),
         ..NullBlk::default()
     })
-}
-
-/// The only worker.
-fn worker() -> Result<u32, Box<dyn Error>> {
-    match facts::threads_named(WORKER).as_slice() {
-        [worker] => Ok(worker.pid),
-        workers => Err(format!("not one worker: {workers:?}").into()),
-    }
 }
 
 /// Returns how often a thread went to sleep.
@@ -92,7 +83,7 @@ fn perform(vm: &mut Vm, worker: u32, request: &BlockRequest) -> Outcome {
 fn flushes_and_writes(context: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
-    let (worker, place) = (worker()?, Place::of(&vm));
+    let (worker, place) = (only_worker()?, Place::of(&vm));
     let (flush, write) = (place.flush(), place.write(0, 4096));
     let pairs = context.times(1000);
     perform(&mut vm, worker, &write)?;
@@ -114,7 +105,7 @@ fn flushes_and_writes(context: &Context) -> Outcome {
 fn kicks(context: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
-    let (worker, place) = (worker()?, Place::of(&vm));
+    let (worker, place) = (only_worker()?, Place::of(&vm));
     let (flush, write) = (place.flush(), place.write(0, 4096));
     await_sleep(worker)?;
     let before = vm.device.stats()?;

@@ -9,7 +9,7 @@ use crate::{
     context::{Context, Outcome, Test, PATIENCE},
     device::Device,
     disk::{self, Disk, Mode, NullBlk},
-    fixtures::{commands::assert_errno, place::Place, vdpa::Used},
+    fixtures::{commands::assert_errno, place::Place, vdpa::Used, worker::only},
     load::Load,
     oracle::{facts, WORKER},
     sys::{
@@ -97,10 +97,7 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// The only worker of this process.
 fn worker() -> Result<u32, Box<dyn Error>> {
-    match own_workers(1).as_slice() {
-        [worker] => Ok(worker.pid),
-        workers => Err(format!("not one worker: {workers:?}").into()),
-    }
+    only(&own_workers(1))
 }
 
 /// The workers of this process, as soon as those that were stopped are gone: so many.

@@ -13,6 +13,9 @@ use vblk_core::{
 use vm_memory::{GuestAddress, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
 
+/// The features that concern rings and transport, not the disk (virtio 1.2, 2.2).
+const RING_FEATURES: u64 = !0 << 24;
+
 /// One virtqueue, as the driver set it up.
 #[derive(Debug)]
 pub struct QueueConfig {
@@ -75,6 +78,11 @@ pub trait Backend: Send {
 
     /// Returns the features that it can offer to the driver.
     fn features(&self) -> Features;
+
+    /// Returns those of [`Self::features`] that concern rings and transport, not the disk.
+    fn ring_features(&self) -> u64 {
+        self.features().0 & RING_FEATURES
+    }
 
     /// Returns what tells what to offer to the driver.
     fn offer_source(&self) -> Arc<dyn OfferSource>;

@@ -5,6 +5,8 @@
 //! Once started, no request touches this process: kicks and calls go through eventfds that KVM and
 //! the module hold.
 
+mod device;
+
 use super::{
     Backend, Error, Kind, Offer, OfferSource, Position, QueueConfig, Queues, Tuning, Workers,
 };
@@ -13,24 +15,21 @@ use crate::{
     memory::Memory,
     sys::vhost_blk,
 };
-use ::vhost::{
-    vhost_kern::VhostKernBackend, VhostBackend, VhostUserMemoryRegionInfo, VringConfigData,
+use ::vhost::{VhostBackend, VringConfigData};
+use device::{
+    check_log, get_features, host, logged, regions, ring_of, set_log_base, set_vring, step, Device,
 };
 use std::{
     fs::{File, OpenOptions},
-    io,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    os::fd::AsFd,
     sync::Arc,
 };
 use vblk_core::{
-    addr::GuestAddr,
-    dirty_log,
     features::{bit, Features},
-    queue::{QueueSize, MAX_QUEUE_SIZE},
     ring::Format,
-    uapi::{Info, Stats, VRING_F_LOG},
+    uapi::{Info, Stats},
 };
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
+use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// The device node of the module.
@@ -73,65 +72,6 @@ pub(crate) fn open_device() -> Result<File, Error> {
             Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Error::NoModule,
             _ => Error::Module(e),
         })
-}
-
-/// An open `/dev/vhost-blk-rs` with the memory that its addresses refer to, as the `vhost` crate
-/// wants it.
-struct Device<'a> {
-    file: &'a File,
-    memory: Memory,
-    /// Of the rings.
-    format: Format,
-}
-
-impl<'a> Device<'a> {
-    /// For commands without addresses.
-    fn without_memory(file: &'a File) -> Self {
-        Self {
-            file,
-            memory: Memory::default(),
-            format: Format::Split,
-        }
-    }
-}
-
-impl AsRawFd for Device<'_> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
-    }
-}
-
-impl VhostKernBackend for Device<'_> {
-    type AS = Memory;
-
-    fn mem(&self) -> &Memory {
-        &self.memory
-    }
-
-    /// The crate's own check refuses rings that end where memory ends.
-    fn is_valid(&self, config: &VringConfigData) -> bool {
-        let Some(size) = QueueSize::new(config.queue_size.into()) else {
-            return false;
-        };
-        let parts = self.format.parts(size);
-        [
-            (config.desc_table_addr, parts.desc),
-            (config.avail_ring_addr, parts.driver),
-            (config.used_ring_addr, parts.device),
-        ]
-        .into_iter()
-        .all(|(addr, part)| {
-            self.memory
-                .get_slice(vm_memory::GuestAddress(addr), part.bytes)
-                .is_ok()
-        })
-    }
-}
-
-fn get_features(file: &File) -> Result<Features, Error> {
-    let device = Device::without_memory(file);
-    let features = device.get_features().map_err(step("VHOST_GET_FEATURES"))?;
-    Ok(Features(features))
 }
 
 /// The version of the module's interface that has worker threads to choose and pinned memory.
@@ -480,89 +420,6 @@ impl Drop for VhostKernel {
     fn drop(&mut self) {
         // Closing the device would do, but not before the memory is unmapped.
         let _ = self.stop();
-    }
-}
-
-/// Returns a ring as the `vhost` crate wants it, which is not logged.
-fn ring_of(queue: &QueueConfig) -> VringConfigData {
-    VringConfigData {
-        queue_max_size: MAX_QUEUE_SIZE,
-        queue_size: queue.size,
-        flags: 0,
-        desc_table_addr: queue.desc.raw_value(),
-        used_ring_addr: queue.used.raw_value(),
-        avail_ring_addr: queue.avail.raw_value(),
-        log_addr: None,
-    }
-}
-
-/// Returns the same ring, logged or not.
-fn logged(ring: &VringConfigData, is_logged: bool) -> VringConfigData {
-    VringConfigData {
-        flags: if is_logged { 1 << VRING_F_LOG } else { 0 },
-        log_addr: is_logged.then_some(ring.used_ring_addr),
-        ..*ring
-    }
-}
-
-/// Refuses a log that has no bit for some page of memory: the module would write behind it.
-fn check_log(log: &MmapRegion, memory: &Memory) -> Result<(), Error> {
-    let needed = dirty_log::bytes_for(GuestAddr(memory.last_addr().raw_value()));
-    let bytes = log.size();
-    match u64::try_from(bytes) {
-        Ok(there) if there >= needed => Ok(()),
-        _ => Err(Error::ShortLog { bytes, needed }),
-    }
-}
-
-fn set_log_base(file: &File, log: &MmapRegion) -> Result<(), Error> {
-    vhost_blk::set_log_base(file, log.as_ptr() as u64).map_err(host("VHOST_SET_LOG_BASE"))
-}
-
-fn set_vring(device: &Device<'_>, queue: &QueueConfig, is_logged: bool) -> Result<(), Error> {
-    let index = usize::from(queue.index);
-    device
-        .set_vring_num(index, queue.size)
-        .map_err(|_| Error::Queue(queue.index))?;
-    device
-        .set_vring_addr(index, &logged(&ring_of(queue), is_logged))
-        .map_err(|_| Error::Queue(queue.index))?;
-    vhost_blk::set_vring_base(device.file, queue.index.into(), queue.base)
-        .map_err(host("VHOST_SET_VRING_BASE"))?;
-    device
-        .set_vring_call(index, &queue.call)
-        .map_err(step("VHOST_SET_VRING_CALL"))?;
-    if let Some(err) = &queue.err {
-        device
-            .set_vring_err(index, err)
-            .map_err(step("VHOST_SET_VRING_ERR"))?;
-    }
-    device
-        .set_vring_kick(index, &queue.kick)
-        .map_err(step("VHOST_SET_VRING_KICK"))
-}
-
-fn regions(memory: &Memory) -> Vec<VhostUserMemoryRegionInfo> {
-    let region = |region: &vm_memory::GuestRegionMmap| VhostUserMemoryRegionInfo {
-        guest_phys_addr: region.start_addr().raw_value(),
-        memory_size: region.len(),
-        userspace_addr: region.as_ptr() as u64,
-        ..Default::default()
-    };
-    memory.iter().map(region).collect()
-}
-
-fn host(step: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |cause| Error::Setup { step, cause }
-}
-
-fn step(step: &'static str) -> impl FnOnce(::vhost::Error) -> Error {
-    move |error| {
-        let cause = match error {
-            ::vhost::Error::IoctlError(e) | ::vhost::Error::IOError(e) => e,
-            other => io::Error::other(other),
-        };
-        Error::Setup { step, cause }
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! Properties of a block device or a file.
 
+use super::check;
 use std::{
     fs::File,
     io,
@@ -125,11 +126,4 @@ pub fn try_lock(file: &File, exclusive: bool) -> io::Result<()> {
     };
     // SAFETY: flock takes an open descriptor and no pointer.
     check(unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) })
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

@@ -17,3 +17,11 @@ pub mod socket;
 pub mod terminal;
 pub mod uring;
 pub mod vhost_blk;
+
+/// Returns the error that a system call has left behind, if it failed.
+fn check(result: libc::c_int) -> std::io::Result<()> {
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}

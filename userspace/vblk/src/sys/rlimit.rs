@@ -2,6 +2,7 @@
 
 //! Limits on what this process may use.
 
+use super::check;
 use std::io;
 
 /// A resource with a limit.
@@ -62,11 +63,4 @@ pub fn raise(resource: Resource) -> io::Result<()> {
     };
     // SAFETY: `limit` is an `rlimit`, which the kernel reads.
     check(unsafe { libc::setrlimit(resource.number(), &limit) })
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

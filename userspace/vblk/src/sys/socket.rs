@@ -3,6 +3,7 @@
 //! UNIX sockets as far as the standard library does not have them: messages with file descriptors,
 //! and sockets that were inherited.
 
+use super::check;
 use std::{
     io,
     mem::size_of,
@@ -53,7 +54,7 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // is a descriptor of its own, so that the number itself may belong to anyone.
     let file = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
     check(file)?;
-    // SAFETY: The descriptor was just opened, and nobody else has it.
+    // SAFETY: The descriptor was just opened, and only this function has it.
     Ok(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
@@ -81,7 +82,7 @@ fn option(socket: &OwnedFd, name: libc::c_int) -> io::Result<libc::c_int> {
     Ok(value)
 }
 
-/// Makes a socket at `path` that its owner and group can use, and nobody else.
+/// Makes a socket at `path` for its owner and its group alone.
 ///
 /// # Errors
 ///
@@ -101,11 +102,4 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 pub fn event(file: OwnedFd) -> EventFd {
     // SAFETY: The descriptor is open, and its ownership goes along.
     unsafe { EventFd::from_raw_fd(file.into_raw_fd()) }
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@
 //! A terminal belongs to the process group in its foreground. In the background its mode is not
 //! this process's, and nothing here touches it.
 
+use super::check;
 use std::{
     io,
     mem::MaybeUninit,
@@ -94,13 +95,6 @@ impl Drop for Terminal {
 fn set(terminal: &OwnedFd, to: &libc::termios) -> io::Result<()> {
     // SAFETY: `to` is a valid `termios`.
     check(unsafe { libc::tcsetattr(terminal.as_raw_fd(), libc::TCSANOW, to) })
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The ioctls of `/dev/vhost-blk-rs` that `<linux/vhost.h>` does not have, and one whose argument
 //! the `vhost` crate cuts to 16 bits. The other standard ones come from there.
 
+use super::check;
 use std::{
     fs::File,
     io,
@@ -215,11 +216,4 @@ pub fn vdpa_stats(device: &File, name: &[u8; VDPA_NAME_BYTES], queue: u32) -> io
         )
     })?;
     Ok(VdpaStats::from_bytes(&argument).stats)
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

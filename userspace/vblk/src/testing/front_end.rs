@@ -2,7 +2,7 @@
 
 //! A front-end of vhost-user with a guest: its memory in a file, drivers on its rings.
 //!
-//! It is made of the crate `vhost`, which nobody here wrote; what that refuses to send goes out as
+//! It is made of the crate `vhost`, which is not ours; what that refuses to send goes out as
 //! plain bytes. A test's mistake panics.
 
 use super::Guest;
@@ -62,7 +62,7 @@ pub const DATA_BYTES: u64 = RING_BYTES - DATA;
 /// Bit of the features for those of the protocol.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// A file in memory that has no name any more.
+/// Creates a file in memory that has no name any more.
 pub fn shared_file(bytes: u64) -> File {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ pub struct SharedGuest {
 }
 
 impl SharedGuest {
-    /// Memory full of zeroes.
+    /// Creates memory full of zeroes.
     pub fn new() -> Self {
         let bytes: usize = REGIONS.iter().map(|(_, bytes)| bytes).sum();
         let file = shared_file(bytes as u64);
@@ -102,7 +102,7 @@ impl SharedGuest {
         }
     }
 
-    /// The regions as a front-end describes them.
+    /// Returns the regions as a front-end describes them.
     pub fn regions(&self) -> Vec<VhostUserMemoryRegionInfo> {
         let memory: &Memory = &self.memory.0;
         let describe = |region: &vm_memory::GuestRegionMmap| {
@@ -139,7 +139,7 @@ pub struct GuestRing {
 }
 
 impl GuestRing {
-    /// A ring of `size` entries, with as many features as the driver needs to know.
+    /// Creates a ring of `size` entries, with as many features as the driver needs to know.
     pub fn new(guest: &SharedGuest, index: usize, size: u32, features: Features) -> Self {
         let area = GuestAddr(RING_BYTES * (1 + index as u64));
         let size = QueueSize::new(size).expect("a size of a ring");
@@ -159,13 +159,13 @@ impl GuestRing {
         GuestAddr(RING_BYTES * (1 + self.index as u64) + offset)
     }
 
-    /// A request to read, whose parts have place number `slot`.
+    /// Returns a request to read, whose parts have place number `slot`.
     pub fn read(&self, slot: u64, sector: u64, bytes: u32) -> BlockRequest {
         let (header, status) = self.header(slot);
         BlockRequest::read(sector, header, status).data(self.data(slot, bytes), bytes)
     }
 
-    /// A request to write `contents`, whose parts have place number `slot`.
+    /// Returns a request to write `contents`, whose parts have place number `slot`.
     pub fn write(&self, slot: u64, sector: u64, contents: &[u8]) -> BlockRequest {
         let (header, status) = self.header(slot);
         let bytes = contents.len() as u32;
@@ -240,7 +240,7 @@ pub struct FrontEnd {
 }
 
 impl FrontEnd {
-    /// On a connected socket; each message asks for an answer from when that is agreed on.
+    /// Uses a connected socket; each message asks for an answer from when that is agreed on.
     pub fn new(socket: UnixStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let vhost = Frontend::from_stream(socket.try_clone().expect("a duplicate"), 256);
@@ -407,7 +407,7 @@ impl FrontEnd {
     }
 }
 
-/// The addresses of a ring, as the front-end names them.
+/// Returns the addresses of a ring, as the front-end names them.
 pub fn addresses(layout: &Layout) -> VringConfigData {
     VringConfigData {
         queue_max_size: layout.size.get(),

@@ -146,7 +146,7 @@ fn failure(error: io::Error) -> ChannelError {
     }
 }
 
-/// The socket for messages to the front-end that nobody asked for.
+/// The socket for messages to the front-end that are no answers.
 pub struct Notices(UnixStream);
 
 impl Notices {
@@ -160,7 +160,7 @@ impl Notices {
             return Err(io::ErrorKind::NotConnected.into());
         }
         let socket = UnixStream::from(file);
-        // A front-end that does not read misses what it could have read, and holds up nobody.
+        // A front-end that does not read misses what it could have read, and does not hold us up.
         socket.set_nonblocking(true)?;
         Ok(Self(socket))
     }

@@ -23,8 +23,6 @@ use vm_memory::MmapRegion;
 
 /// Bit of the features that announces the protocol's own (`VHOST_USER_F_PROTOCOL_FEATURES`).
 const PROTOCOL_FEATURES: u32 = 30;
-/// The features that concern rings and transport, not the disk (virtio 1.2, 2.2).
-const RING_FEATURES: u64 = !0 << 24;
 
 /// Features of the protocol.
 mod protocol {
@@ -61,7 +59,7 @@ pub struct Device<'b> {
 }
 
 impl<'b> Device<'b> {
-    /// A disk as a new front-end finds it.
+    /// Creates a disk as a new front-end finds it.
     ///
     /// # Errors
     ///
@@ -217,7 +215,7 @@ impl<'b> Device<'b> {
     }
 
     fn offered(&self) -> u64 {
-        let of_rings = self.backend.features().0 & RING_FEATURES;
+        let of_rings = self.backend.ring_features();
         let log = u64::from(self.backend.can_log()) << bit::LOG_ALL;
         of_rings | self.offer.features.0 | log | 1 << PROTOCOL_FEATURES
     }

@@ -16,33 +16,52 @@ pub const MAX_FILES: usize = 32;
 /// Most bytes of the configuration space that the protocol can carry.
 pub const MAX_CONFIG: u32 = 256;
 
-/// Numbers of the requests.
-pub mod code {
-    pub const GET_FEATURES: u32 = 1;
-    pub const SET_FEATURES: u32 = 2;
-    pub const SET_OWNER: u32 = 3;
-    pub const RESET_OWNER: u32 = 4;
-    pub const SET_MEM_TABLE: u32 = 5;
-    pub const SET_LOG_BASE: u32 = 6;
-    pub const SET_LOG_FD: u32 = 7;
-    pub const SET_VRING_NUM: u32 = 8;
-    pub const SET_VRING_ADDR: u32 = 9;
-    pub const SET_VRING_BASE: u32 = 10;
-    pub const GET_VRING_BASE: u32 = 11;
-    pub const SET_VRING_KICK: u32 = 12;
-    pub const SET_VRING_CALL: u32 = 13;
-    pub const SET_VRING_ERR: u32 = 14;
-    pub const GET_PROTOCOL_FEATURES: u32 = 15;
-    pub const SET_PROTOCOL_FEATURES: u32 = 16;
-    pub const GET_QUEUE_NUM: u32 = 17;
-    pub const SET_VRING_ENABLE: u32 = 18;
-    pub const SET_BACKEND_REQ_FD: u32 = 21;
-    pub const GET_CONFIG: u32 = 24;
-    pub const SET_CONFIG: u32 = 25;
-    pub const RESET_DEVICE: u32 = 34;
-    pub const GET_MAX_MEM_SLOTS: u32 = 36;
-    pub const ADD_MEM_REG: u32 = 37;
-    pub const REM_MEM_REG: u32 = 38;
+/// Declares the requests, by their names in the protocol and their numbers.
+macro_rules! requests {
+    ($($name:ident = $number:literal,)*) => {
+        /// Numbers of the requests.
+        pub mod code {
+            $( pub const $name: u32 = $number; )*
+        }
+
+        impl Header {
+            /// Returns the name of the request, for people.
+            pub fn name(self) -> &'static str {
+                match self.code {
+                    $( code::$name => stringify!($name), )*
+                    _ => "an unknown request",
+                }
+            }
+        }
+    };
+}
+
+requests! {
+    GET_FEATURES = 1,
+    SET_FEATURES = 2,
+    SET_OWNER = 3,
+    RESET_OWNER = 4,
+    SET_MEM_TABLE = 5,
+    SET_LOG_BASE = 6,
+    SET_LOG_FD = 7,
+    SET_VRING_NUM = 8,
+    SET_VRING_ADDR = 9,
+    SET_VRING_BASE = 10,
+    GET_VRING_BASE = 11,
+    SET_VRING_KICK = 12,
+    SET_VRING_CALL = 13,
+    SET_VRING_ERR = 14,
+    GET_PROTOCOL_FEATURES = 15,
+    SET_PROTOCOL_FEATURES = 16,
+    GET_QUEUE_NUM = 17,
+    SET_VRING_ENABLE = 18,
+    SET_BACKEND_REQ_FD = 21,
+    GET_CONFIG = 24,
+    SET_CONFIG = 25,
+    RESET_DEVICE = 34,
+    GET_MAX_MEM_SLOTS = 36,
+    ADD_MEM_REG = 37,
+    REM_MEM_REG = 38,
 }
 
 const VERSION: u32 = 1;
@@ -110,38 +129,6 @@ impl Header {
                 bytes,
             }),
             _ => Err(Malformed::TooLong(length)),
-        }
-    }
-
-    /// Returns the name of the request, for people.
-    pub fn name(self) -> &'static str {
-        match self.code {
-            code::GET_FEATURES => "GET_FEATURES",
-            code::SET_FEATURES => "SET_FEATURES",
-            code::SET_OWNER => "SET_OWNER",
-            code::RESET_OWNER => "RESET_OWNER",
-            code::SET_MEM_TABLE => "SET_MEM_TABLE",
-            code::SET_LOG_BASE => "SET_LOG_BASE",
-            code::SET_LOG_FD => "SET_LOG_FD",
-            code::SET_VRING_NUM => "SET_VRING_NUM",
-            code::SET_VRING_ADDR => "SET_VRING_ADDR",
-            code::SET_VRING_BASE => "SET_VRING_BASE",
-            code::GET_VRING_BASE => "GET_VRING_BASE",
-            code::SET_VRING_KICK => "SET_VRING_KICK",
-            code::SET_VRING_CALL => "SET_VRING_CALL",
-            code::SET_VRING_ERR => "SET_VRING_ERR",
-            code::GET_PROTOCOL_FEATURES => "GET_PROTOCOL_FEATURES",
-            code::SET_PROTOCOL_FEATURES => "SET_PROTOCOL_FEATURES",
-            code::GET_QUEUE_NUM => "GET_QUEUE_NUM",
-            code::SET_VRING_ENABLE => "SET_VRING_ENABLE",
-            code::SET_BACKEND_REQ_FD => "SET_BACKEND_REQ_FD",
-            code::GET_CONFIG => "GET_CONFIG",
-            code::SET_CONFIG => "SET_CONFIG",
-            code::RESET_DEVICE => "RESET_DEVICE",
-            code::GET_MAX_MEM_SLOTS => "GET_MAX_MEM_SLOTS",
-            code::ADD_MEM_REG => "ADD_MEM_REG",
-            code::REM_MEM_REG => "REM_MEM_REG",
-            _ => "an unknown request",
         }
     }
 }

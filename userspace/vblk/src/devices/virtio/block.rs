@@ -22,9 +22,6 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 /// The virtio device type of a disk.
 const BLOCK: u32 = 2;
 
-/// The features that concern rings and transport, not the disk (virtio 1.2, 2.2).
-const RING_FEATURES: u64 = !0 << 24;
-
 /// The queues of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Virtqueues {
@@ -106,7 +103,7 @@ impl BlockDevice {
             queues: announced,
         };
         let offer = prober.offer()?;
-        let ring_features = backend.features().0 & RING_FEATURES & !queues.without();
+        let ring_features = backend.ring_features() & !queues.without();
         let event = || {
             EventFd::new(EFD_NONBLOCK).map_err(|cause| backend::Error::Setup {
                 step: "eventfd",
