@@ -110,7 +110,9 @@ pub struct Head {
 }
 
 impl Head {
-    pub(crate) const fn new(index: u16, id: u16, count: u16) -> Self {
+    /// Names a chain that was taken earlier, by what [`Self::index`], [`Self::id`] and [`Self::count`]
+    /// said of it. Numbers that no ring gave out do no harm: walking finds no such chain.
+    pub const fn new(index: u16, id: u16, count: u16) -> Self {
         Self { index, id, count }
     }
 

@@ -228,12 +228,16 @@ fn calls(thread: Thread) -> &'static [i64] {
             libc::SYS_accept4,
             libc::SYS_recvmsg,
             libc::SYS_sendto,
+            libc::SYS_sendmsg,
             libc::SYS_getsockopt,
             libc::SYS_setsockopt,
             libc::SYS_eventfd2,
             // The length of memory, and of a disk, that is a file.
             libc::SYS_fstat,
             libc::SYS_statx,
+            // Memory for notes of what is in flight.
+            libc::SYS_memfd_create,
+            libc::SYS_ftruncate,
             // The used index of a ring.
             libc::SYS_pread64,
             // Whether a descriptor is an eventfd.

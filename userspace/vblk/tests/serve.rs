@@ -25,12 +25,25 @@ use vblk::testing::{
     conformance::{still_serves, CASES, DISK_BYTES},
     front_end::{shared_file, FrontEnd, GuestRing, SharedGuest, PATIENCE},
 };
-use vhost::VhostBackend;
+use vhost::{
+    vhost_user::{message::VhostUserInflight, VhostUserFrontend},
+    VhostBackend,
+};
 
 /// A bridge, and its disk, in a directory of their own.
 struct Bridge {
     place: TempDir,
-    child: Child,
+    child: Running,
+}
+
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn command(place: &TempDir) -> Command {
@@ -71,7 +84,10 @@ impl Bridge {
             .arg(&socket)
             .spawn()
             .unwrap();
-        let mut bridge = Self { place, child };
+        let mut bridge = Self {
+            place,
+            child: Running(child),
+        };
         bridge.wait_until("it listens", |_| UnixStream::connect(&socket).is_ok());
         bridge
     }
@@ -86,7 +102,7 @@ impl Bridge {
 
     fn wait_until(&mut self, what: &str, mut done: impl FnMut(&mut Child) -> bool) {
         let end = Instant::now() + PATIENCE;
-        while !done(&mut self.child) {
+        while !done(&mut self.child.0) {
             assert!(Instant::now() < end, "waited too long until {what}");
             thread::sleep(Duration::from_millis(5));
         }
@@ -95,11 +111,11 @@ impl Bridge {
     /// Sends a signal. Returns the exit status, and what was said.
     fn end(mut self, signal: i32) -> (Option<i32>, String, TempDir) {
         // SAFETY: The child has not been waited for, so that the number is its own.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+        assert_eq!(unsafe { libc::kill(self.child.0.id() as i32, signal) }, 0);
         self.wait_until("it ends", |child| child.try_wait().unwrap().is_some());
-        let status = self.child.wait().unwrap();
+        let status = self.child.0.wait().unwrap();
         let mut said = String::new();
-        let mut errors = self.child.stderr.take().unwrap();
+        let mut errors = self.child.0.stderr.take().unwrap();
         errors.read_to_string(&mut said).unwrap();
         (status.code(), said, self.place)
     }
@@ -272,7 +288,7 @@ fn a_front_end_that_takes_its_memory_away_ends_it_with_a_line() {
 #[test]
 fn front_ends_leave_nothing_behind() {
     let bridge = Bridge::new();
-    let process = PathBuf::from(format!("/proc/{}", bridge.child.id()));
+    let process = PathBuf::from(format!("/proc/{}", bridge.child.0.id()));
     let held = || {
         // It has let go of the one before when this one is answered, and counts the same each time.
         let front_end = bridge.front_end();
@@ -301,7 +317,7 @@ fn front_ends_leave_nothing_behind() {
 fn it_is_confined() {
     let bridge = Bridge::new();
     still_serves(&bridge.socket());
-    let tasks = format!("/proc/{}/task", bridge.child.id());
+    let tasks = format!("/proc/{}/task", bridge.child.0.id());
     let mut count = 0;
     for task in fs::read_dir(tasks).unwrap() {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
@@ -361,7 +377,10 @@ fn a_listening_and_a_connected_socket_can_be_inherited() {
     let mut child = command(&place);
     hand_on(&mut child, &listener);
     let child = child.args(["--fd", "200"]).spawn().unwrap();
-    let bridge = Bridge { place, child };
+    let bridge = Bridge {
+        place,
+        child: Running(child),
+    };
     for _ in 0..2 {
         still_serves(&socket);
     }
@@ -433,7 +452,10 @@ fn a_read_only_disk_is_read_only() {
         .arg(&socket)
         .spawn()
         .unwrap();
-    let mut bridge = Bridge { place, child };
+    let mut bridge = Bridge {
+        place,
+        child: Running(child),
+    };
     bridge.wait_until("it listens", |_| UnixStream::connect(&socket).is_ok());
     let mut front_end = bridge.front_end();
     let (_guest, mut ring) = served(&mut front_end);
@@ -462,4 +484,61 @@ fn a_log_is_not_offered_by_a_back_end_without_one() {
     front_end.send(6, 1, &payload, &[log.as_raw_fd()]).unwrap();
     front_end.must_be_closed();
     still_serves(&bridge.socket());
+}
+
+#[test]
+fn notes_that_do_not_fit_are_refused() {
+    let bridge = Bridge::new();
+    let mut front_end = bridge.front_end();
+    front_end.negotiate(1 << 34);
+    for (queues, entries) in [(0, 64), (3, 64), (1, 0), (1, 65), (1, 32769)] {
+        let wanted = VhostUserInflight::new(0, 0, queues, entries);
+        // There is no answer that says so.
+        assert!(front_end.vhost.get_inflight_fd(&wanted).is_err());
+        front_end = reconnected(&bridge, front_end);
+    }
+    let notes = |front_end: &mut FrontEnd, queues, entries| {
+        let wanted = VhostUserInflight::new(0, 0, queues, entries);
+        front_end.vhost.get_inflight_fd(&wanted).unwrap()
+    };
+    let guest = SharedGuest::new();
+    front_end.share(&guest);
+    let ring = GuestRing::new(&guest, 1, 64, front_end.features);
+    // For shorter rings, for fewer of them, and in a file that is too short or none.
+    for (queues, entries) in [(2, 32), (1, 64)] {
+        let (spec, file) = notes(&mut front_end, queues, entries);
+        let handed_over = front_end.vhost.set_inflight_fd(&spec, file.as_raw_fd());
+        handed_over.unwrap();
+        assert!(front_end.start(&ring, 0).is_err());
+    }
+    let (mut spec, file) = notes(&mut front_end, 2, 64);
+    spec.mmap_size += 1;
+    assert!(front_end
+        .vhost
+        .set_inflight_fd(&spec, file.as_raw_fd())
+        .is_err());
+    spec.mmap_size -= 1;
+    assert!(front_end
+        .vhost
+        .set_inflight_fd(&spec, ring.kick.as_raw_fd())
+        .is_err());
+    // These fit, and stay while they are used.
+    front_end
+        .vhost
+        .set_inflight_fd(&spec, file.as_raw_fd())
+        .unwrap();
+    front_end.start(&ring, 0).unwrap();
+    assert!(front_end
+        .vhost
+        .set_inflight_fd(&spec, file.as_raw_fd())
+        .is_err());
+    drop(front_end);
+    still_serves(&bridge.socket());
+}
+
+fn reconnected(bridge: &Bridge, earlier: FrontEnd) -> FrontEnd {
+    drop(earlier);
+    let mut front_end = bridge.front_end();
+    front_end.negotiate(1 << 34);
+    front_end
 }

@@ -46,6 +46,9 @@ pub enum Error {
         /// Bytes that it needs.
         needed: u64,
     },
+    /// The notes of what an earlier process had in flight can't be true.
+    #[error("the notes of what was in flight in queue {0} can't be true")]
+    Notes(u16),
     /// A step of the set-up failed.
     #[error("{step}: {}", errno::text(.cause))]
     Setup {

@@ -2,7 +2,7 @@
 
 //! What a back-end does, and what it is given: the same for both.
 
-use super::{Error, Kind};
+use super::{Error, Kind, TrackingMemory};
 use crate::{disk::Disk, memory::Memory};
 use std::sync::Arc;
 use vblk_core::{
@@ -38,6 +38,9 @@ pub struct QueueConfig {
     pub call: EventFd,
     /// Signalled for malformed requests, once per burst, and when the queue stops for good.
     pub err: Option<EventFd>,
+    /// Where it is noted what is in flight, for a back-end that [can](Backend::can_track). What is
+    /// found there is done first.
+    pub tracking: Option<TrackingMemory>,
 }
 
 /// The position of a queue that was stopped.
@@ -123,6 +126,12 @@ pub trait Backend: Send {
             Some(_) => Err(Error::NoLog),
             None => Ok(()),
         }
+    }
+
+    /// Returns whether it can note what it has in flight, so that another can go on after it was
+    /// killed.
+    fn can_track(&self) -> bool {
+        false
     }
 
     /// Begins to serve requests. Whatever is in the rings counts as kicked.

@@ -13,12 +13,14 @@ mod interface;
 mod kind;
 mod open;
 mod summary;
+mod tracking;
 mod tuning;
 
 pub use error::Error;
 pub use interface::{Backend, Offer, OfferSource, Position, QueueConfig};
 pub use kind::{Kind, UnknownKind};
 pub use summary::summary;
+pub use tracking::{queue_bytes, TrackingMemory};
 pub use tuning::{Tuning, Workers};
 pub use vblk_core::{
     config::{Queues, CONFIG_BYTES},

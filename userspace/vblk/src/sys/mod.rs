@@ -10,6 +10,7 @@ pub mod fault;
 pub mod iobuf;
 pub mod ioprio;
 pub mod kvm;
+pub mod memfd;
 pub mod poll;
 pub mod rlimit;
 pub mod signals;

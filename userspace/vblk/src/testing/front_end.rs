@@ -33,7 +33,7 @@ use vblk_core::{
 };
 use vhost::{
     vhost_user::{
-        message::{VhostUserConfigFlags, VhostUserHeaderFlag},
+        message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight},
         Frontend, VhostUserFrontend, VhostUserProtocolFeatures,
     },
     VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData,
@@ -322,6 +322,31 @@ impl FrontEnd {
     /// What the back-end does not want.
     pub fn set_features(&mut self, features: Features) -> vhost::Result<()> {
         self.vhost.set_features(features.0)
+    }
+
+    /// Hands over the memory for notes of what is in flight, for rings of `entries` entries. The back-end
+    /// makes it the first time, if it can; it outlives the connection in `kept`.
+    ///
+    /// # Errors
+    ///
+    /// What the back-end does not want.
+    pub fn track(
+        &mut self,
+        kept: &mut Option<(VhostUserInflight, File)>,
+        entries: u16,
+    ) -> vhost::Result<()> {
+        let protocol = self.vhost.get_protocol_features()?;
+        if !protocol.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD) {
+            return Ok(());
+        }
+        if kept.is_none() {
+            let wanted = VhostUserInflight::new(0, 0, 2, entries);
+            *kept = Some(self.vhost.get_inflight_fd(&wanted)?);
+        }
+        match kept {
+            Some((spec, file)) => self.vhost.set_inflight_fd(spec, file.as_raw_fd()),
+            None => Ok(()),
+        }
     }
 
     /// Hands over a log, of `bytes` bytes from `offset` on in its file.

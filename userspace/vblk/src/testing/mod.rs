@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest memory for the model of a driver, in tests and fuzzers, and a front-end of vhost-user.
+//! Guest memory for the model of a driver, in tests and fuzzers, and a front-end of vhost-user with a guest.
 
 pub mod conformance;
 pub mod front_end;
+pub mod writer;
 
 use crate::memory::Memory;
 use std::sync::atomic::{fence, Ordering};

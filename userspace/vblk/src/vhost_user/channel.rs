@@ -6,7 +6,7 @@
 //! after a while: while it is waited for, nothing else is looked at.
 
 use super::message::{
-    Header, Malformed, Request, CONFIG_CHANGED, HEADER_BYTES, MAX_FILES, MAX_PAYLOAD,
+    Header, Malformed, Reply, Request, CONFIG_CHANGED, HEADER_BYTES, MAX_FILES, MAX_PAYLOAD,
 };
 use crate::{errno, sys::socket};
 use std::{
@@ -17,6 +17,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// How long the rest of a message, or the room for an answer, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,13 +123,19 @@ impl Channel {
         Ok(true)
     }
 
-    /// Sends an answer.
+    /// Sends the answer to the request with this number.
     ///
     /// # Errors
     ///
     /// See [`ChannelError`]. The connection is of no use then.
-    pub fn send(&mut self, answer: &[u8]) -> Result<(), ChannelError> {
-        self.socket.write_all(answer).map_err(failure)
+    pub fn send(&mut self, code: u32, answer: &Reply) -> Result<(), ChannelError> {
+        let mut bytes = &answer.encode(code)[..];
+        if let Some(file) = answer.file() {
+            // The descriptor goes with the first byte.
+            let sent = self.socket.send_with_fd(bytes, file.as_raw_fd());
+            bytes = &bytes[sent.map_err(|e| failure(e.into()))?..];
+        }
+        self.socket.write_all(bytes).map_err(failure)
     }
 }
 

@@ -10,8 +10,9 @@ use super::{
     channel::Notices,
     error::Refusal,
     memory::{self, Regions, SLOTS},
-    message::{ConfigRange, Reply, Request, RingFile, RingState, MAX_CONFIG},
+    message::{ConfigRange, Reply, Request, RingFile, RingState, TrackingSpec, MAX_CONFIG},
     ring::{index_of, number_of, Ring},
+    tracking::{self, Tracking},
 };
 use crate::backend::{self, Backend, Features, Format, Offer, OfferSource};
 use std::{os::fd::OwnedFd, sync::Arc};
@@ -31,6 +32,7 @@ mod protocol {
     pub const REPLY_ACK: u32 = 3;
     pub const BACKEND_REQ: u32 = 5;
     pub const CONFIG: u32 = 9;
+    pub const INFLIGHT_SHMFD: u32 = 12;
     pub const RESET_DEVICE: u32 = 13;
     pub const CONFIGURE_MEM_SLOTS: u32 = 15;
 
@@ -55,6 +57,8 @@ pub struct Device<'b> {
     rings: Vec<Ring>,
     /// Where what is written is logged, when that is asked for.
     log: Option<Arc<MmapRegion>>,
+    /// Where it is noted what is in flight.
+    tracking: Option<Tracking>,
     notices: Option<Notices>,
 }
 
@@ -77,6 +81,7 @@ impl<'b> Device<'b> {
             regions: Regions::default(),
             rings: Vec::new(),
             log: None,
+            tracking: None,
             notices: None,
         };
         device.forget_rings();
@@ -124,7 +129,7 @@ impl<'b> Device<'b> {
             }
             Request::SetLogBase(spec, file) => {
                 self.must_have(protocol::LOG_SHMFD)?;
-                self.set_log(memory::map_log(spec, file)?)?;
+                self.set_log(memory::map_part(file, spec.offset, spec.bytes)?)?;
                 // Whether or not it asked: it waits for it.
                 return Ok(Reply::Log(spec));
             }
@@ -146,6 +151,8 @@ impl<'b> Device<'b> {
                 return Ok(self.config(range));
             }
             Request::SetConfig(range, bytes) => self.set_config(range, &bytes)?,
+            Request::GetInflightFd(wanted) => return self.make_tracking(wanted),
+            Request::SetInflightFd(spec, file) => self.set_tracking(spec, file)?,
             Request::ResetDevice => {
                 self.must_have(protocol::RESET_DEVICE)?;
                 self.reset()?;
@@ -221,7 +228,10 @@ impl<'b> Device<'b> {
     }
 
     fn protocol_offered(&self) -> u64 {
-        protocol::OFFERED | u64::from(self.backend.can_log()) << protocol::LOG_SHMFD
+        let backend = &self.backend;
+        protocol::OFFERED
+            | u64::from(backend.can_log()) << protocol::LOG_SHMFD
+            | u64::from(backend.can_track()) << protocol::INFLIGHT_SHMFD
     }
 
     fn is_logging(&self) -> bool {
@@ -244,6 +254,23 @@ impl<'b> Device<'b> {
             return Ok(());
         }
         self.apply_log().inspect_err(|_| self.log = old)
+    }
+
+    /// Makes memory for notes of what is in flight. The front-end hands it in before it is used.
+    fn make_tracking(&self, wanted: TrackingSpec) -> Result<Reply, Refusal> {
+        self.must_have(protocol::INFLIGHT_SHMFD)?;
+        let format = Format::of(self.features);
+        let (spec, file) = tracking::make(wanted, format, self.queues.count)?;
+        Ok(Reply::Tracking(spec, file))
+    }
+
+    fn set_tracking(&mut self, spec: TrackingSpec, file: OwnedFd) -> Result<(), Refusal> {
+        self.must_have(protocol::INFLIGHT_SHMFD)?;
+        if self.is_serving() {
+            return Err(Refusal::RingRuns);
+        }
+        self.tracking = Some(Tracking::map(spec, file, self.queues.count)?);
+        Ok(())
     }
 
     fn must_have(&self, feature: u32) -> Result<(), Refusal> {
@@ -348,6 +375,7 @@ impl<'b> Device<'b> {
         self.forget_rings();
         self.features = Features::default();
         self.log = None;
+        self.tracking = None;
         self.writeback = true;
         Ok(())
     }
@@ -417,7 +445,9 @@ impl<'b> Device<'b> {
         while let Err(error) = self.start() {
             // Without its kick it is not wanted any more, so that this ends.
             match error {
-                backend::Error::Queue(index) if self.rings[usize::from(index)].is_wanted() => {
+                backend::Error::Queue(index) | backend::Error::Notes(index)
+                    if self.rings[usize::from(index)].is_wanted() =>
+                {
                     self.rings[usize::from(index)].stop();
                 }
                 _ => {
@@ -433,7 +463,9 @@ impl<'b> Device<'b> {
     fn start(&mut self) -> Result<(), backend::Error> {
         let wanted = (0..).zip(&self.rings).filter(|(_, ring)| ring.is_wanted());
         let queues = wanted
-            .map(|(index, ring)| ring.config(index, &self.regions, self.features))
+            .map(|(index, ring)| {
+                ring.config(index, &self.regions, self.features, self.tracking.as_ref())
+            })
             .collect::<Result<Vec<_>, _>>()?;
         if queues.is_empty() {
             return Ok(());

@@ -30,6 +30,9 @@ pub enum Refusal {
     /// What is written is to be logged, and there is no log.
     #[error("there is no log")]
     NoLog,
+    /// Room for notes of what is in flight, where there are not as many queues, or none of that size.
+    #[error("notes for {0} queues of {1} entries")]
+    Tracking(u16, u16),
     /// Flags of a ring that the protocol does not have.
     #[error("flags {0:#x} of a ring")]
     Flags(u32),

@@ -2,7 +2,7 @@
 
 //! Guest memory that a front-end hands over as files.
 
-use super::message::{LogSpec, RegionSpec};
+use super::message::RegionSpec;
 use crate::{errno, memory::Memory};
 use std::{
     fs::File,
@@ -70,16 +70,16 @@ fn map(file: OwnedFd, offset: u64, bytes: u64) -> Result<MmapRegion, MemoryError
     })
 }
 
-/// Maps a log of written memory.
+/// Maps a part of a file that is no guest memory: a log, or notes.
 ///
 /// # Errors
 ///
 /// See [`MemoryError`].
-pub fn map_log(spec: LogSpec, file: OwnedFd) -> Result<MmapRegion, MemoryError> {
-    if spec.bytes == 0 || spec.offset.checked_add(spec.bytes).is_none() {
+pub fn map_part(file: OwnedFd, offset: u64, bytes: u64) -> Result<MmapRegion, MemoryError> {
+    if bytes == 0 || offset.checked_add(bytes).is_none() {
         return Err(MemoryError::Range);
     }
-    map(file, spec.offset, spec.bytes)
+    map(file, offset, bytes)
 }
 
 /// A region that is mapped here.

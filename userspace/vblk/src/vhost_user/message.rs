@@ -58,6 +58,8 @@ requests! {
     SET_BACKEND_REQ_FD = 21,
     GET_CONFIG = 24,
     SET_CONFIG = 25,
+    GET_INFLIGHT_FD = 31,
+    SET_INFLIGHT_FD = 32,
     RESET_DEVICE = 34,
     GET_MAX_MEM_SLOTS = 36,
     ADD_MEM_REG = 37,
@@ -155,6 +157,19 @@ pub struct LogSpec {
     pub offset: u64,
 }
 
+/// Where the notes of what is in flight are in their file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackingSpec {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Where they begin in their file.
+    pub offset: u64,
+    /// Number of queues.
+    pub queues: u16,
+    /// Size of the longest queue that there is room for.
+    pub entries: u16,
+}
+
 /// A file descriptor for a ring.
 #[derive(Debug)]
 pub struct RingFile {
@@ -224,6 +239,8 @@ pub enum Request {
     SetBackendReqFd(OwnedFd),
     GetConfig(ConfigRange),
     SetConfig(ConfigRange, Vec<u8>),
+    GetInflightFd(TrackingSpec),
+    SetInflightFd(TrackingSpec, OwnedFd),
     ResetDevice,
     GetMaxMemSlots,
     AddMemReg(RegionSpec, OwnedFd),
@@ -277,6 +294,8 @@ impl Request {
                 let range = fields.config_range()?;
                 Self::SetConfig(range, fields.rest(range.bytes)?.to_vec())
             }
+            code::GET_INFLIGHT_FD => Self::GetInflightFd(fields.tracking()?),
+            code::SET_INFLIGHT_FD => Self::SetInflightFd(fields.tracking()?, files.one()?),
             code::RESET_DEVICE => Self::ResetDevice,
             code::GET_MAX_MEM_SLOTS => Self::GetMaxMemSlots,
             code::ADD_MEM_REG => Self::AddMemReg(fields.single_region()?, files.one()?),
@@ -352,6 +371,10 @@ impl Fields<'_> {
         Ok(*field)
     }
 
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        self.take().map(u16::from_ne_bytes)
+    }
+
     fn u32(&mut self) -> Result<u32, Malformed> {
         self.take().map(u32::from_ne_bytes)
     }
@@ -402,6 +425,18 @@ impl Fields<'_> {
         })
     }
 
+    fn tracking(&mut self) -> Result<TrackingSpec, Malformed> {
+        let spec = TrackingSpec {
+            bytes: self.u64()?,
+            offset: self.u64()?,
+            queues: self.u16()?,
+            entries: self.u16()?,
+        };
+        // Front-ends send the structure as C has it, with the padding at its end.
+        self.u32()?;
+        Ok(spec)
+    }
+
     /// Takes all that is left, which must be `bytes` long.
     fn rest(&mut self, bytes: u32) -> Result<&[u8], Malformed> {
         let rest = std::mem::take(&mut self.0);
@@ -420,7 +455,7 @@ impl Fields<'_> {
 }
 
 /// The answer to a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Reply {
     /// It was done. Told only to a front-end that asks.
     Done,
@@ -430,6 +465,8 @@ pub enum Reply {
     Ring(RingState),
     /// The log that was taken. QEMU takes any answer for one, and the crate `vhost` this.
     Log(LogSpec),
+    /// Memory for notes of what is in flight, in a file.
+    Tracking(TrackingSpec, OwnedFd),
     /// A part of the configuration space; without bytes when there is no such part.
     Config(ConfigRange, Vec<u8>),
 }
@@ -442,6 +479,11 @@ impl Reply {
             Self::Number(number) => number.to_ne_bytes().to_vec(),
             Self::Ring(state) => [state.index, state.number].map(u32::to_ne_bytes).concat(),
             Self::Log(log) => [log.bytes, log.offset].map(u64::to_ne_bytes).concat(),
+            Self::Tracking(spec, _) => {
+                let place = [spec.bytes, spec.offset].map(u64::to_ne_bytes).concat();
+                let of_queues = [spec.queues, spec.entries, 0, 0].map(u16::to_ne_bytes);
+                [place, of_queues.concat()].concat()
+            }
             Self::Config(range, bytes) => {
                 let head = [range.offset, range.bytes, range.flags].map(u32::to_ne_bytes);
                 [&head.concat()[..], bytes].concat()
@@ -449,5 +491,13 @@ impl Reply {
         };
         let head = header(code, VERSION | REPLY, payload.len() as u32);
         [&head[..], &payload].concat()
+    }
+
+    /// Returns the file descriptor that goes with the answer.
+    pub fn file(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Tracking(_, file) => Some(file),
+            _ => None,
+        }
     }
 }

@@ -15,6 +15,7 @@ mod memory;
 mod message;
 mod ring;
 mod server;
+mod tracking;
 
 pub use error::Refusal;
 pub use memory::MemoryError;

@@ -6,6 +6,7 @@ use super::{
     error::Refusal,
     memory::Regions,
     message::{RingAddresses, RingState},
+    tracking::Tracking,
 };
 use crate::backend::{Error, Features, Format, QueueConfig};
 use std::{fs, io, os::fd::AsRawFd, os::fd::OwnedFd};
@@ -129,6 +130,7 @@ impl Ring {
         index: u16,
         regions: &Regions,
         features: Features,
+        tracking: Option<&Tracking>,
     ) -> Result<QueueConfig, Error> {
         let refused = || Error::Queue(index);
         let (size, at) = self.size.zip(self.addresses).ok_or_else(refused)?;
@@ -157,6 +159,7 @@ impl Ring {
             kick,
             call,
             err,
+            tracking: tracking.map(|it| it.of_queue(format, index)).transpose()?,
         })
     }
 

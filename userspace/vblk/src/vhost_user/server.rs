@@ -240,9 +240,9 @@ fn converse(
         .and_then(|request| device.handle(request));
     let wants_word = header.need_reply && device.tells_success();
     match result {
-        Ok(Reply::Done) if wants_word => channel.send(&Reply::Done.encode(header.code))?,
+        Ok(Reply::Done) if wants_word => channel.send(header.code, &Reply::Done)?,
         Ok(Reply::Done) => {}
-        Ok(reply) => channel.send(&reply.encode(header.code))?,
+        Ok(reply) => channel.send(header.code, &reply)?,
         Err(refusal) => {
             tell(&format!("{}: {refusal}", header.name()));
             match header.code {
@@ -253,12 +253,12 @@ fn converse(
                         bytes: 0,
                         flags: 0,
                     };
-                    channel.send(&Reply::Config(none, Vec::new()).encode(header.code))?;
+                    channel.send(header.code, &Reply::Config(none, Vec::new()))?;
                 }
-                // Its answer has no room for a refusal, and a front-end that takes it for done would miss
-                // what is logged elsewhere.
-                code::SET_LOG_BASE => return Ok(false),
-                _ if wants_word => channel.send(&Reply::Number(1).encode(header.code))?,
+                // Their answers have no room for a refusal, and a front-end that takes them for done would
+                // miss what is logged elsewhere, or wait for the rest.
+                code::SET_LOG_BASE | code::GET_INFLIGHT_FD => return Ok(false),
+                _ if wants_word => channel.send(header.code, &Reply::Number(1))?,
                 // It would go on as if that had been done.
                 _ => return Ok(false),
             }

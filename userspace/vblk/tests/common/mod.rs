@@ -169,6 +169,7 @@ impl Rig {
             kick: self.kick.try_clone().unwrap(),
             call: self.call.try_clone().unwrap(),
             err: Some(self.err.try_clone().unwrap()),
+            tracking: None,
         }
     }
 

@@ -67,6 +67,7 @@ impl Side {
             kick: kick.try_clone()?,
             call: EventFd::new(EFD_NONBLOCK)?,
             err: None,
+            tracking: None,
         };
         backend.start(&memory, features, vec![queue])?;
         Ok(Self {

@@ -18,6 +18,7 @@ mod shared;
 mod submitter;
 mod target;
 mod thread;
+mod tracker;
 mod worker;
 
 use super::{Backend, Error, Kind, OfferSource, Position, QueueConfig};
@@ -107,6 +108,10 @@ impl Backend for IoUring {
 
     fn disk(&self) -> &Disk {
         &self.shared.disk
+    }
+
+    fn can_track(&self) -> bool {
+        true
     }
 
     fn start(

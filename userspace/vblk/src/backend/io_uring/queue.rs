@@ -2,11 +2,17 @@
 
 //! One virtqueue: taking chains from it and giving them back.
 
-use super::{counters::Counters, memory::RingPart};
+use super::{
+    counters::Counters,
+    memory::RingPart,
+    tracker::{BadNotes, Taken, Tracker},
+};
 use crate::backend::{Error, Position, QueueConfig};
-use std::{io, sync::Arc};
+use std::{collections::VecDeque, io, sync::Arc};
 use vblk_core::{
+    chain::{Chain, ChainError, Segment},
     features::{bit, Features},
+    memory::ReadGuest,
     queue::RingError,
     queue::{Head, Part, Parts, Popped, QueueSize},
     request::Status,
@@ -22,12 +28,13 @@ pub struct Virtqueue<'m> {
     ring: Ring<RingPart<'m>>,
     avail: Avail,
     used: Used,
+    tracker: Tracker,
     call: EventFd,
     err: Option<EventFd>,
     /// There may be something to take.
     pub ready: bool,
-    /// Taken, and waiting for a buffer.
-    pub parked: Option<Head>,
+    /// Taken by an earlier process, or waiting for a buffer.
+    pub parked: VecDeque<Taken>,
     /// Its available index is impossible: nothing is taken any more.
     pub stopped: bool,
     /// Given back since the last decision on an interrupt.
@@ -56,17 +63,22 @@ impl<'m> Virtqueue<'m> {
     ) -> Result<(Self, Arc<EventFd>), Error> {
         let (ring, base) = ring(memory, features, &config)?;
         let event_idx = features.has(bit::RING_EVENT_IDX);
+        let used = Used::new(&ring, base, event_idx).position();
+        let tracker = Tracker::begin(config.tracking, &ring, base, used);
+        let (tracker, recovered) = tracker.map_err(|BadNotes| Error::Notes(config.index))?;
+        let base = recovered.base;
         let queue = Self {
             memory,
             index: config.index,
             avail: Avail::new(&ring, base, event_idx),
             used: Used::new(&ring, base, event_idx),
             ring,
+            tracker,
             call: config.call,
             err: config.err,
             // Attaching counts as a kick.
             ready: true,
-            parked: None,
+            parked: recovered.chains.into(),
             stopped: false,
             answered: false,
             faulty: false,
@@ -74,14 +86,21 @@ impl<'m> Virtqueue<'m> {
         Ok((queue, Arc::new(config.kick)))
     }
 
-    /// Returns the ring, to walk chains in.
-    pub fn ring(&self) -> &Ring<RingPart<'m>> {
-        &self.ring
+    /// Reads the buffers of a chain, as [`Ring::walk`] does.
+    pub fn walk<'s>(
+        &self,
+        chain: Taken,
+        indirect: bool,
+        memory: &impl ReadGuest,
+        segments: &'s mut [Segment],
+    ) -> Result<Chain<'s>, ChainError> {
+        self.tracker
+            .walk(&self.ring, chain, indirect, memory, segments)
     }
 
     /// Number of entries.
-    pub fn size(&self) -> u16 {
-        self.ring.size().get()
+    pub fn size(&self) -> QueueSize {
+        self.ring.size()
     }
 
     /// Returns where to go on later.
@@ -106,25 +125,32 @@ impl<'m> Virtqueue<'m> {
         self.avail.enable_notify(&self.ring)
     }
 
-    /// Takes the next chain.
+    /// Takes the next chain, to be [noted](Self::note_taken).
     pub fn pop(&mut self) -> Result<Popped, RingError> {
         self.avail.pop(&self.ring, || self.used.position())
     }
 
+    /// Notes that a chain was taken.
+    pub fn note_taken(&mut self, head: Head) -> Taken {
+        self.tracker.take(&self.ring, head)
+    }
+
     /// Gives a chain back with its status, or with length 0 if there is no place for that.
-    pub fn answer(&mut self, counters: &Counters, head: Head, answer: Answer) {
+    pub fn answer(&mut self, counters: &Counters, chain: Taken, answer: Answer) {
         match self.memory.write_obj(answer.status as u8, answer.status_at) {
-            Ok(()) => self.add_used(counters, head, answer.len),
+            Ok(()) => self.add_used(counters, chain, answer.len),
             Err(_) => {
                 self.malformed(counters);
-                self.add_used(counters, head, 0);
+                self.add_used(counters, chain, 0);
             }
         }
     }
 
     /// Gives a chain back.
-    pub fn add_used(&mut self, counters: &Counters, head: Head, len: u32) {
-        self.used.add_used(&self.ring, head, len);
+    pub fn add_used(&mut self, counters: &Counters, chain: Taken, len: u32) {
+        let (used, ring) = (&mut self.used, &self.ring);
+        self.tracker
+            .give_back(chain, || used.add_used(ring, chain.head, len));
         self.answered = true;
         counters.requests.add(1);
     }

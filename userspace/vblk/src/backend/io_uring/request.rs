@@ -7,6 +7,7 @@ use super::{
     pool::{BufferPool, Exhausted, BOUNCE_BYTES},
     queue::Answer,
     ranges::Ranges,
+    tracker::Taken,
 };
 use crate::sys::{
     iobuf::{Bounce, Buffer},
@@ -15,7 +16,6 @@ use crate::sys::{
 use std::io;
 use vblk_core::{
     priority::Priority,
-    queue::Head,
     request::{Payload, Status},
 };
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -38,7 +38,7 @@ pub struct RequestTag {
     /// Which of the queues being served it came from.
     pub queue: usize,
     /// Its chain.
-    pub head: Head,
+    pub chain: Taken,
     /// How urgent it is.
     pub priority: Priority,
     /// The answer if all goes well.

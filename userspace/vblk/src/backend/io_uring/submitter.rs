@@ -11,6 +11,7 @@ use super::{
     ranges::{RangeKind, Ranges},
     request::{Direction, DiskWork, InFlight, NoTransfer, RequestTag, Transfer},
     target::Target,
+    tracker::Taken,
 };
 use crate::{
     backend::{Features, QueueConfig},
@@ -27,7 +28,6 @@ use vblk_core::{
     disk::Disk,
     features::bit,
     priority::Priority,
-    queue::Head,
     range::{Range, RangeOp, MAX_RANGES, RANGE_BYTES},
     request::{Action, Payload, Request, Status},
     table::{MemoryTable, Region, TableMemory},
@@ -96,8 +96,11 @@ impl<'m> Submitter<'m> {
             watched.push(kick);
         }
         watched.push(stop);
-        let entries: usize = queues.iter().map(|queue| usize::from(queue.size())).sum();
-        let longest = queues.iter().map(|queue| max_segments(queue.ring().size()));
+        let entries: usize = queues
+            .iter()
+            .map(|queue| usize::from(queue.size().get()))
+            .sum();
+        let longest = queues.iter().map(|queue| max_segments(queue.size()));
         let longest = longest.max().unwrap_or(0);
         let slots = entries.clamp(1, MAX_SLOTS) as u32;
         let table =
@@ -141,7 +144,7 @@ impl<'m> Submitter<'m> {
     }
 
     /// Parses one chain, and answers it or hands it to the disk.
-    pub fn serve_chain(&mut self, index: usize, head: Head) -> Served {
+    pub fn serve_chain(&mut self, index: usize, taken: Taken) -> Served {
         let memory: &'m GuestMemoryMmap = self.memory;
         let reader = GuestReader(memory);
         // Moved out for as long as the request refers to it.
@@ -150,16 +153,15 @@ impl<'m> Submitter<'m> {
             table: &self.table,
             memory: &reader,
         };
-        let ring = self.queues[index].ring();
-        let walked = ring.walk(head, self.indirect, &guest, &mut segments);
+        let walked = self.queues[index].walk(taken, self.indirect, &guest, &mut segments);
         let served = match walked {
-            Err(_) => self.refuse(index, head, None),
+            Err(_) => self.refuse(index, taken, None),
             Ok(chain) => match Request::parse(&chain, &guest) {
-                Ok(request) => self.perform(index, head, &request),
+                Ok(request) => self.perform(index, taken, &request),
                 Err(refused) => {
                     let len = chain.status_len();
                     let status = refused.status.map(|at| (GuestAddress(at.0), len));
-                    self.refuse(index, head, status)
+                    self.refuse(index, taken, status)
                 }
             },
         };
@@ -168,18 +170,23 @@ impl<'m> Submitter<'m> {
     }
 
     /// Gives back what is no request, with a status byte where there is room for one.
-    fn refuse(&mut self, index: usize, head: Head, status: Option<(GuestAddress, u32)>) -> Served {
+    fn refuse(
+        &mut self,
+        index: usize,
+        chain: Taken,
+        status: Option<(GuestAddress, u32)>,
+    ) -> Served {
         let queue = &mut self.queues[index];
         queue.malformed(self.counters);
         let written = status.filter(|(at, _)| {
             let status = Status::IoError as u8;
             self.memory.write_obj(status, *at).is_ok()
         });
-        queue.add_used(self.counters, head, written.map_or(0, |(_, len)| len));
+        queue.add_used(self.counters, chain, written.map_or(0, |(_, len)| len));
         Served::Yes
     }
 
-    fn perform(&mut self, index: usize, head: Head, request: &Request<'_>) -> Served {
+    fn perform(&mut self, index: usize, chain: Taken, request: &Request<'_>) -> Served {
         let status_at = GuestAddress(request.status.0);
         let answer = |status, data_bytes| Answer {
             status_at,
@@ -187,12 +194,12 @@ impl<'m> Submitter<'m> {
             len: request.used_len(data_bytes),
         };
         if !self.memory.address_in_range(status_at) {
-            return self.refuse(index, head, None);
+            return self.refuse(index, chain, None);
         }
         let priority = Priority::grant(request.ioprio, self.realtime);
         let tag = |answer| RequestTag {
             queue: index,
-            head,
+            chain,
             priority,
             answer,
         };
@@ -239,7 +246,7 @@ impl<'m> Submitter<'m> {
                 }
             }
         };
-        self.queues[index].answer(self.counters, head, done);
+        self.queues[index].answer(self.counters, chain, done);
         Served::Yes
     }
 
@@ -352,8 +359,8 @@ impl<'m> Submitter<'m> {
     }
 
     fn answer(&mut self, in_flight: &InFlight, answer: Answer) {
-        let RequestTag { queue, head, .. } = in_flight.tag;
-        self.queues[queue].answer(self.counters, head, answer);
+        let RequestTag { queue, chain, .. } = in_flight.tag;
+        self.queues[queue].answer(self.counters, chain, answer);
     }
 
     /// Goes on with a request after the disk has done something for it.

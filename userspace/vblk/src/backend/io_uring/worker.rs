@@ -105,7 +105,7 @@ impl Worker<'_> {
                 .submitter
                 .queues
                 .iter()
-                .any(|queue| queue.parked.is_some());
+                .any(|queue| !queue.parked.is_empty());
             if self.stopping && !in_flight && !parked {
                 return Ok(());
             }
@@ -164,25 +164,25 @@ impl Worker<'_> {
 
     fn drain_ready(&mut self, index: usize) -> Result<(), RingError> {
         self.submitter.queues[index].disable_notify();
-        for _ in 0..self.submitter.queues[index].size() {
+        for _ in 0..self.submitter.queues[index].size().get() {
             if self.submitter.is_full() {
                 return Ok(());
             }
-            let head = match self.submitter.queues[index].parked.take() {
-                Some(head) => head,
+            let queue = &mut self.submitter.queues[index];
+            let chain = match queue.parked.pop_front() {
+                Some(chain) => chain,
                 // Whatever else is there stays in the ring.
                 None if self.stopping => {
-                    self.submitter.queues[index].ready = false;
+                    queue.ready = false;
                     return Ok(());
                 }
-                None => match self.submitter.queues[index].pop()? {
-                    Popped::Chain(head) => head,
+                None => match queue.pop()? {
+                    Popped::Chain(head) => queue.note_taken(head),
                     Popped::OutOfRange(_) => {
-                        self.submitter.queues[index].malformed(self.counters);
+                        queue.malformed(self.counters);
                         continue;
                     }
                     Popped::Empty => {
-                        let queue = &mut self.submitter.queues[index];
                         queue.ready = queue.enable_notify()?;
                         if queue.ready {
                             queue.disable_notify();
@@ -192,8 +192,8 @@ impl Worker<'_> {
                     }
                 },
             };
-            if let Served::Wait = self.submitter.serve_chain(index, head) {
-                self.submitter.queues[index].parked = Some(head);
+            if let Served::Wait = self.submitter.serve_chain(index, chain) {
+                self.submitter.queues[index].parked.push_front(chain);
                 return Ok(());
             }
         }

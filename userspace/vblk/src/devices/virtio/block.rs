@@ -256,6 +256,7 @@ impl BlockDevice {
                 kick: clone(&self.kicks[usize::from(index)])?,
                 call: clone(&self.call)?,
                 err: Some(clone(&self.err)?),
+                tracking: None,
             });
         }
         // A driver may begin without queues. There is nothing to serve then.

@@ -94,6 +94,8 @@ pub fn not_agreed(path: &Path) {
         (17, vec![], vec![]),
         (21, vec![], vec![file.as_raw_fd()]),
         (25, vec![0; 13], vec![]),
+        (31, vec![0; 24], vec![]),
+        (32, vec![0; 24], vec![file.as_raw_fd()]),
         (34, vec![], vec![]),
         (36, vec![], vec![]),
         (37, vec![0; 40], vec![file.as_raw_fd()]),
@@ -108,7 +110,7 @@ pub fn not_agreed(path: &Path) {
 }
 
 /// Numbers of the requests, and the length of their payloads.
-const REQUESTS: [(u32, usize); 21] = [
+const REQUESTS: [(u32, usize); 23] = [
     (1, 0),
     (2, 8),
     (3, 0),
@@ -126,6 +128,8 @@ const REQUESTS: [(u32, usize); 21] = [
     (18, 8),
     (24, 13),
     (25, 13),
+    (31, 24),
+    (32, 24),
     (34, 0),
     (36, 0),
     (37, 40),
