@@ -27,6 +27,14 @@ STOCK_KERNEL=$CACHE/stock-kernel
 # The kernel series this was tested with comes first.
 KERNEL_SERIES=(7.2 7.3)
 
+# All that differs between our kernels. The options are files of scripts/kernel, the
+# last of which wins; boot is how many seconds L1 may take to get ready, slower how many
+# times longer a test may take; lines and MiB are those of a build.
+declare -A KERNELS=(
+	[release]='options=release memory=2G boot=40 slower=1 lines=2070 mib=1500'
+	[debug]='options=release,debug memory=3G boot=150 slower=4 lines=2200 mib=3500'
+)
+
 die() {
 	printf '%s: error: %s\n' "${0##*/}" "$*" >&2
 	exit "${DIE_STATUS:-1}"
@@ -162,13 +170,26 @@ need_tool() {
 	command -v "$1" >/dev/null || die "$1 is missing: run 'make setup'"
 }
 
+# need_kernel KIND: before anything else is made of a name that a caller gave.
+need_kernel() {
+	[[ -n $1 && -n ${KERNELS[$1]:-} ]] || die "no kernel is called '$1': there are release and debug"
+}
+
+# kernel_fact KIND NAME: a value of KERNELS.
+kernel_fact() {
+	local fact
+	for fact in ${KERNELS[$1]}; do
+		[[ $fact != "$2="* ]] || printf '%s' "${fact#*=}"
+	done
+}
+
 # kernel_config KIND: the requested options, last one wins.
 kernel_config() {
-	case $1 in
-	release) cat "$ROOT/scripts/kernel/release.config" ;;
-	debug) cat "$ROOT/scripts/kernel/release.config" "$ROOT/scripts/kernel/debug.config" ;;
-	*) die "KERNEL=$1: must be release or debug" ;;
-	esac | grep '^CONFIG_'
+	local name names
+	IFS=, read -ra names < <(kernel_fact "$1" options; echo)
+	for name in "${names[@]}"; do
+		grep '^CONFIG_' "$ROOT/scripts/kernel/$name.config"
+	done
 }
 
 # kernel_source: the unpacked source tree, preferring the tested series.
@@ -271,6 +292,10 @@ module_path() {
 	printf '%s/vhost_blk_rs.ko' "$(module_dir "$1")"
 }
 
+kunit_module_path() {
+	printf '%s-kunit/vhost_blk_rs.ko' "$(module_dir debug)"
+}
+
 # test_disk_path KIND: the disk of the tests, built for the same kernel.
 test_disk_path() {
 	printf '%s-test-disk/vblk_test_disk.ko' "$(module_dir "$1")"
@@ -279,6 +304,10 @@ test_disk_path() {
 # kernel_image KDIR
 kernel_image() {
 	printf '%s/arch/x86/boot/bzImage' "$1"
+}
+
+vblk_path() {
+	printf '%s/cargo/release/vblk' "$BUILD"
 }
 
 # cargo_env COMMAND...: runs COMMAND with the one toolchain, and its output in
