@@ -20,7 +20,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: setup kernel module build demo test nightly mutants fuzz in-tree bench bench-check compare
-.PHONY: debug-module kunit-module shell lint fmt clean help paths
+.PHONY: known-test debug-module kunit-module shell lint fmt clean help paths
 
 ## setup: install what is missing, fetch and build the kernel (once)
 setup:
@@ -45,12 +45,16 @@ demo: build
 	@scripts/demo
 
 ## test: all tests, or those that match T=<part of layer/name>
-test: build $(if $(DEBUG_LANE),debug-module) $(if $(DEBUG_LANE)$(filter kunit/%,$(T)),kunit-module)
+test: $(if $(T),known-test) build $(if $(DEBUG_LANE),debug-module) $(if $(DEBUG_LANE)$(filter kunit/%,$(T)),kunit-module)
 	@scripts/test $(if $(DEBUG_LANE),--debug-lane $(DEBUG_LANE)) $(if $(T),'$(T)')
 
 ## nightly: all tests, as often as proves most, and again on the debug kernel
 nightly:
 	@VBLK_LONG=1 $(MAKE) --no-print-directory test DEBUG_LANE=whole
+
+# Before minutes of building; a machine without Python has nothing built yet.
+known-test:
+	@[ ! -x /usr/bin/python3 ] || scripts/test --check-names '$(T)'
 
 debug-module:
 	@$(MAKE) --no-print-directory KERNEL=debug module
