@@ -102,6 +102,17 @@ step() {
 	note "ok    $title ($(duration $((SECONDS - start))))"
 }
 
+# build_step TITLE TOTAL FILE COMMAND...: a step that makes FILE.
+build_step() {
+	local title=$1 total=$2 file=$3 log
+	shift 3
+	log=$(step_log "$title")
+	step "$title" "$total" "$@"
+	# What the compiler warned of must not hide in a log.
+	grep -A 12 -E '^(warning|WARNING)' "$log" >&2 || true
+	[[ -f $file ]] || die "the build left no $file; log: $log"
+}
+
 # What counts as one unit of progress in a log: Kbuild's lines.
 STEP_COUNT='^  [A-Z]'
 
