@@ -3,6 +3,33 @@
 //! Descriptor chains as lists of buffers, and the limits on their length.
 //!
 //! [`crate::ring::Ring::walk`] makes a [`Chain`] of what a driver wrote.
+//!
+//! ```
+//! use vblk_core::{
+//!     chain::{max_segments, Segment},
+//!     queue::Popped,
+//!     ring::{Avail, Base},
+//!     table::TableMemory,
+//!     testing::{Buf, Driver, Layout, Ram},
+//!     addr::GuestAddr,
+//! };
+//!
+//! let (ram, layout) = (Ram::new(0x10000), Layout::with_size(8, GuestAddr(0x1000)));
+//! let mut driver = Driver::new(&ram, layout, false);
+//! driver.add(&[Buf::readable(GuestAddr(0x4000), 16), Buf::writable(GuestAddr(0x5000), 513)]);
+//! driver.publish();
+//!
+//! let ring = ram.ring(&layout);
+//! let mut avail = Avail::new(&ring, Base { avail: 0, used: 0 }, false);
+//! let Ok(Popped::Chain(head)) = avail.pop(&ring, || 0) else {
+//!     panic!("the chain is there");
+//! };
+//! let memory = TableMemory { table: &ram.table(), memory: &ram };
+//! let mut segments = vec![Segment::default(); max_segments(layout.size)];
+//! let chain = ring.walk(head, false, &memory, &mut segments).unwrap();
+//! assert_eq!((chain.readable_bytes(), chain.writable_bytes()), (16, 513));
+//! assert_eq!(chain.last_writable_byte(), Some(GuestAddr(0x5200)));
+//! ```
 
 use crate::{
     addr::GuestAddr,

@@ -2,6 +2,20 @@
 
 //! The configuration space that fits a disk: `struct virtio_blk_config` of
 //! `<linux/virtio_blk.h>` (virtio 1.2, 5.2.4).
+//!
+//! ```
+//! use vblk_core::{
+//!     config::{Limits, Queues},
+//!     features::bit,
+//! };
+//!
+//! let disk = Limits { sectors: 2048, block_size: 512, read_only: true, ..Limits::default() };
+//! let queues = Queues { count: 1, size: 128 };
+//! assert!(disk.features(&queues).has(bit::BLK_RO));
+//! assert!(!disk.features(&queues).has(bit::BLK_MQ));
+//! // The capacity comes first.
+//! assert_eq!(disk.config(&queues)[..8], 2048u64.to_le_bytes());
+//! ```
 
 use crate::{
     features::{

@@ -2,6 +2,29 @@
 
 //! The log of guest memory that a device wrote, from which a VMM knows what to copy once more when
 //! its guest moves to another host (VHOST_F_LOG_ALL): a bitmap of pages, shared with the VMM.
+//!
+//! ```
+//! use std::cell::RefCell;
+//! use vblk_core::{
+//!     addr::GuestAddr,
+//!     dirty_log::{bytes_for, mark},
+//!     memory::SharedBitmap,
+//! };
+//!
+//! struct Log(RefCell<Vec<u64>>);
+//!
+//! impl SharedBitmap for Log {
+//!     fn set(&self, bit: u64) {
+//!         self.0.borrow_mut().push(bit);
+//!     }
+//! }
+//!
+//! let log = Log(RefCell::default());
+//! mark(&log, GuestAddr(0x2fff), 2);
+//! assert_eq!(log.0.into_inner(), [2, 3]);
+//! // 512 MiB are 128 Ki pages.
+//! assert_eq!(bytes_for(GuestAddr((512 << 20) - 1)), 16 << 10);
+//! ```
 
 use crate::{
     addr::GuestAddr,

@@ -1,6 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The properties of a disk, and the check that a range of sectors is on it.
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::Sector,
+//!     disk::{Disk, OutOfRange, RangeOps},
+//! };
+//!
+//! let range_ops = RangeOps::default();
+//! let disk = Disk { sectors: 1024, block_size: 4096, read_only: false, range_ops };
+//! assert_eq!(disk.check(Sector(1016), 4096), Ok(()));
+//! // Beyond the end; a part of a block.
+//! assert_eq!(disk.check(Sector(1016), 8192), Err(OutOfRange));
+//! assert_eq!(disk.check(Sector(1), 4096), Err(OutOfRange));
+//! ```
 
 use crate::{
     addr::{

@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Feature bits, offered and negotiated.
+//!
+//! ```
+//! use vblk_core::features::{bit, Features};
+//!
+//! let accepted = Features(1 << bit::VERSION_1 | 1 << bit::RING_PACKED);
+//! assert!(accepted.within(Features::SUPPORTED));
+//! assert!(accepted.has(bit::RING_PACKED));
+//! // Between VMM and device, not for drivers.
+//! assert!(!Features::SUPPORTED.has(bit::LOG_ALL));
+//! ```
 
 /// Bit numbers, from virtio 1.2 and `<linux/virtio_*.h>`.
 pub mod bit {

@@ -20,6 +20,32 @@
 //! The flags of a descriptor are believed once. [`Avail::pop`] decides by them where a chain ends,
 //! so that however broken it is, it can be given back, and the next one be found; the flags that
 //! say what a buffer is for are judged when the chain is walked, and NEXT is not looked at again.
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::GuestAddr,
+//!     packed::{Avail, PackedRing, Used},
+//!     queue::Popped,
+//!     testing::{Buf, Driver, Layout, Ram},
+//! };
+//!
+//! let (ram, layout) = (Ram::new(0x10000), Layout::packed(8, GuestAddr(0x1000)));
+//! let mut driver = Driver::new(&ram, layout, false);
+//! let buffers = [Buf::writable(GuestAddr(0x4000), 16), Buf::writable(GuestAddr(0x5000), 1)];
+//! let id = driver.add(&buffers);
+//! driver.publish();
+//!
+//! let ring = PackedRing::new(layout.size, ram.parts(&layout));
+//! let (mut avail, mut used) = (Avail::new(0, false), Used::new(0, false));
+//! let Ok(Popped::Chain(head)) = avail.pop(&ring, || used.position()) else {
+//!     panic!("the chain is there");
+//! };
+//! // As many places as the chain has descriptors.
+//! assert_eq!((Some(head.id()), head.count()), (id, 2));
+//! used.add_used(&ring, head, 17);
+//! assert!(used.should_interrupt(&ring));
+//! assert_eq!(driver.poll_used().map(|entry| entry.len), Some(17));
+//! ```
 
 use crate::{
     memory::SharedMemory,

@@ -4,6 +4,42 @@
 //!
 //! Users get a [`Payload`] with a request ([`crate::request::Action`]) and take its pieces to the
 //! memory table. Nothing here reads guest memory.
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::GuestAddr,
+//!     chain::Segment,
+//!     queue::Popped,
+//!     request::{Piece, Request},
+//!     ring::{Avail, Base},
+//!     table::TableMemory,
+//!     testing::{cut, BlockRequest, Driver, Layout, Ram},
+//! };
+//!
+//! let (ram, layout) = (Ram::new(0x10000), Layout::with_size(8, GuestAddr(0x1000)));
+//! let mut driver = Driver::new(&ram, layout, false);
+//! let (header, status) = (GuestAddr(0x4000), GuestAddr(0x4010));
+//! let write = BlockRequest::write(0, header, status).data(GuestAddr(0x5000), 512);
+//! write.prepare(&ram);
+//! // The header's last bytes and 500 of the data in buffers of their own.
+//! driver.add(&cut(&write.buffers(), &[8, 516]));
+//! driver.publish();
+//!
+//! let ring = ram.ring(&layout);
+//! let mut avail = Avail::new(&ring, Base { avail: 0, used: 0 }, false);
+//! let Ok(Popped::Chain(head)) = avail.pop(&ring, || 0) else {
+//!     panic!("the chain is there");
+//! };
+//! let memory = TableMemory { table: &ram.table(), memory: &ram };
+//! let mut segments = [Segment::default(); 8];
+//! let chain = ring.walk(head, false, &memory, &mut segments).unwrap();
+//! let data = Request::parse(&chain, &memory).unwrap().data_out;
+//! let pieces: Vec<_> = data.pieces().collect();
+//! assert_eq!(pieces[0], Piece { addr: GuestAddr(0x5000), len: 500 });
+//! assert_eq!(pieces[1], Piece { addr: GuestAddr(0x51f4), len: 12 });
+//! // What is left when the first 500 bytes are done.
+//! assert!(data.pieces_after(500).eq([pieces[1]]));
+//! ```
 
 use crate::{
     addr::GuestAddr,

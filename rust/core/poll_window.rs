@@ -5,6 +5,19 @@
 //! Looking takes a CPU; a kick takes an exit of the guest and a wake-up of the worker. Looking is
 //! worth its time where the next request comes soon, and how soon it comes is learnt from how long
 //! the ring was empty before.
+//!
+//! ```
+//! use vblk_core::poll_window::PollWindow;
+//!
+//! let mut window = PollWindow::new(50);
+//! assert!(!window.is_open());
+//! // A request came 10 microseconds after the ring was empty: twice as long is looked.
+//! window.learn(10_000);
+//! assert!(window.covers(19_999) && !window.covers(20_000));
+//! // Later ones than it may look for close it by and by.
+//! (0..5).for_each(|_| window.learn(1_000_000));
+//! assert!(!window.is_open());
+//! ```
 
 /// The gap that the window covers, in gaps that were seen.
 const MARGIN: u64 = 2;

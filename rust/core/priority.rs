@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The priority of a request: the `ioprio` field of its header, as Linux drivers fill it in.
+//!
+//! ```
+//! use vblk_core::priority::Priority;
+//!
+//! // The class is in the bits above 13: best effort, level 3.
+//! assert_eq!(Priority::grant(2 << 13 | 3, false).get(), 2 << 13 | 3);
+//! // Real time, for a device that may not use it.
+//! assert_eq!(Priority::grant(1 << 13, false), Priority::NONE);
+//! ```
 
 /// An I/O priority as `ioprio_set` takes it: a class in the upper three bits, hints, and a level in
 /// the lowest three.

@@ -2,6 +2,14 @@
 
 //! The parts that both formats of a virtqueue have in common: size, parts in memory, chains as
 //! they are taken and given back, and the errors of a ring that makes no sense.
+//!
+//! ```
+//! use vblk_core::queue::QueueSize;
+//!
+//! assert_eq!(QueueSize::new(256).map(QueueSize::get), Some(256));
+//! assert_eq!(QueueSize::new(100), None);
+//! assert_eq!(QueueSize::new(65536), None);
+//! ```
 
 /// Largest queue (virtio 1.2, 2.7 and 2.8: 2^15 entries).
 pub const MAX_QUEUE_SIZE: u16 = 32768;

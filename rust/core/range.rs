@@ -1,6 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Requests about ranges of sectors: discard, write zeroes, secure erase (virtio 1.2, 5.2.6).
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::Sector,
+//!     disk::{Disk, RangeOps},
+//!     range::{Range, RangeOp},
+//!     status::Status,
+//! };
+//!
+//! let range_ops = RangeOps::default();
+//! let disk = Disk { sectors: 1024, block_size: 512, read_only: false, range_ops };
+//! // Sector 8, 16 sectors, and the flag that allows to unmap them.
+//! let mut bytes = [0; 16];
+//! (bytes[0], bytes[8], bytes[12]) = (8, 16, 1);
+//! let range = Range::parse(&bytes, RangeOp::WriteZeroes, &disk).unwrap();
+//! assert_eq!(range, Range { sector: Sector(8), bytes: 8192, unmap: true });
+//! // Discarding has no flags.
+//! assert_eq!(Range::parse(&bytes, RangeOp::Discard, &disk), Err(Status::Unsupported));
+//! ```
 
 use crate::{
     addr::{

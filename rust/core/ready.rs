@@ -5,6 +5,34 @@
 //! Anyone marks a queue, in any context, and one worker takes the marks. A mark says only "look at
 //! this queue": why it was made is found where the marker left it, in the ring or under a lock. So
 //! marks may merge, but none may be lost.
+//!
+//! ```
+//! use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+//! use vblk_core::ready::{AtomicBits, ReadySet};
+//!
+//! struct Bits(AtomicU64);
+//!
+//! impl AtomicBits for Bits {
+//!     fn fetch_or(&self, bits: u64) -> u64 {
+//!         self.0.fetch_or(bits, SeqCst)
+//!     }
+//!     fn take(&self) -> u64 {
+//!         self.0.swap(0, SeqCst)
+//!     }
+//!     fn peek(&self) -> u64 {
+//!         self.0.load(SeqCst)
+//!     }
+//! }
+//!
+//! let ready = ReadySet::new([Bits(AtomicU64::new(0))]);
+//! // The first mark wakes the worker, which has not looked yet when the second comes.
+//! assert!(ready.mark(3));
+//! assert!(!ready.mark(3));
+//! let mut served = Vec::new();
+//! ready.take(|queue| served.push(queue));
+//! assert_eq!(served, [3]);
+//! assert!(!ready.any());
+//! ```
 
 /// 64 bits that are shared between threads. Each operation that changes them is a full barrier,
 /// whatever it finds: see [`ReadySet::mark`].

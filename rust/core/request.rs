@@ -5,6 +5,47 @@
 //! A request is a header that the device reads, data one way or the other, and a status byte that
 //! the device writes last. The driver may cut these into buffers as it likes: only the order of
 //! the bytes counts.
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::{GuestAddr, Sector},
+//!     chain::Segment,
+//!     disk::{Disk, RangeOps},
+//!     queue::Popped,
+//!     request::{Action, Request, RequestType},
+//!     ring::{Avail, Base},
+//!     table::TableMemory,
+//!     testing::{BlockRequest, Driver, Layout, Ram},
+//! };
+//!
+//! let (ram, layout) = (Ram::new(0x10000), Layout::with_size(8, GuestAddr(0x1000)));
+//! let mut driver = Driver::new(&ram, layout, false);
+//! let (header, status) = (GuestAddr(0x4000), GuestAddr(0x4010));
+//! let read = BlockRequest::read(8, header, status).data(GuestAddr(0x5000), 4096);
+//! read.prepare(&ram);
+//! driver.add(&read.buffers());
+//! driver.publish();
+//!
+//! let ring = ram.ring(&layout);
+//! let mut avail = Avail::new(&ring, Base { avail: 0, used: 0 }, false);
+//! let Ok(Popped::Chain(head)) = avail.pop(&ring, || 0) else {
+//!     panic!("the chain is there");
+//! };
+//! let memory = TableMemory { table: &ram.table(), memory: &ram };
+//! let mut segments = [Segment::default(); 8];
+//! let chain = ring.walk(head, false, &memory, &mut segments).unwrap();
+//! let request = Request::parse(&chain, &memory).unwrap();
+//! assert_eq!((request.kind, request.status), (RequestType::In, status));
+//!
+//! let range_ops = RangeOps::default();
+//! let disk = Disk { sectors: 1024, block_size: 512, read_only: false, range_ops };
+//! match request.action(&disk) {
+//!     Action::Read { sector, data } => assert_eq!((sector, data.bytes()), (Sector(8), 4096)),
+//!     other => panic!("{other:?}"),
+//! }
+//! // With the status byte behind the data.
+//! assert_eq!(request.used_len(4096), 4097);
+//! ```
 
 use crate::{
     addr::{

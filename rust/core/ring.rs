@@ -6,6 +6,32 @@
 //! which format they have. Each of them is an enum of two, so that every call is a comparison and a
 //! jump to [`split`] or [`packed`]. A half that meets a ring of the other format does nothing: no
 //! user mixes them, and no guest can make it.
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::GuestAddr,
+//!     queue::Popped,
+//!     ring::{Avail, Format, Used},
+//!     testing::{Buf, Driver, Layout, Ram},
+//! };
+//!
+//! for layout in [Layout::with_size(8, GuestAddr(0x1000)), Layout::packed(8, GuestAddr(0x1000))] {
+//!     let ram = Ram::new(0x10000);
+//!     let mut driver = Driver::new(&ram, layout, true);
+//!     let ring = ram.ring(&layout);
+//!     let base = ring.base(layout.format.initial_base()).unwrap();
+//!     let (mut avail, mut used) = (Avail::new(&ring, base, true), Used::new(&ring, base, true));
+//!
+//!     let id = driver.add(&[Buf::writable(GuestAddr(0x4000), 512)]);
+//!     assert!(driver.publish_needs_kick());
+//!     while let Ok(Popped::Chain(head)) = avail.pop(&ring, || used.position()) {
+//!         used.add_used(&ring, head, 512);
+//!     }
+//!     assert!(used.should_interrupt(&ring));
+//!     let entry = driver.poll_used().unwrap();
+//!     assert_eq!((entry.id, entry.len), (id.unwrap().into(), 512));
+//! }
+//! ```
 
 use crate::{
     chain::{

@@ -5,6 +5,32 @@
 //! A ring has two independent halves. [`Avail`] takes chains and belongs to the code that serves
 //! the queue; [`Used`] gives them back and belongs to the code that completes requests. They touch
 //! different fields of the shared memory, so that each can live under a lock of its own.
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::GuestAddr,
+//!     queue::Popped,
+//!     split::{Avail, SplitRing, Used},
+//!     testing::{Buf, Driver, Layout, Ram},
+//! };
+//!
+//! let (ram, layout) = (Ram::new(0x10000), Layout::with_size(8, GuestAddr(0x1000)));
+//! let mut driver = Driver::new(&ram, layout, false);
+//! driver.add(&[Buf::writable(GuestAddr(0x4000), 512)]);
+//! driver.publish();
+//!
+//! let ring = SplitRing::new(layout.size, ram.parts(&layout));
+//! let (mut avail, mut used) = (Avail::new(0, false), Used::new(&ring, false));
+//! avail.disable_notify(&ring);
+//! let Ok(Popped::Chain(head)) = avail.pop(&ring) else {
+//!     panic!("the chain is there");
+//! };
+//! used.add_used(&ring, head, 512);
+//! assert!(used.should_interrupt(&ring));
+//! // Nothing came meanwhile, and the driver kicks again.
+//! assert_eq!(avail.enable_notify(&ring), Ok(false));
+//! assert!(driver.device_waits());
+//! ```
 
 use crate::{
     memory::SharedMemory,

@@ -2,6 +2,25 @@
 
 //! The memory table: maps guest-physical memory to the address space of the process that owns the
 //! device, the owner.
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::{GuestAddr, HostAddr},
+//!     memory::Fault,
+//!     table::{HostSpan, MemoryTable, Region, TableError},
+//! };
+//!
+//! let low = Region::new(GuestAddr(0), 0x1000, HostAddr(0x7000_0000)).unwrap();
+//! let high = Region::new(GuestAddr(0x1000), 0x1000, HostAddr(0x9000_0000)).unwrap();
+//! let table = MemoryTable::new(vec![high, low]).unwrap();
+//! assert_eq!(table.host(GuestAddr(0x10)), Ok(HostAddr(0x7000_0010)));
+//! assert_eq!(table.host(GuestAddr(0x2000)), Err(Fault::OutsideTable));
+//! // What crosses the seam is two pieces.
+//! let spans: Result<Vec<_>, _> = table.spans(GuestAddr(0xf00), 0x200).collect();
+//! assert_eq!(spans.unwrap()[1], HostSpan { addr: HostAddr(0x9000_0000), len: 0x100 });
+//!
+//! assert_eq!(MemoryTable::new(vec![low, low]).err(), Some(TableError::Overlap));
+//! ```
 
 use crate::{
     addr::{

@@ -5,6 +5,22 @@
 //! The address space from the first to the last region is cut into chunks, about two for each
 //! region. An index says for each chunk how many regions begin at or before it: the region of an
 //! address is the last of these, or one of the few that begin in the chunk.
+//!
+//! ```
+//! use vblk_core::{
+//!     addr::{GuestAddr, HostAddr},
+//!     table::{MemoryTable, Region},
+//!     table_index::IndexedTable,
+//! };
+//!
+//! let region = |n: u64| Region::new(GuestAddr(n << 12), 4096, HostAddr(n << 20)).unwrap();
+//! let table = MemoryTable::new((0..1000).map(region).collect::<Vec<_>>()).unwrap();
+//! let room = vec![0; IndexedTable::<Vec<Region>, Vec<u32>>::entries(&table)];
+//! let table = IndexedTable::new(table, room);
+//! let found = table.region(GuestAddr(0x12_3456)).unwrap();
+//! assert_eq!(found.host(), HostAddr(0x123 << 20));
+//! assert!(table.region(GuestAddr(1000 << 12)).is_none());
+//! ```
 
 use crate::{
     addr::GuestAddr,

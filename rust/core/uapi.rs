@@ -2,6 +2,15 @@
 
 //! The ioctls of `/dev/vhost-blk-rs` and their arguments, as in `<linux/vhost.h>` and
 //! `include/uapi/linux/vhost_blk_rs.h`. A test holds them against those headers.
+//!
+//! ```
+//! use vblk_core::uapi::{VringState, VHOST_SET_VRING_NUM};
+//!
+//! // _IOW(0xAF, 0x10, struct vhost_vring_state)
+//! assert_eq!(VHOST_SET_VRING_NUM, 0x4008_af10);
+//! let state = VringState { index: 1, num: 256 };
+//! assert_eq!(VringState::from_bytes(&state.to_bytes()), state);
+//! ```
 
 /// `VHOST_VIRTIO`, the type of all of them.
 const VHOST: u32 = 0xAF;

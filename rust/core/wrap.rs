@@ -6,6 +6,17 @@
 //! Below the size of the queue, which is a power of two, its bits are the place in the ring. The
 //! next bit up changes each time that the half goes around the ring: the wrap counter of virtio is
 //! its inverse, since both sides begin with a wrap counter of 1 (virtio 1.2, 2.8.1).
+//!
+//! ```
+//! use vblk_core::{queue::QueueSize, wrap::{distance, off_wrap, position}};
+//!
+//! let size = QueueSize::new(8).unwrap();
+//! // Place 0 of a new ring, and of the lap after.
+//! assert_eq!((off_wrap(size, 0), off_wrap(size, 8)), (0x8000, 0));
+//! assert_eq!(position(size, 0x8003), Some(3));
+//! assert_eq!(position(size, 8), None);
+//! assert_eq!(distance(size, 14, 1), 3);
+//! ```
 
 use crate::queue::QueueSize;
 
