@@ -273,3 +273,11 @@ class Report:
         """Says how long it took, and how many ended in each of these ways."""
         self.comment(f"{time.monotonic() - self.start:.0f} s in all")
         self.say(", ".join(f"{self.counts.get(kind, 0)} {kind}" for kind in kinds))
+
+
+def harness_tests(source):
+    """Names of the tests that a source of the harness lists: tests!["LAYER": FUNCTION(SECONDS), ...]."""
+    names = set()
+    for layer, functions in re.findall(r'\w+!\["(\w+)":([^\]]*)\]', source):
+        names.update(f"{layer}/{name.lstrip('_')}" for name in re.findall(r"\b(\w+)\(\d+\)", functions))
+    return names

@@ -26,13 +26,45 @@ impl Error for NotApplicable {}
 
 /// A test.
 pub struct Test {
-    /// Layer and behaviour: `harness/…`.
-    pub name: &'static str,
+    /// The first part of its name: `harness`, `vdpa`, `bridge` or `differential`.
+    pub layer: &'static str,
+    /// The name of its function, which is the second part.
+    pub function: &'static str,
     /// Seconds that it may take on the release kernel.
     pub limit: u64,
     /// Performs it.
     pub run: fn(&Context) -> Outcome,
 }
+
+impl Test {
+    /// Returns the part of the name behind the layer. A function can't begin with a digit, so one
+    /// whose test does has an underscore there.
+    pub fn behaviour(&self) -> &'static str {
+        self.function.trim_start_matches('_')
+    }
+}
+
+/// Lists tests of one layer: their functions, each with the seconds that it may take on the
+/// release kernel.
+///
+/// ```text
+/// pub const TESTS: &[Test] = tests!["harness":
+///     late_answers(20),
+///     late_answers_at_detach(20),
+/// ];
+/// ```
+macro_rules! tests {
+    [$layer:literal: $($function:ident($limit:literal)),+ $(,)?] => {
+        &[$($crate::context::Test {
+            layer: $layer,
+            function: stringify!($function),
+            limit: $limit,
+            run: $function,
+        }),+]
+    };
+}
+
+pub(crate) use tests;
 
 /// The time at which the device pins guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +103,12 @@ impl Case {
             Pinning::Ahead => ".pinned",
         };
         let workers = if self.is_polled { ".polled" } else { "" };
-        let mut name = self.test.name.to_owned();
-        if self.pinning == Pinning::Mapped {
-            name = name.replace("harness/", "vdpa/");
-        }
-        format!("{name}{rings}{memory}{workers}")
+        let layer = match self.pinning {
+            Pinning::Mapped => "vdpa",
+            Pinning::PerRequest | Pinning::Ahead => self.test.layer,
+        };
+        let behaviour = self.test.behaviour();
+        format!("{layer}/{behaviour}{rings}{memory}{workers}")
     }
 }
 

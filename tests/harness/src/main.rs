@@ -31,6 +31,7 @@ mod kmod;
 mod load;
 mod memory;
 mod oracle;
+mod prelude;
 mod program;
 mod rng;
 mod runner;

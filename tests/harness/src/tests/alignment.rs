@@ -5,33 +5,25 @@
 //! another.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Hold, NullBlk, TestDisk},
+    disk::{Hold, NullBlk, TestDisk},
     memory::{GuestMemory, MIDDLE, REGIONS},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
-};
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
+    prelude::*,
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/buffers_cut_within_a_block_are_used_in_place", limit: 60, run: in_place },
-    Test { name: "harness/buffers_of_any_alignment_the_disk_takes_are_used_in_place", limit: 60, run: aligned_to_four },
-    Test { name: "harness/buffers_without_gaps_are_used_in_place", limit: 60, run: without_gaps },
-    Test { name: "harness/buffers_that_cant_be_cut_at_blocks_are_copied", limit: 60, run: cant_be_cut },
-    Test { name: "harness/a_copied_read_has_a_bounded_list_of_pieces", limit: 60, run: pieces },
-    Test { name: "harness/each_io_of_a_request_has_whole_blocks", limit: 60, run: whole_blocks },
-    Test { name: "harness/requests_that_are_copied_are_in_flight_together", limit: 60, run: copied },
-    Test { name: "harness/copied_requests_of_one_queue_hold_up_nobody", limit: 60, run: beside_copies },
+pub const TESTS: &[Test] = tests!["harness":
+    buffers_cut_within_a_block_are_used_in_place(60),
+    buffers_of_any_alignment_the_disk_takes_are_used_in_place(60),
+    buffers_without_gaps_are_used_in_place(60),
+    buffers_that_cant_be_cut_at_blocks_are_copied(60),
+    a_copied_read_has_a_bounded_list_of_pieces(60),
+    each_io_of_a_request_has_whole_blocks(60),
+    requests_that_are_copied_are_in_flight_together(60),
+    copied_requests_of_one_queue_hold_up_nobody(60),
 ];
 
 /// Tests of requests whose memory is replaced while they are in flight.
-#[rustfmt::skip]
-pub const ON_SWITCHED_MEMORY: &[Test] = &[
-    Test { name: "harness/copied_reads_go_where_the_new_table_has_their_buffers", limit: 60, run: replaced },
+pub const ON_SWITCHED_MEMORY: &[Test] = tests!["harness":
+    copied_reads_go_where_the_new_table_has_their_buffers(60),
 ];
 
 const BLOCK: u32 = 4096;
@@ -202,24 +194,24 @@ fn used_in_place(context: &Context, disk: &Disk, cut: &Cut) -> Outcome {
     Ok(())
 }
 
-fn in_place(context: &Context) -> Outcome {
+fn buffers_cut_within_a_block_are_used_in_place(context: &Context) -> Outcome {
     used_in_place(context, &disk_of(511)?, &SECTORS)
 }
 
-fn aligned_to_four(context: &Context) -> Outcome {
+fn buffers_of_any_alignment_the_disk_takes_are_used_in_place(context: &Context) -> Outcome {
     used_in_place(context, &disk_of(3)?, &FOURS)?;
     used_in_place(context, &disk_of(3)?, &SECTORS)
 }
 
 /// There are no gaps in memory, or only where a block ends.
-fn without_gaps(context: &Context) -> Outcome {
+fn buffers_without_gaps_are_used_in_place(context: &Context) -> Outcome {
     used_in_place(context, &Disk::counting(&GAPLESS)?, &ONE)?;
     used_in_place(context, &Disk::counting(&GAPLESS)?, &PAGES)
 }
 
 /// A disk of which the block layer can make no request of whole blocks from these buffers: there are
 /// gaps within a block, or more parts of it than the disk takes. Guests can't know of that.
-fn cant_be_cut(context: &Context) -> Outcome {
+fn buffers_that_cant_be_cut_at_blocks_are_copied(context: &Context) -> Outcome {
     let few = TestDisk {
         max_segments: 1,
         ..BLOCKS
@@ -236,7 +228,7 @@ fn cant_be_cut(context: &Context) -> Outcome {
 }
 
 /// One read into more pieces than are kept for an I/O that is copied: it takes several.
-fn pieces(context: &Context) -> Outcome {
+fn a_copied_read_has_a_bounded_list_of_pieces(context: &Context) -> Outcome {
     /// Of pieces that are kept for one.
     const MOST: usize = 1024;
     const PIECES: usize = 4 * MOST;
@@ -262,7 +254,7 @@ fn pieces(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn copied(context: &Context) -> Outcome {
+fn requests_that_are_copied_are_in_flight_together(context: &Context) -> Outcome {
     for (dma_alignment, cut) in [(511, &ODD), (511, &FOURS), (3, &ODD)] {
         through_copies(context, &disk_of(dma_alignment)?, cut)?;
     }
@@ -302,7 +294,7 @@ fn through_copies(context: &Context, disk: &Disk, cut: &Cut) -> Outcome {
 }
 
 /// The answers of other queues do not wait for the disk.
-fn beside_copies(_: &Context) -> Outcome {
+fn copied_requests_of_one_queue_hold_up_nobody(_: &Context) -> Outcome {
     let disk = disk_of(511)?;
     let queues = 2;
     let setup = Setup {
@@ -326,7 +318,7 @@ fn beside_copies(_: &Context) -> Outcome {
 /// The disk reads into a buffer of the module, which is copied by the memory table in force then:
 /// the old addresses may have another use. The status byte goes to the page that was pinned when
 /// the request was taken.
-fn replaced(context: &Context) -> Outcome {
+fn copied_reads_go_where_the_new_table_has_their_buffers(context: &Context) -> Outcome {
     let disk = disk_of(511)?;
     let data = context.rng().bytes((COUNT * u64::from(BYTES)) as usize);
     disk.write(0, &data)?;
@@ -364,7 +356,7 @@ fn replaced(context: &Context) -> Outcome {
 
 /// A request of more buffers than an I/O has vectors, whose end would be within a block: the disk
 /// refuses what is no whole number of blocks. It keeps no data, for it loses some of such buffers.
-fn whole_blocks(_: &Context) -> Outcome {
+fn each_io_of_a_request_has_whole_blocks(_: &Context) -> Outcome {
     const VECTORS: u32 = 256;
     const PIECE: u32 = 1536;
     let disk = Disk::null(&NullBlk {

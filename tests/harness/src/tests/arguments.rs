@@ -3,16 +3,15 @@
 //! The control interface: each command with each wrong argument, and its exact error.
 
 use crate::{
-    context::{Context, Outcome, Test},
     device::{mem_table, Device},
-    disk::{self, Disk, Mode, NullBlk},
+    disk::{self, NullBlk},
     fixtures::commands::assert_errno,
+    prelude::*,
     sys::{
         map::{Access, Mapping},
         poll::EventFd,
-        system, Errno,
+        system,
     },
-    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     fs::File,
@@ -20,24 +19,21 @@ use std::{
     path::Path,
 };
 use vblk_core::{
-    addr::GuestAddr,
     features::Features,
-    testing::BlockRequest,
     uapi::{self, ConfigHeader, MemoryRegion, VringAddr, CONFIG_ROOM},
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/arguments_of_features", limit: 20, run: features },
-    Test { name: "harness/arguments_of_vring_num", limit: 20, run: vring_num },
-    Test { name: "harness/arguments_of_vring_base", limit: 20, run: vring_base },
-    Test { name: "harness/arguments_of_vring_addr", limit: 20, run: vring_addr },
-    Test { name: "harness/arguments_of_vring_files", limit: 20, run: vring_files },
-    Test { name: "harness/arguments_of_mem_table", limit: 20, run: memory_table },
-    Test { name: "harness/arguments_of_backend", limit: 20, run: backend },
-    Test { name: "harness/zoned_disks_are_refused", limit: 20, run: zoned },
-    Test { name: "harness/reserved_fields_must_be_zero", limit: 20, run: reserved },
-    Test { name: "harness/backend_needs_rings_in_usable_memory", limit: 20, run: ring_memory },
+pub const TESTS: &[Test] = tests!["harness":
+    arguments_of_features(20),
+    arguments_of_vring_num(20),
+    arguments_of_vring_base(20),
+    arguments_of_vring_addr(20),
+    arguments_of_vring_files(20),
+    arguments_of_mem_table(20),
+    arguments_of_backend(20),
+    zoned_disks_are_refused(20),
+    reserved_fields_must_be_zero(20),
+    backend_needs_rings_in_usable_memory(20),
 ];
 
 fn owned() -> Result<Device, Errno> {
@@ -46,7 +42,7 @@ fn owned() -> Result<Device, Errno> {
     Ok(device)
 }
 
-fn features(_: &Context) -> Outcome {
+fn arguments_of_features(_: &Context) -> Outcome {
     let device = owned()?;
     for number in 0..64 {
         let wanted = device.set_features(1 << number);
@@ -72,7 +68,7 @@ fn features(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn vring_num(_: &Context) -> Outcome {
+fn arguments_of_vring_num(_: &Context) -> Outcome {
     let device = owned()?;
     for power in 0..=15 {
         device.set_vring_num(0, 1 << power)?;
@@ -95,7 +91,7 @@ fn vring_num(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn vring_base(_: &Context) -> Outcome {
+fn arguments_of_vring_base(_: &Context) -> Outcome {
     let device = owned()?;
     for num in [0, 1, 0x7fff, 0x8000, 0xffff] {
         device.set_vring_base(0, num)?;
@@ -110,7 +106,7 @@ fn vring_base(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn vring_addr(_: &Context) -> Outcome {
+fn arguments_of_vring_addr(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     let good = vm.queues[0].addr();
     let with = |change: &dyn Fn(&mut VringAddr)| {
@@ -142,7 +138,7 @@ fn vring_addr(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn vring_files(_: &Context) -> Outcome {
+fn arguments_of_vring_files(_: &Context) -> Outcome {
     let device = owned()?;
     let event = EventFd::new()?;
     let plain = File::open("/proc/self/exe")?;
@@ -193,7 +189,7 @@ fn region(guest: u64, size: u64, host: u64) -> MemoryRegion {
     }
 }
 
-fn memory_table(_: &Context) -> Outcome {
+fn arguments_of_mem_table(_: &Context) -> Outcome {
     let device = owned()?;
     let map = Mapping::anonymous(64 << 12)?;
     let host = map.addr();
@@ -264,7 +260,7 @@ fn memory_table(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn backend(_: &Context) -> Outcome {
+fn arguments_of_backend(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let device = owned()?;
     let read_write = disk.open(Mode::ReadWrite)?;
@@ -316,7 +312,7 @@ fn backend(_: &Context) -> Outcome {
 }
 
 /// A guest takes it for an ordinary disk, and would find out with its first write.
-fn zoned(context: &Context) -> Outcome {
+fn zoned_disks_are_refused(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let disk = Disk::null(&NullBlk {
         zoned: true,
@@ -340,7 +336,7 @@ fn zoned(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn reserved(_: &Context) -> Outcome {
+fn reserved_fields_must_be_zero(_: &Context) -> Outcome {
     let disk = Disk::ram().open(Mode::ReadWrite)?;
     let device = Device::open()?;
     for bit in 0..64 {
@@ -363,7 +359,7 @@ fn reserved(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn ring_memory(_: &Context) -> Outcome {
+fn backend_needs_rings_in_usable_memory(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;
     let vm = Vm::new(&Setup::default())?;

@@ -3,40 +3,54 @@
 //! `vblk serve` with the module: the cases that it has to do with any back-end.
 
 use crate::{
-    context::{Context, Outcome, Test},
+    context::{tests, Context, Outcome, Test},
     disk::Disk,
     fixtures::bridge::Bridge,
 };
 use vblk::testing::conformance::{still_serves, CASES};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "bridge/no_case_of_the_conformance_is_left_out", limit: 20, run: all },
-    Test { name: "bridge/data_is_written_and_read_by_both_formats", limit: 60, run: |_| conforms("data_is_written_and_read_by_both_formats") },
-    Test { name: "bridge/positions_are_kept_over_a_stop", limit: 60, run: |_| conforms("positions_are_kept_over_a_stop") },
-    Test { name: "bridge/rings_start_and_stop_one_by_one", limit: 60, run: |_| conforms("rings_start_and_stop_one_by_one") },
-    Test { name: "bridge/a_ring_needs_its_kick_and_its_switch", limit: 60, run: |_| conforms("a_ring_needs_its_kick_and_its_switch") },
-    Test { name: "bridge/memory_is_replaced_while_rings_are_served", limit: 60, run: |_| conforms("memory_is_replaced_while_rings_are_served") },
-    Test { name: "bridge/memory_is_added_and_removed_while_rings_are_served", limit: 60, run: |_| conforms("memory_is_added_and_removed_while_rings_are_served") },
-    Test { name: "bridge/memory_that_is_none_is_refused", limit: 60, run: |_| conforms("memory_that_is_none_is_refused") },
-    Test { name: "bridge/rings_that_are_none_are_refused", limit: 60, run: |_| conforms("rings_that_are_none_are_refused") },
-    Test { name: "bridge/a_bad_ring_leaves_the_others_alone", limit: 60, run: |_| conforms("a_bad_ring_leaves_the_others_alone") },
-    Test { name: "bridge/features_are_within_the_offer", limit: 60, run: |_| conforms("features_are_within_the_offer") },
-    Test { name: "bridge/the_configuration_space_and_its_switch", limit: 60, run: |_| conforms("the_configuration_space_and_its_switch") },
-    Test { name: "bridge/what_was_not_agreed_on_is_refused", limit: 60, run: |_| conforms("what_was_not_agreed_on_is_refused") },
-    Test { name: "bridge/messages_of_a_wrong_size", limit: 60, run: |_| conforms("messages_of_a_wrong_size") },
-    Test { name: "bridge/messages_with_wrong_descriptors", limit: 60, run: |_| conforms("messages_with_wrong_descriptors") },
-    Test { name: "bridge/messages_that_are_none", limit: 60, run: |_| conforms("messages_that_are_none") },
-    Test { name: "bridge/a_reset_forgets_the_rings", limit: 60, run: |_| conforms("a_reset_forgets_the_rings") },
-    Test { name: "bridge/a_second_front_end_waits_for_the_first_to_go", limit: 60, run: |_| conforms("a_second_front_end_waits_for_the_first_to_go") },
-    Test { name: "bridge/a_front_end_may_go_after_any_message", limit: 60, run: |_| conforms("a_front_end_may_go_after_any_message") },
-    Test { name: "bridge/what_was_answered_is_not_done_again", limit: 60, run: |_| conforms("what_was_answered_is_not_done_again") },
+pub const TESTS: &[Test] = tests!["bridge":
+    no_case_of_the_conformance_is_left_out(20),
 ];
 
-fn all(_: &Context) -> Outcome {
-    let names = TESTS.iter().skip(1).map(|test| test.name);
-    let cases = CASES.iter().map(|(name, _)| format!("bridge/{name}"));
-    assert!(cases.eq(names), "other cases than tests");
+/// Makes a test of each case, which has the case's name, and lists them as `tests!` does.
+macro_rules! cases {
+    [$layer:literal: $($case:ident($limit:literal)),+ $(,)?] => {
+        pub const CONFORMANCE: &[Test] = tests![$layer: $($case($limit)),+];
+        $(fn $case(_: &Context) -> Outcome {
+            conforms(stringify!($case))
+        })+
+    };
+}
+
+cases!["bridge":
+    data_is_written_and_read_by_both_formats(60),
+    positions_are_kept_over_a_stop(60),
+    rings_start_and_stop_one_by_one(60),
+    a_ring_needs_its_kick_and_its_switch(60),
+    memory_is_replaced_while_rings_are_served(60),
+    memory_is_added_and_removed_while_rings_are_served(60),
+    memory_that_is_none_is_refused(60),
+    rings_that_are_none_are_refused(60),
+    a_bad_ring_leaves_the_others_alone(60),
+    features_are_within_the_offer(60),
+    the_configuration_space_and_its_switch(60),
+    what_was_not_agreed_on_is_refused(60),
+    messages_of_a_wrong_size(60),
+    messages_with_wrong_descriptors(60),
+    messages_that_are_none(60),
+    a_reset_forgets_the_rings(60),
+    a_second_front_end_waits_for_the_first_to_go(60),
+    a_front_end_may_go_after_any_message(60),
+    what_was_answered_is_not_done_again(60),
+];
+
+fn no_case_of_the_conformance_is_left_out(_: &Context) -> Outcome {
+    let names = CONFORMANCE.iter().map(Test::behaviour);
+    assert!(
+        CASES.iter().map(|(name, _)| *name).eq(names),
+        "other cases than tests"
+    );
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! Clients of vhost-user that others wrote.
 
 use crate::{
-    context::{Context, Outcome, Test},
+    context::{tests, Context, Outcome, Test},
     disk::Disk,
     fixtures::{
         bridge::Bridge,
@@ -16,12 +16,11 @@ use vblk::testing::front_end::shared_file;
 use vblk_core::features::{bit, Features};
 use virtio_driver::VhostUser;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "bridge/the_crate_virtio_driver_by_eventfd", limit: 40, run: by_eventfd },
-    Test { name: "bridge/the_crate_virtio_driver_polling", limit: 40, run: polling },
-    Test { name: "bridge/the_crate_blkio_by_eventfd", limit: 40, run: blkio_by_eventfd },
-    Test { name: "bridge/the_crate_blkio_polling", limit: 40, run: blkio_polling },
+pub const TESTS: &[Test] = tests!["bridge":
+    the_crate_virtio_driver_by_eventfd(40),
+    the_crate_virtio_driver_polling(40),
+    the_crate_blkio_by_eventfd(40),
+    the_crate_blkio_polling(40),
 ];
 
 fn client(context: &Context, is_polled: bool, without: u64) -> Outcome {
@@ -41,12 +40,12 @@ fn client(context: &Context, is_polled: bool, without: u64) -> Outcome {
     bridge.end()
 }
 
-fn by_eventfd(context: &Context) -> Outcome {
+fn the_crate_virtio_driver_by_eventfd(context: &Context) -> Outcome {
     client(context, false, 1 << bit::RING_PACKED)?;
     client(context, false, 0)
 }
 
-fn polling(context: &Context) -> Outcome {
+fn the_crate_virtio_driver_polling(context: &Context) -> Outcome {
     client(context, true, 1 << bit::RING_PACKED)?;
     client(context, true, 0)
 }
@@ -66,10 +65,10 @@ fn library(context: &Context, is_polled: bool) -> Outcome {
     bridge.end()
 }
 
-fn blkio_by_eventfd(context: &Context) -> Outcome {
+fn the_crate_blkio_by_eventfd(context: &Context) -> Outcome {
     library(context, false)
 }
 
-fn blkio_polling(context: &Context) -> Outcome {
+fn the_crate_blkio_polling(context: &Context) -> Outcome {
     library(context, true)
 }

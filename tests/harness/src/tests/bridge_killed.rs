@@ -4,7 +4,7 @@
 //! twice.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
+    context::{tests, Context, Outcome, Test, PATIENCE},
     disk::{Disk, NullBlk},
     fixtures::{bridge::Bridge, slow_disk::slow_disk},
     rng::Rng,
@@ -20,13 +20,12 @@ use vblk::testing::{
 };
 use vblk_core::features::bit;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "bridge/killed_under_load_and_replaced", limit: 90, run: killed },
-    Test { name: "bridge/ended_under_load_and_replaced", limit: 90, run: ended },
-    Test { name: "bridge/io_uring_killed_or_ended_under_load_and_replaced", limit: 120, run: io_uring },
-    Test { name: "bridge/a_disk_that_grows_is_told_at_once", limit: 40, run: grown },
-    Test { name: "bridge/memory_that_is_taken_away_harms_its_own_guest_only", limit: 40, run: taken_away },
+pub const TESTS: &[Test] = tests!["bridge":
+    killed_under_load_and_replaced(90),
+    ended_under_load_and_replaced(90),
+    io_uring_killed_or_ended_under_load_and_replaced(120),
+    a_disk_that_grows_is_told_at_once(40),
+    memory_that_is_taken_away_harms_its_own_guest_only(40),
 ];
 
 /// A back-end of the bridge, with the format of the rings that it serves.
@@ -90,18 +89,18 @@ fn replaced(context: &Context, disk: &Disk, served: Served, signal: i32) -> Outc
     Ok(())
 }
 
-fn killed(context: &Context) -> Outcome {
+fn killed_under_load_and_replaced(context: &Context) -> Outcome {
     replaced(context, &slow_disk()?, BY_THE_MODULE, libc::SIGKILL)?;
     replaced(context, &Disk::ram(), BY_THE_MODULE, libc::SIGKILL)
 }
 
-fn ended(context: &Context) -> Outcome {
+fn ended_under_load_and_replaced(context: &Context) -> Outcome {
     replaced(context, &slow_disk()?, BY_THE_MODULE, libc::SIGTERM)?;
     replaced(context, &Disk::ram(), BY_THE_MODULE, libc::SIGTERM)
 }
 
 /// What is in flight ends with the process, and the next one finds it in its notes.
-fn io_uring(context: &Context) -> Outcome {
+fn io_uring_killed_or_ended_under_load_and_replaced(context: &Context) -> Outcome {
     for served in BY_IO_URING {
         for signal in [libc::SIGKILL, libc::SIGTERM] {
             replaced(context, &slow_disk()?, served, signal)?;
@@ -111,7 +110,7 @@ fn io_uring(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn grown(_: &Context) -> Outcome {
+fn a_disk_that_grows_is_told_at_once(_: &Context) -> Outcome {
     let disk = Disk::looped(8 << 20)?;
     let bridge = Bridge::on(disk.path(), &[])?;
     let mut front_end = connect(&bridge, SPLIT)?;
@@ -135,7 +134,7 @@ fn grown(_: &Context) -> Outcome {
 
 /// The kernel finds no page where the front-end has cut its file off. The bridge lives, and the next
 /// guest is served.
-fn taken_away(_: &Context) -> Outcome {
+fn memory_that_is_taken_away_harms_its_own_guest_only(_: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk::default())?;
     let bridge = Bridge::on(disk.path(), &[])?;
     let mut front_end = connect(&bridge, SPLIT)?;

@@ -3,7 +3,7 @@
 //! `vblk serve` with the module, while the guest moves to another host: the log of what is written.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
+    context::{tests, Context, Outcome, Test, PATIENCE},
     disk::Disk,
     fixtures::bridge::Bridge,
 };
@@ -25,10 +25,9 @@ use vblk_core::{
     features::{bit, Features},
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "bridge/what_is_written_is_in_the_log", limit: 40, run: is_logged },
-    Test { name: "bridge/logs_that_do_not_fit_are_refused", limit: 40, run: refused },
+pub const TESTS: &[Test] = tests!["bridge":
+    what_is_written_is_in_the_log(40),
+    logs_that_do_not_fit_are_refused(40),
 ];
 
 /// Entries of the ring.
@@ -108,7 +107,7 @@ fn reads_logged(ring: &mut GuestRing, log: &Log) -> Result<bool, std::io::Error>
     Ok(marked[0])
 }
 
-fn is_logged(_: &Context) -> Outcome {
+fn what_is_written_is_in_the_log(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let bridge = Bridge::on(disk.path(), &[])?;
     for without in [1 << bit::RING_PACKED, 0] {
@@ -148,7 +147,7 @@ fn is_logged(_: &Context) -> Outcome {
     bridge.end()
 }
 
-fn refused(_: &Context) -> Outcome {
+fn logs_that_do_not_fit_are_refused(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let bridge = Bridge::on(disk.path(), &[])?;
     let guest = SharedGuest::new();

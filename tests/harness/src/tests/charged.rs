@@ -6,13 +6,12 @@
 use crate::{
     cgroup::Group,
     child::{self, Role},
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, Mode, Target},
+    disk::Target,
     fixtures::commands::assert_errno,
     memory::MIDDLE,
     oracle::facts,
-    sys::Errno,
-    vm::{Answer, Queue, Setup, Vm, IOERR, OK},
+    prelude::*,
+    vm::Queue,
 };
 use std::{
     error::Error,
@@ -21,17 +20,12 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/queues_are_charged_to_their_owner", limit: 20, run: charged },
-    Test { name: "harness/large_requests_are_charged_to_the_owner", limit: 20, run: large },
-    Test { name: "harness/attach_beyond_the_owners_limit", limit: 20, run: limited },
-    Test { name: "harness/a_large_request_beyond_the_owners_limit", limit: 20, run: large_at_limit },
+pub const TESTS: &[Test] = tests!["harness":
+    queues_are_charged_to_their_owner(20),
+    large_requests_are_charged_to_the_owner(20),
+    attach_beyond_the_owners_limit(20),
+    a_large_request_beyond_the_owners_limit(20),
 ];
 
 pub const ROLES: &[Role] = &[CHARGED, LARGE, LIMITED, AT_LIMIT];
@@ -81,22 +75,22 @@ fn charge(group: &Group) -> Result<u64, Box<dyn Error>> {
     Ok(group.get("memory.current")?.parse()?)
 }
 
-fn charged(context: &Context) -> Outcome {
+fn queues_are_charged_to_their_owner(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     run(&CHARGED)
 }
 
-fn large(context: &Context) -> Outcome {
+fn large_requests_are_charged_to_the_owner(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     run(&LARGE)
 }
 
-fn limited(context: &Context) -> Outcome {
+fn attach_beyond_the_owners_limit(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     run(&LIMITED)
 }
 
-fn large_at_limit(context: &Context) -> Outcome {
+fn a_large_request_beyond_the_owners_limit(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     run(&AT_LIMIT)
 }

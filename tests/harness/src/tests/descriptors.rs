@@ -3,10 +3,9 @@
 //! File descriptors that come and go: none is kept, and none is mistaken for another.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{self, Disk, Mode},
-    sys::{poll::EventFd, process, Errno},
-    vm::{Setup, Vm},
+    disk,
+    prelude::*,
+    sys::{poll::EventFd, process},
 };
 use std::{
     fs::{self, File},
@@ -17,10 +16,9 @@ use std::{
 };
 use vblk_core::uapi;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/replaced_eventfds_are_let_go", limit: 60, run: replaced },
-    Test { name: "harness/descriptors_swapped_during_the_call", limit: 60, run: swapped },
+pub const TESTS: &[Test] = tests!["harness":
+    replaced_eventfds_are_let_go(60),
+    descriptors_swapped_during_the_call(60),
 ];
 
 /// Commands that take an eventfd.
@@ -48,7 +46,7 @@ fn open_files() -> Result<u64, Box<dyn std::error::Error>> {
     Ok(count.ok_or("file-nr")?.parse()?)
 }
 
-fn replaced(context: &Context) -> Outcome {
+fn replaced_eventfds_are_let_go(context: &Context) -> Outcome {
     let vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let (files, first) = (open_files()?, number(&EventFd::new()?)?);
     for round in 0..context.times_or(10_000, 100_000) {
@@ -75,7 +73,7 @@ fn replaced(context: &Context) -> Outcome {
     }
 }
 
-fn swapped(context: &Context) -> Outcome {
+fn descriptors_swapped_during_the_call(context: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     let disk = disk::open(Disk::ram().path(), Mode::ReadWrite, 0)?;
     let event = EventFd::new()?;

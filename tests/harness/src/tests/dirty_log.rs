@@ -4,8 +4,6 @@
 //! again what is marked there, and nothing else.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, Mode},
     fixtures::{
         commands::assert_errno,
         in_flight::{await_taken, launch, transfer},
@@ -13,12 +11,10 @@ use crate::{
         vdpa::slow_disk,
     },
     memory::{GuestMemory, RegionSpec, HIGH, LOW, MIDDLE},
+    prelude::*,
     rng::Rng,
-    sys::{
-        map::{Access, Mapping},
-        Errno,
-    },
-    vm::{Answer, Queue, Setup, Vm, OK},
+    sys::map::{Access, Mapping},
+    vm::Queue,
 };
 use std::{
     collections::BTreeSet,
@@ -33,21 +29,19 @@ use std::{
     time::{Duration, Instant},
 };
 use vblk_core::{
-    addr::GuestAddr,
     dirty_log::{bytes_for, LOG_PAGE},
     features::bit,
-    testing::{BlockRequest, Buf, DriverMemory},
+    testing::Buf,
     uapi::VRING_F_LOG,
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/all_that_is_written_is_logged", limit: 60, run: all_is_logged },
-    Test { name: "harness/a_copy_by_the_log_is_the_guest", limit: 60, run: copy_under_load },
-    Test { name: "harness/logging_begins_when_it_says_so", limit: 40, run: begins },
-    Test { name: "harness/logging_ends_when_it_says_so", limit: 20, run: ends },
-    Test { name: "harness/logs_are_exchanged_under_load", limit: 60, run: exchanged },
-    Test { name: "harness/logs_that_do_not_fit_are_refused", limit: 20, run: refused },
+pub const TESTS: &[Test] = tests!["harness":
+    all_that_is_written_is_logged(60),
+    a_copy_by_the_log_is_the_guest(60),
+    logging_begins_when_it_says_so(40),
+    logging_ends_when_it_says_so(20),
+    logs_are_exchanged_under_load(60),
+    logs_that_do_not_fit_are_refused(20),
 ];
 
 const LOG_ALL: u64 = 1 << bit::LOG_ALL;
@@ -245,7 +239,7 @@ fn check(vm: &mut Vm, log: &Log, name: &str, bufs: &[Buf]) -> Outcome {
     Ok(())
 }
 
-fn all_is_logged(context: &Context) -> Outcome {
+fn all_that_is_written_is_logged(context: &Context) -> Outcome {
     let disk = Disk::ram();
     disk.write(0, &context.rng().bytes(2 << 20))?;
     let mut vm = Vm::with_disk(&setup(), &disk)?;
@@ -329,7 +323,7 @@ impl Copy {
     }
 }
 
-fn copy_under_load(context: &Context) -> Outcome {
+fn a_copy_by_the_log_is_the_guest(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut rng = context.rng();
     disk.write(0, &rng.bytes(2 << 20))?;
@@ -363,7 +357,7 @@ fn copy_under_load(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn begins(context: &Context) -> Outcome {
+fn logging_begins_when_it_says_so(context: &Context) -> Outcome {
     let disk = slow_disk(context)?;
     disk.write(0, &context.rng().bytes(1 << 20))?;
     let mut vm = Vm::with_disk(&setup(), &disk)?;
@@ -382,7 +376,7 @@ fn begins(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn ends(_: &Context) -> Outcome {
+fn logging_ends_when_it_says_so(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     let free = vm.free();
@@ -415,7 +409,7 @@ fn ends(_: &Context) -> Outcome {
 }
 
 /// Two logs in turns, with rings that are logged or not: each write is in the log of its time.
-fn exchanged(context: &Context) -> Outcome {
+fn logs_are_exchanged_under_load(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut rng = context.rng();
     disk.write(0, &rng.bytes(2 << 20))?;
@@ -457,7 +451,7 @@ fn exchanged(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn refused(_: &Context) -> Outcome {
+fn logs_that_do_not_fit_are_refused(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;
     let mut vm = Vm::new(&setup())?;

@@ -3,25 +3,19 @@
 //! Guest memory that is a file: what the device writes to it must reach the file.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{self, Delays, Disk, Mode},
+    disk::{self, Delays},
     oracle::facts,
+    prelude::*,
     sys::map::Mapping,
-    vm::{Setup, Vm, OK},
 };
 use std::{
     os::fd::AsFd,
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-    uapi::MemoryRegion,
-};
+use vblk_core::uapi::MemoryRegion;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/pages_written_back_meanwhile_are_dirty_again", limit: 60, run: written_back },
+pub const TESTS: &[Test] = tests!["harness":
+    pages_written_back_meanwhile_are_dirty_again(60),
 ];
 
 const PAGE: usize = 4096;
@@ -38,7 +32,7 @@ const TRIES: usize = 20;
 ///
 /// The file is a ramdisk, so that what reached it can be read past the page cache. The rings are in
 /// other memory: the kernel pins no file's pages for long.
-fn written_back(context: &Context) -> Outcome {
+fn pages_written_back_meanwhile_are_dirty_again(context: &Context) -> Outcome {
     let mut rng = context.rng();
     for _ in 0..TRIES {
         let content = rng.bytes(PAGE);

@@ -7,12 +7,11 @@
 //! so the disk tells how far that was when the neighbour was served.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::Disk,
     memory::GuestMemory,
     oracle::{facts, WORKER},
-    sys::{process, Errno},
-    vm::{Answer, Queue, Setup, Vm, OK},
+    prelude::*,
+    sys::process,
+    vm::Queue,
 };
 use std::{
     sync::{
@@ -21,16 +20,11 @@ use std::{
     },
     thread,
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-    uapi::MemoryRegion,
-};
+use vblk_core::uapi::MemoryRegion;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/a_greedy_queue_leaves_turns_to_its_neighbour", limit: 60, run: two_queues },
-    Test { name: "harness/a_greedy_guest_leaves_the_cpu_to_its_neighbour", limit: 60, run: two_guests },
+pub const TESTS: &[Test] = tests!["harness":
+    a_greedy_queue_leaves_turns_to_its_neighbour(60),
+    a_greedy_guest_leaves_the_cpu_to_its_neighbour(60),
 ];
 
 /// Entries of the rings: the greedy one holds more than a thousand requests.
@@ -143,7 +137,7 @@ fn greedy_read(vm: &Vm) -> BlockRequest {
 }
 
 /// The worker has two queues: at most the rest of the greedy one's turn and another one come first.
-fn two_queues(context: &Context) -> Outcome {
+fn a_greedy_queue_leaves_turns_to_its_neighbour(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let setup = Setup {
         queues: 2,
@@ -182,7 +176,7 @@ fn two_queues(context: &Context) -> Outcome {
 
 /// Two workers share a CPU, and the driver of the greedy one has another: its ring never runs empty.
 /// The neighbour has the memory of that ring too.
-fn two_guests(_: &Context) -> Outcome {
+fn a_greedy_guest_leaves_the_cpu_to_its_neighbour(_: &Context) -> Outcome {
     const THERE: u64 = 1 << 40;
     let disks = [Disk::ram(), Disk::second_ram()];
     let setup = Setup::size(SIZE);

@@ -6,22 +6,15 @@
 //! and one flush of the cache, and counts those.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode, NullBlk},
+    disk::NullBlk,
     fixtures::place::{Place, DATA},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
 };
-use vblk_core::{
-    addr::GuestAddr,
-    features::bit,
-    testing::{BlockRequest, DriverMemory},
-};
+use vblk_core::features::bit;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/without_flush_each_write_is_durable", limit: 20, run: without_flush },
-    Test { name: "harness/writing_through_makes_each_write_durable", limit: 20, run: writing_through },
+pub const TESTS: &[Test] = tests!["harness":
+    without_flush_each_write_is_durable(20),
+    writing_through_makes_each_write_durable(20),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -64,7 +57,7 @@ fn flushes_of_writes(vm: &mut Vm, disk: &Disk) -> Result<[u64; 3], Errno> {
     Ok(counts)
 }
 
-fn without_flush(_: &Context) -> Outcome {
+fn without_flush_each_write_is_durable(_: &Context) -> Outcome {
     let disk = cached()?;
     let mut vm = Vm::with_disk(&Setup::default().without(bit::BLK_FLUSH), &disk)?;
     assert_eq!(flushes_of_writes(&mut vm, &disk)?, [1, 1, 1]);
@@ -85,7 +78,7 @@ fn without_flush(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn writing_through(_: &Context) -> Outcome {
+fn writing_through_makes_each_write_durable(_: &Context) -> Outcome {
     let disk = cached()?;
     for setup in [Setup::default(), Setup::default().without(bit::BLK_FLUSH)] {
         let mut vm = Vm::with_disk(&setup, &disk)?;

@@ -3,24 +3,12 @@
 //! A guest that is rebooted: its last system had four queues, its firmware has one. The memory of the
 //! other three has another use now.
 
-use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode},
-    fixtures::commands::assert_errno,
-    memory::MIDDLE,
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
-};
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
+use crate::{fixtures::commands::assert_errno, memory::MIDDLE, prelude::*};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/rings_of_before_a_reboot_are_left_alone", limit: 20, run: left_alone },
-    Test { name: "harness/rings_of_before_a_reboot_may_be_gone", limit: 20, run: gone },
-    Test { name: "harness/a_detachment_forgets_where_rings_are", limit: 20, run: forgotten },
+pub const TESTS: &[Test] = tests!["harness":
+    rings_of_before_a_reboot_are_left_alone(20),
+    rings_of_before_a_reboot_may_be_gone(20),
+    a_detachment_forgets_where_rings_are(20),
 ];
 
 const QUEUES: u32 = 4;
@@ -89,7 +77,7 @@ fn use_one_queue(vm: &mut Vm) {
     }
 }
 
-fn left_alone(_: &Context) -> Outcome {
+fn rings_of_before_a_reboot_are_left_alone(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let (mut vm, start, bytes) = rebooted(&disk)?;
     let before = vm.memory.read_vec(start, bytes);
@@ -122,7 +110,7 @@ fn left_alone(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn gone(_: &Context) -> Outcome {
+fn rings_of_before_a_reboot_may_be_gone(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let (mut vm, start, bytes) = rebooted(&disk)?;
     let memory = vm.memory.clone();
@@ -148,7 +136,7 @@ fn gone(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn forgotten(_: &Context) -> Outcome {
+fn a_detachment_forgets_where_rings_are(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     let read = request(&vm, 0, false);

@@ -3,21 +3,18 @@
 //! Writes that reach a disk with FUA: each of those that must be durable at once, and no other.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Count, Counts, Disk, TestDisk},
+    disk::{Count, Counts, TestDisk},
     fixtures::{
         place::{Place, DATA},
         ranges::{range, send, UNMAP, WRITE_ZEROES},
     },
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
 };
-use vblk_core::{addr::GuestAddr, features::bit, testing::BlockRequest};
+use vblk_core::features::bit;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/durable_writes_arrive_with_fua", limit: 20, run: durable },
-    Test { name: "harness/cached_writes_arrive_without_fua", limit: 20, run: cached },
+pub const TESTS: &[Test] = tests!["harness":
+    durable_writes_arrive_with_fua(20),
+    cached_writes_arrive_without_fua(20),
 ];
 
 /// More than one I/O has room for.
@@ -100,7 +97,7 @@ fn assert_not_durable(counts: &[Counts; 6], why: &str) {
     assert_eq!(left, [0, 0, 0, 0, 1, 3], "{why}");
 }
 
-fn durable(_: &Context) -> Outcome {
+fn durable_writes_arrive_with_fua(_: &Context) -> Outcome {
     // That a disk has no FUA is the block layer's business: it flushes behind such writes.
     for fua in [true, false] {
         let disk = Disk::counting(&TestDisk { fua, ..CACHED })?;
@@ -116,7 +113,7 @@ fn durable(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn cached(_: &Context) -> Outcome {
+fn cached_writes_arrive_without_fua(_: &Context) -> Outcome {
     let disk = Disk::counting(&CACHED)?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     assert_not_durable(&write_all(&mut vm, &disk)?, "at first");

@@ -3,23 +3,20 @@
 //! A hostile driver's mistakes in the ring itself, and many mistakes at once.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, Mode},
     fixtures::descriptors::{desc, Checker, Parts, DATA, HOLE, NEXT, SIZE, WRITE},
-    vm::{tells_errors, Answer, Setup, Vm, OK},
+    prelude::*,
+    vm::tells_errors,
 };
 use std::time::Duration;
-use vblk_core::{addr::GuestAddr, testing::BlockRequest};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/head_out_of_range_is_skipped", limit: 20, run: head_out_of_range },
-    Test { name: "harness/impossible_index_stops_one_queue", limit: 40, run: impossible_index },
-    Test { name: "harness/a_burst_of_mistakes_is_told_once", limit: 20, run: burst },
-    Test { name: "harness/only_mistakes_for_a_while", limit: 40, run: only_mistakes },
+pub const TESTS: &[Test] = tests!["harness":
+    head_out_of_range_is_skipped(20),
+    impossible_index_stops_one_queue(40),
+    a_burst_of_mistakes_is_told_once(20),
+    only_mistakes_for_a_while(40),
 ];
 
-fn head_out_of_range(_: &Context) -> Outcome {
+fn head_out_of_range_is_skipped(_: &Context) -> Outcome {
     let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
     for head in [SIZE, SIZE + 1, 0x8000, u16::MAX] {
         let before = checker.vm.device.stats()?;
@@ -43,7 +40,7 @@ fn head_out_of_range(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn impossible_index(_: &Context) -> Outcome {
+fn impossible_index_stops_one_queue(_: &Context) -> Outcome {
     let disk = Disk::ram();
     for (ahead, base) in [
         (SIZE + 1, 0),
@@ -103,7 +100,7 @@ fn impossible_index(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn burst(_: &Context) -> Outcome {
+fn a_burst_of_mistakes_is_told_once(_: &Context) -> Outcome {
     const BURST: u16 = 20;
     let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
     let queue = checker.queue();
@@ -127,7 +124,7 @@ fn burst(_: &Context) -> Outcome {
 }
 
 /// Thousands of bad chains among good ones: the device neither tires nor talks.
-fn only_mistakes(context: &Context) -> Outcome {
+fn only_mistakes_for_a_while(context: &Context) -> Outcome {
     let mut checker = Checker::new(&Setup::size(SIZE.into()))?;
     let rounds = context.times(2000);
     for _ in 0..rounds {

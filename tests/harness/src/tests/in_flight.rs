@@ -3,33 +3,27 @@
 //! Requests that stay in flight for a while, and what an owner may do to them meanwhile.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Delays, Disk, Mode},
+    disk::Delays,
     fixtures::{
         commands::assert_errno,
         in_flight::{await_taken, launch, transfer},
     },
     memory::{GuestMemory, HIGH, LOW, MIDDLE, REGIONS},
-    sys::{poll::EventFd, Errno},
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
+    sys::poll::EventFd,
 };
 use std::time::Duration;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, Driver, DriverMemory, Layout},
-};
+use vblk_core::testing::{Driver, Layout};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/eventfds_replaced_with_requests_in_flight", limit: 20, run: eventfds },
-    Test { name: "harness/memory_reused_with_requests_in_flight", limit: 20, run: reused },
-    Test { name: "harness/ring_moved_with_requests_in_flight", limit: 20, run: moved },
+pub const TESTS: &[Test] = tests!["harness":
+    eventfds_replaced_with_requests_in_flight(20),
+    memory_reused_with_requests_in_flight(20),
+    ring_moved_with_requests_in_flight(20),
 ];
 
 /// Tests of memory tables that are replaced while a disk is attached, with the ring where it was.
-#[rustfmt::skip]
-pub const ON_ANOTHER_TABLE: &[Test] = &[
-    Test { name: "harness/memory_table_replaced_with_requests_in_flight", limit: 20, run: table },
+pub const ON_ANOTHER_TABLE: &[Test] = tests!["harness":
+    memory_table_replaced_with_requests_in_flight(20),
 ];
 
 /// Time that the disk takes: long enough to do something meanwhile.
@@ -59,7 +53,7 @@ fn in_flight(disk: &Disk) -> Result<(Vm, Vec<BlockRequest>), Box<dyn std::error:
     Ok((vm, requests))
 }
 
-fn eventfds(_: &Context) -> Outcome {
+fn eventfds_replaced_with_requests_in_flight(_: &Context) -> Outcome {
     let disk = slow_disk()?;
     let (mut vm, requests) = in_flight(&disk)?;
     let queue = &mut vm.queues[0];
@@ -88,7 +82,7 @@ fn eventfds(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn table(_: &Context) -> Outcome {
+fn memory_table_replaced_with_requests_in_flight(_: &Context) -> Outcome {
     let disk = slow_disk()?;
     let (mut vm, requests) = in_flight(&disk)?;
     // The same guest addresses, but other memory.
@@ -122,7 +116,7 @@ fn assert_untouched(memory: &GuestMemory, from: u64, len: usize) {
 }
 
 /// Replaces all memory of the ring, headers, status bytes and data.
-fn reused(_: &Context) -> Outcome {
+fn memory_reused_with_requests_in_flight(_: &Context) -> Outcome {
     let disk = slow_disk()?;
     let (mut vm, requests) = in_flight(&disk)?;
     for region in [LOW, MIDDLE] {
@@ -153,7 +147,7 @@ fn reused(_: &Context) -> Outcome {
 
 /// Moves the ring as a driver does: it stops the queue, which waits for what is in
 /// flight, and uses the old place for something else.
-fn moved(_: &Context) -> Outcome {
+fn ring_moved_with_requests_in_flight(_: &Context) -> Outcome {
     let disk = slow_disk()?;
     let (mut vm, requests) = in_flight(&disk)?;
     let (queue, old) = (&vm.queues[0], *vm.queues[0].driver.layout());

@@ -4,25 +4,18 @@
 //! I/O, so that its other queues and the ioctls go on, and each completion lets it take more.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, Hold, TestDisk},
+    disk::{Hold, TestDisk},
     fixtures::in_flight::{large, within_patience, LARGE_BYTES},
     memory::MIDDLE,
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
 };
 use std::time::{Duration, Instant};
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/more_requests_than_ios_are_all_answered", limit: 60, run: all_answered },
-    Test { name: "harness/more_requests_than_ios_with_one_completion_at_a_time", limit: 60, run: one_by_one },
-    Test { name: "harness/a_queue_without_ios_holds_up_nobody", limit: 60, run: others_go_on },
-    Test { name: "harness/a_request_of_more_ios_than_there_are", limit: 60, run: endless },
+pub const TESTS: &[Test] = tests!["harness":
+    more_requests_than_ios_are_all_answered(60),
+    more_requests_than_ios_with_one_completion_at_a_time(60),
+    a_queue_without_ios_holds_up_nobody(60),
+    a_request_of_more_ios_than_there_are(60),
 ];
 
 /// Requests of a sector, in indirect tables: more than one queue has I/Os.
@@ -120,7 +113,7 @@ fn await_full(hold: &Hold) -> Result<u64, Errno> {
 /// Reads complete where they are submitted; writes, of which there are more than a queue has I/Os,
 /// in another thread than the worker: some one by one, while the worker takes one more for each, then
 /// all at once.
-fn all_answered(context: &Context) -> Outcome {
+fn more_requests_than_ios_are_all_answered(context: &Context) -> Outcome {
     const ONE_BY_ONE: u64 = 100;
     let disk = disk()?;
     let mut vm = Vm::with_disk(&setup(), &disk)?;
@@ -140,7 +133,7 @@ fn all_answered(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn one_by_one(context: &Context) -> Outcome {
+fn more_requests_than_ios_with_one_completion_at_a_time(context: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     let mut rng = context.rng();
@@ -161,7 +154,7 @@ fn one_by_one(context: &Context) -> Outcome {
 
 /// While the disk holds as many large I/Os as one queue can have, another queue answers and ioctls
 /// return.
-fn others_go_on(_: &Context) -> Outcome {
+fn a_queue_without_ios_holds_up_nobody(_: &Context) -> Outcome {
     let disk = disk()?;
     let queues = 2;
     let mut vm = Vm::with_disk(
@@ -206,7 +199,7 @@ fn others_go_on(_: &Context) -> Outcome {
 }
 
 /// A single write of 60 MiB: more pages than all I/Os of a queue have together.
-fn endless(context: &Context) -> Outcome {
+fn a_request_of_more_ios_than_there_are(context: &Context) -> Outcome {
     const HALF: usize = 30 << 20;
     let disk = Disk::counting(&TestDisk {
         mib: 64,

@@ -5,13 +5,11 @@
 
 use crate::{
     area::{Area, Io, Kind, Placed},
-    context::{Context, Outcome, Test},
     device::Device,
-    disk::{Delays, Disk, Mode, NullBlk, TestDisk},
+    disk::{Delays, NullBlk, TestDisk},
     memory::MIDDLE,
+    prelude::*,
     rng::Rng,
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     ops::Range,
@@ -19,40 +17,32 @@ use std::{
     thread,
     time::Duration,
 };
-use vblk_core::{
-    addr::GuestAddr,
-    features::bit,
-    testing::{BlockRequest, DriverMemory},
-    uapi::FORK_OWNER_KTHREAD,
-};
+use vblk_core::{features::bit, uapi::FORK_OWNER_KTHREAD};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/integrity_on_ramdisk", limit: 60, run: on_ramdisk },
-    Test { name: "harness/integrity_on_null_blk", limit: 60, run: on_null_blk },
-    Test { name: "harness/integrity_on_null_blk_with_interrupts", limit: 60, run: on_interrupting },
-    Test { name: "harness/integrity_on_4k_blocks", limit: 60, run: on_4k_blocks },
-    Test { name: "harness/integrity_on_loop", limit: 60, run: on_loop },
-    Test { name: "harness/integrity_on_dm_delay", limit: 60, run: on_dm_delay },
-    Test { name: "harness/integrity_without_event_idx_and_indirect", limit: 60, run: plain_ring },
-    Test { name: "harness/integrity_on_several_queues", limit: 60, run: on_several_queues },
-    Test { name: "harness/integrity_on_4k_blocks_with_alignment", limit: 60, run: on_aligned_4k_blocks },
-    Test { name: "harness/integrity_with_completions_in_another_thread", limit: 60, run: completed_later },
-    Test { name: "harness/integrity_of_requests_larger_than_a_bio", limit: 60, run: large_requests },
+pub const TESTS: &[Test] = tests!["harness":
+    integrity_on_ramdisk(60),
+    integrity_on_null_blk(60),
+    integrity_on_null_blk_with_interrupts(60),
+    integrity_on_4k_blocks(60),
+    integrity_on_loop(60),
+    integrity_on_dm_delay(60),
+    integrity_without_event_idx_and_indirect(60),
+    integrity_on_several_queues(60),
+    integrity_on_4k_blocks_with_alignment(60),
+    integrity_with_completions_in_another_thread(60),
+    integrity_of_requests_larger_than_a_bio(60),
 ];
 
 /// Tests of who works, which is /dev/vhost-blk-rs's to choose.
-#[rustfmt::skip]
-pub const OF_WORKERS: &[Test] = &[
-    Test { name: "harness/integrity_with_two_workers", limit: 60, run: two_workers },
-    Test { name: "harness/integrity_with_a_worker_for_each_queue", limit: 60, run: worker_per_queue },
-    Test { name: "harness/integrity_with_a_kernel_thread", limit: 60, run: kernel_thread },
+pub const OF_WORKERS: &[Test] = tests!["harness":
+    integrity_with_two_workers(60),
+    integrity_with_a_worker_for_each_queue(60),
+    integrity_with_a_kernel_thread(60),
 ];
 
 /// Tests that are not about rings.
-#[rustfmt::skip]
-pub const ON_SPLIT_RINGS: &[Test] = &[
-    Test { name: "harness/integrity_on_an_image_file", limit: 60, run: on_an_image },
+pub const ON_SPLIT_RINGS: &[Test] = tests!["harness":
+    integrity_on_an_image_file(60),
 ];
 
 /// The part of the disk that is used, from its beginning.
@@ -261,11 +251,11 @@ fn exercise(context: &Context, disk: &Disk, setup: &Setup) -> Outcome {
     Exerciser::new(context, &mut vm, disk, indirect)?.run()
 }
 
-fn on_ramdisk(context: &Context) -> Outcome {
+fn integrity_on_ramdisk(context: &Context) -> Outcome {
     exercise(context, &Disk::ram(), &Setup::size(1024))
 }
 
-fn on_null_blk(context: &Context) -> Outcome {
+fn integrity_on_null_blk(context: &Context) -> Outcome {
     exercise(
         context,
         &Disk::null(&NullBlk::default())?,
@@ -273,7 +263,7 @@ fn on_null_blk(context: &Context) -> Outcome {
     )
 }
 
-fn on_interrupting(context: &Context) -> Outcome {
+fn integrity_on_null_blk_with_interrupts(context: &Context) -> Outcome {
     let delay = Some(Duration::from_micros(100));
     let disk = Disk::null(&NullBlk {
         delay,
@@ -282,7 +272,7 @@ fn on_interrupting(context: &Context) -> Outcome {
     exercise(context, &disk, &Setup::size(1024))
 }
 
-fn on_4k_blocks(context: &Context) -> Outcome {
+fn integrity_on_4k_blocks(context: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk {
         block_size: 4096,
         ..NullBlk::default()
@@ -290,11 +280,11 @@ fn on_4k_blocks(context: &Context) -> Outcome {
     exercise(context, &disk, &Setup::size(256))
 }
 
-fn on_loop(context: &Context) -> Outcome {
+fn integrity_on_loop(context: &Context) -> Outcome {
     exercise(context, &Disk::looped(WINDOW as u64)?, &Setup::size(256))
 }
 
-fn on_an_image(context: &Context) -> Outcome {
+fn integrity_on_an_image_file(context: &Context) -> Outcome {
     let disk = Disk::image(WINDOW as u64)?;
     let direct = disk.sysfs("loop/dio")?;
     assert_eq!(direct.trim(), "1", "past the page cache");
@@ -305,7 +295,7 @@ fn on_an_image(context: &Context) -> Outcome {
     exerciser.run()
 }
 
-fn on_dm_delay(context: &Context) -> Outcome {
+fn integrity_on_dm_delay(context: &Context) -> Outcome {
     exercise(
         context,
         &Disk::delayed(WINDOW as u64, Delays { read: 2, write: 2 })?,
@@ -313,7 +303,7 @@ fn on_dm_delay(context: &Context) -> Outcome {
     )
 }
 
-fn plain_ring(context: &Context) -> Outcome {
+fn integrity_without_event_idx_and_indirect(context: &Context) -> Outcome {
     let setup = Setup::size(512)
         .without(bit::RING_EVENT_IDX)
         .without(bit::RING_INDIRECT_DESC);
@@ -325,7 +315,7 @@ fn plain_ring(context: &Context) -> Outcome {
     exercise(context, &Disk::null(&NullBlk::default())?, &setup)
 }
 
-fn on_several_queues(context: &Context) -> Outcome {
+fn integrity_on_several_queues(context: &Context) -> Outcome {
     let setup = Setup {
         queues: 8,
         ..Setup::size(256)
@@ -334,7 +324,7 @@ fn on_several_queues(context: &Context) -> Outcome {
 }
 
 /// Buffers anywhere in memory: some are used in place, others are copied.
-fn on_aligned_4k_blocks(context: &Context) -> Outcome {
+fn integrity_on_4k_blocks_with_alignment(context: &Context) -> Outcome {
     for dma_alignment in [511, 3] {
         let disk = Disk::counting(&TestDisk {
             block_size: 4096,
@@ -352,7 +342,7 @@ fn on_aligned_4k_blocks(context: &Context) -> Outcome {
 
 /// Buffers anywhere in memory, on a disk that keeps its I/O until another thread completes some of
 /// it.
-fn completed_later(context: &Context) -> Outcome {
+fn integrity_with_completions_in_another_thread(context: &Context) -> Outcome {
     let disk = Disk::counting(&TestDisk {
         dma_alignment: 3,
         ..TestDisk::DEFAULT
@@ -405,15 +395,15 @@ fn on_workers(context: &Context, queues: u32, workers: u32) -> Outcome {
     Exerciser::new(context, &mut vm, &disk, true)?.run()
 }
 
-fn two_workers(context: &Context) -> Outcome {
+fn integrity_with_two_workers(context: &Context) -> Outcome {
     on_workers(context, 4, 2)
 }
 
-fn worker_per_queue(context: &Context) -> Outcome {
+fn integrity_with_a_worker_for_each_queue(context: &Context) -> Outcome {
     on_workers(context, 4, 4)
 }
 
-fn kernel_thread(context: &Context) -> Outcome {
+fn integrity_with_a_kernel_thread(context: &Context) -> Outcome {
     let device = Device::open()?;
     device.set_fork_from_owner(FORK_OWNER_KTHREAD)?;
     let disk = Disk::null(&NullBlk::default())?;
@@ -424,7 +414,7 @@ fn kernel_thread(context: &Context) -> Outcome {
 
 /// Moves some MiB in one request: in one buffer, in buffers of a page, and in odd pieces where the
 /// disk can be trusted with them.
-fn large_requests(context: &Context) -> Outcome {
+fn integrity_of_requests_larger_than_a_bio(context: &Context) -> Outcome {
     let mut rng = context.rng();
     for disk in [Disk::ram(), Disk::null(&NullBlk::default())?] {
         let mut vm = Vm::with_disk(&Setup::size(2048), &disk)?;

@@ -3,16 +3,13 @@
 //! The control interface: what holds for every command alike.
 
 use crate::{
-    context::{Context, Outcome, Test},
     device::Device,
-    disk::{Disk, Mode},
     fixtures::commands::{assert_errno, assert_not_permitted, OWNERS_COMMANDS},
+    prelude::*,
     sys::{
         ioctl::{self, BadPointer},
         map::{Access, Mapping},
-        Errno,
     },
-    vm::{Setup, Vm},
 };
 use std::io::{Read, Write};
 use vblk_core::{
@@ -22,18 +19,17 @@ use vblk_core::{
     uapi::{self, VringFile},
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/what_the_device_offers", limit: 20, run: offers },
-    Test { name: "harness/without_an_owner_nothing_is_permitted", limit: 20, run: no_owner },
-    Test { name: "harness/bad_pointers_fault", limit: 20, run: bad_pointers },
-    Test { name: "harness/arguments_cut_off_by_a_hole_fault", limit: 20, run: cut_off_arguments },
-    Test { name: "harness/queue_numbers_are_checked_first", limit: 20, run: queue_numbers },
-    Test { name: "harness/unknown_commands_are_refused", limit: 20, run: unknown_commands },
-    Test { name: "harness/one_owner_at_a_time", limit: 20, run: one_owner },
-    Test { name: "harness/reset_owner_forgets_everything", limit: 20, run: reset_owner },
-    Test { name: "harness/geometry_is_frozen_while_attached", limit: 20, run: frozen_geometry },
-    Test { name: "harness/stopped_queue_keeps_what_may_change", limit: 20, run: always_allowed },
+pub const TESTS: &[Test] = tests!["harness":
+    what_the_device_offers(20),
+    without_an_owner_nothing_is_permitted(20),
+    bad_pointers_fault(20),
+    arguments_cut_off_by_a_hole_fault(20),
+    queue_numbers_are_checked_first(20),
+    unknown_commands_are_refused(20),
+    one_owner_at_a_time(20),
+    reset_owner_forgets_everything(20),
+    geometry_is_frozen_while_attached(20),
+    stopped_queue_keeps_what_may_change(20),
 ];
 
 /// The owner's commands whose argument begins with the number of a queue.
@@ -63,7 +59,7 @@ const ANYONES_COMMANDS: &[(&str, u32)] = &[
     ("GET_CONFIG", uapi::VHOST_BLK_GET_CONFIG),
 ];
 
-fn offers(_: &Context) -> Outcome {
+fn what_the_device_offers(_: &Context) -> Outcome {
     let device = Device::open()?;
     assert_eq!(Features(device.features()?), Features::VHOST);
     assert_eq!(device.backend_features()?, 0);
@@ -77,7 +73,7 @@ fn offers(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn no_owner(_: &Context) -> Outcome {
+fn without_an_owner_nothing_is_permitted(_: &Context) -> Outcome {
     let device = Device::open()?;
     assert_not_permitted(&device);
     device.set_owner()?;
@@ -86,7 +82,7 @@ fn no_owner(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn bad_pointers(_: &Context) -> Outcome {
+fn bad_pointers_fault(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     let commands = OWNERS_COMMANDS.iter().chain(ANYONES_COMMANDS);
     for (name, command) in commands {
@@ -98,7 +94,7 @@ fn bad_pointers(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn cut_off_arguments(_: &Context) -> Outcome {
+fn arguments_cut_off_by_a_hole_fault(_: &Context) -> Outcome {
     const PAGE: usize = 4096;
     let vm = Vm::new(&Setup::default())?;
     let map = Mapping::anonymous(2 * PAGE)?;
@@ -138,7 +134,7 @@ fn cut_off_arguments(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn queue_numbers(_: &Context) -> Outcome {
+fn queue_numbers_are_checked_first(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let vm = Vm::new(&Setup::default())?;
     for attached in [false, true] {
@@ -167,7 +163,7 @@ fn queue_numbers(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn unknown_commands(_: &Context) -> Outcome {
+fn unknown_commands_are_refused(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     const IOW: u32 = 1 << 30;
     const IOR: u32 = 2 << 30;
@@ -211,7 +207,7 @@ fn unknown_commands(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn one_owner(_: &Context) -> Outcome {
+fn one_owner_at_a_time(_: &Context) -> Outcome {
     let device = Device::open()?;
     device.set_owner()?;
     assert_errno("again", device.set_owner(), Errno::EBUSY);
@@ -224,7 +220,7 @@ fn one_owner(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn reset_owner(_: &Context) -> Outcome {
+fn reset_owner_forgets_everything(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let vm = Vm::with_disk(
         &Setup {
@@ -259,7 +255,7 @@ fn reset_owner(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn frozen_geometry(_: &Context) -> Outcome {
+fn geometry_is_frozen_while_attached(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;
     let vm = Vm::new(&Setup::default())?;
@@ -295,7 +291,7 @@ fn frozen_geometry(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn always_allowed(_: &Context) -> Outcome {
+fn stopped_queue_keeps_what_may_change(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let vm = Vm::new(&Setup::default())?;
     for attached in [false, true, false] {

@@ -5,9 +5,8 @@
 
 use crate::{
     child::{self, Role},
-    context::{Context, Outcome, Test, PATIENCE},
     device::Device,
-    disk::{self, Delays, Disk, Mode, NullBlk},
+    disk::{self, Delays, NullBlk},
     fixtures::{
         descriptors::desc,
         in_flight::{await_taken, launch, transfer},
@@ -17,8 +16,8 @@ use crate::{
     kmod,
     memory::{HIGH, MIDDLE},
     oracle::WORKER,
+    prelude::*,
     sys::{poll::EventFd, process, userfault::Userfault},
-    vm::{Setup, Vm},
 };
 use std::{
     fs, io,
@@ -31,27 +30,20 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    split::Descriptor,
-    testing::{BlockRequest, Buf},
-    uapi::FORK_OWNER_KTHREAD,
-};
+use vblk_core::{split::Descriptor, testing::Buf, uapi::FORK_OWNER_KTHREAD};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/killed_while_another_process_kicks", limit: 60, run: while_kicked },
-    Test { name: "harness/killed_on_a_disk_that_hangs", limit: 40, run: on_hanging_disk },
-    Test { name: "harness/killed_while_zeroes_are_written", limit: 40, run: while_zeroing },
+pub const TESTS: &[Test] = tests!["harness":
+    killed_while_another_process_kicks(60),
+    killed_on_a_disk_that_hangs(40),
+    killed_while_zeroes_are_written(40),
 ];
 
 /// Tests of a worker that waits for a page, which it never does with memory that is pinned ahead.
-#[rustfmt::skip]
-pub const WITHOUT_A_PAGE: &[Test] = &[
-    Test { name: "harness/killed_while_nobody_brings_a_page", limit: 60, run: without_a_page },
-    Test { name: "harness/killed_while_nobody_brings_a_page_to_a_kernel_thread", limit: 60, run: kernel_thread },
-    Test { name: "harness/killed_while_ioctls_wait_for_others", limit: 40, run: in_ioctls },
+pub const WITHOUT_A_PAGE: &[Test] = tests!["harness":
+    killed_while_nobody_brings_a_page(60),
+    killed_while_nobody_brings_a_page_to_a_kernel_thread(60),
+    killed_while_ioctls_wait_for_others(40),
 ];
 
 pub const ROLES: &[Role] = &[KICKED, HUNG, ZEROING, FAULTING];
@@ -106,7 +98,7 @@ fn be_kicked(arguments: &[&str]) -> Outcome {
     }
 }
 
-fn while_kicked(context: &Context) -> Outcome {
+fn killed_while_another_process_kicks(context: &Context) -> Outcome {
     let disk = slow_disk()?;
     let path = disk.path().to_str().ok_or("path")?;
     let kick = EventFd::new()?;
@@ -158,7 +150,7 @@ fn hang(arguments: &[&str]) -> Outcome {
 
 const COPIED: &str = "copied";
 
-fn on_hanging_disk(context: &Context) -> Outcome {
+fn killed_on_a_disk_that_hangs(context: &Context) -> Outcome {
     let disk = Disk::delayed(16 << 20, Delays { read: 0, write: 0 })?;
     let path = disk.path().to_str().ok_or("path")?;
     for _ in 0..context.times_or(10, 25) {
@@ -217,7 +209,7 @@ const SERVED: &str = "served";
 const DETACHED: &str = "detached";
 
 /// One of these requests alone takes the disk 20 seconds.
-fn while_zeroing(context: &Context) -> Outcome {
+fn killed_while_zeroes_are_written(context: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk {
         mib: 32 << 10,
         keeps_data: false,
@@ -236,14 +228,14 @@ fn while_zeroing(context: &Context) -> Outcome {
 /// The part of a request that lies in memory that never comes.
 const PARTS: [&str; 6] = ["header", "data-in", "data-out", "status", "table", "ring"];
 
-fn without_a_page(context: &Context) -> Outcome {
+fn killed_while_nobody_brings_a_page(context: &Context) -> Outcome {
     PARTS
         .iter()
         .try_for_each(|part| kill_faulting(context, &[part, "0", "task"]))
 }
 
 /// A thread of the kernel does not die with its owner.
-fn kernel_thread(context: &Context) -> Outcome {
+fn killed_while_nobody_brings_a_page_to_a_kernel_thread(context: &Context) -> Outcome {
     PARTS
         .iter()
         .try_for_each(|part| kill_faulting(context, &[part, "0", "kthread"]))
@@ -251,7 +243,7 @@ fn kernel_thread(context: &Context) -> Outcome {
 
 /// The first ioctl waits for the worker, which waits for a page, and the others for the first. A
 /// thread of the kernel goes on waiting until they have ended.
-fn in_ioctls(context: &Context) -> Outcome {
+fn killed_while_ioctls_wait_for_others(context: &Context) -> Outcome {
     ["task", "kthread"]
         .iter()
         .try_for_each(|worker| kill_faulting(context, &["data-in", "3", worker]))

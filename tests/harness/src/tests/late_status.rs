@@ -5,42 +5,34 @@
 //! exactly once, whatever the owner does to its memory in between.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Delays, Disk, NullBlk},
+    disk::{Delays, NullBlk},
     fixtures::in_flight::{await_taken, launch, transfer},
     memory::{GuestMemory, REGIONS},
     oracle::{facts, WORKER},
+    prelude::*,
     sys::{
         map::Access,
         process::{self, Policy},
-        Errno,
     },
-    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     panic::resume_unwind,
     thread,
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/late_answers", limit: 20, run: answered },
-    Test { name: "harness/late_answers_at_detach", limit: 20, run: detached },
-    Test { name: "harness/late_answers_after_close", limit: 20, run: closed },
-    Test { name: "harness/late_answers_in_protected_memory", limit: 20, run: protected },
-    Test { name: "harness/late_answers_in_the_turn_of_another_queue", limit: 20, run: elsewhere },
+pub const TESTS: &[Test] = tests!["harness":
+    late_answers(20),
+    late_answers_at_detach(20),
+    late_answers_after_close(20),
+    late_answers_in_protected_memory(20),
+    late_answers_in_the_turn_of_another_queue(20),
 ];
 
 /// Tests of memory tables that are replaced while a disk is attached, with the ring where it was.
-#[rustfmt::skip]
-pub const ON_ANOTHER_TABLE: &[Test] = &[
-    Test { name: "harness/late_answers_go_where_the_request_was_taken", limit: 20, run: moved },
-    Test { name: "harness/late_answers_in_the_worker_go_where_the_request_was_taken", limit: 20, run: moved_in_worker },
+pub const ON_ANOTHER_TABLE: &[Test] = tests!["harness":
+    late_answers_go_where_the_request_was_taken(20),
+    late_answers_in_the_worker_go_where_the_request_was_taken(20),
 ];
 
 /// Writes that are late at once.
@@ -67,7 +59,7 @@ fn disappoint(vm: &mut Vm) -> Result<Vec<BlockRequest>, Box<dyn std::error::Erro
     Ok(writes)
 }
 
-fn answered(context: &Context) -> Outcome {
+fn late_answers(context: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let mut rng = context.rng();
@@ -87,7 +79,7 @@ fn answered(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn detached(_: &Context) -> Outcome {
+fn late_answers_at_detach(_: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let writes = disappoint(&mut vm)?;
@@ -101,7 +93,7 @@ fn detached(_: &Context) -> Outcome {
 }
 
 /// Closing waits for the disk.
-fn closed(_: &Context) -> Outcome {
+fn late_answers_after_close(_: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let writes = disappoint(&mut vm)?;
@@ -114,7 +106,7 @@ fn closed(_: &Context) -> Outcome {
 }
 
 /// The page of the status bytes was writable when the writes were taken, and is still the guest's.
-fn protected(_: &Context) -> Outcome {
+fn late_answers_in_protected_memory(_: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let writes = disappoint(&mut vm)?;
@@ -135,7 +127,7 @@ fn protected(_: &Context) -> Outcome {
 }
 
 /// The new table is for requests that are taken from then on.
-fn moved(_: &Context) -> Outcome {
+fn late_answers_go_where_the_request_was_taken(_: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let writes = disappoint(&mut vm)?;
@@ -166,8 +158,8 @@ fn moved(_: &Context) -> Outcome {
     Ok(())
 }
 
-/// Does the same as [`moved`], but the I/O completes in the worker.
-fn moved_in_worker(_: &Context) -> Outcome {
+/// Does the same as [`late_answers_go_where_the_request_was_taken`], but the I/O completes in the worker.
+fn late_answers_in_the_worker_go_where_the_request_was_taken(_: &Context) -> Outcome {
     let disk = limited_disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let other = GuestMemory::new(&REGIONS)?;
@@ -184,7 +176,7 @@ fn moved_in_worker(_: &Context) -> Outcome {
 }
 
 /// One worker serves two queues, and the disk ends the I/O of one while it takes that of the other.
-fn elsewhere(_: &Context) -> Outcome {
+fn late_answers_in_the_turn_of_another_queue(_: &Context) -> Outcome {
     let disk = limited_disk()?;
     let setup = Setup {
         queues: 2,

@@ -3,29 +3,21 @@
 //! A request for more zeroes than a disk can take soon: the device writes some of them in each turn.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, Mode, NullBlk},
+    disk::NullBlk,
     fixtures::{in_flight::await_taken, place::DATA, ranges::zeroes},
     memory::{GuestMemory, HIGH, REGIONS},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
 };
 use std::time::{Duration, Instant};
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/long_zeroes_leave_turns_to_others", limit: 60, run: others },
-    Test { name: "harness/detach_finishes_long_zeroes", limit: 60, run: detach },
+pub const TESTS: &[Test] = tests!["harness":
+    long_zeroes_leave_turns_to_others(60),
+    detach_finishes_long_zeroes(60),
 ];
 
 /// Tests of memory tables that are replaced while a disk is attached, with the ring where it was.
-#[rustfmt::skip]
-pub const ON_ANOTHER_TABLE: &[Test] = &[
-    Test { name: "harness/long_zeroes_are_answered_where_they_were_taken", limit: 60, run: table },
+pub const ON_ANOTHER_TABLE: &[Test] = tests!["harness":
+    long_zeroes_are_answered_where_they_were_taken(60),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -68,7 +60,7 @@ fn answer(vm: &mut Vm, request: &BlockRequest) -> Answer {
 
 /// Ioctls, which wait for the end of a turn; and requests of other queues: the disk works in order,
 /// so that they wait for the I/Os of some turns, and not for all.
-fn others(_: &Context) -> Outcome {
+fn long_zeroes_leave_turns_to_others(_: &Context) -> Outcome {
     let disk = slow()?;
     let (mut vm, long) = zeroing(&disk, 8 * MIB)?;
     vm.device.set_serial(b"while zeroes go on..")?;
@@ -85,7 +77,7 @@ fn others(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn detach(_: &Context) -> Outcome {
+fn detach_finishes_long_zeroes(_: &Context) -> Outcome {
     let disk = slow()?;
     let bytes = disk.bytes()?;
     disk.write(bytes - 512, &[0xFF; 512])?;
@@ -103,7 +95,7 @@ fn detach(_: &Context) -> Outcome {
 
 /// The memory table is replaced between the first zeroes and the last ones, on a disk that writes
 /// them at once, and the page of the status byte comes to hold something else.
-fn table(_: &Context) -> Outcome {
+fn long_zeroes_are_answered_where_they_were_taken(_: &Context) -> Outcome {
     const CANARY: u8 = 0x3C;
     const TRIES: usize = 50;
     const PAGE: usize = 4096;

@@ -4,19 +4,15 @@
 //! error eventfd, never logged, and the queue goes on.
 
 use crate::{
-    context::{Context, Outcome, Test},
     fixtures::descriptors::{desc, Checker, Parts, DATA, HOLE, INDIRECT, NEXT, SIZE, WRITE},
-    vm::{Setup, IOERR, OK},
+    prelude::*,
 };
-use vblk_core::{
-    addr::GuestAddr, chain::MAX_INDIRECT, features::bit, split::Descriptor, testing::Buf,
-};
+use vblk_core::{chain::MAX_INDIRECT, features::bit, split::Descriptor, testing::Buf};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/malformed_chains", limit: 40, run: malformed_chains },
-    Test { name: "harness/malformed_requests", limit: 40, run: malformed_requests },
-    Test { name: "harness/indirect_not_negotiated", limit: 20, run: indirect_not_negotiated },
+pub const TESTS: &[Test] = tests!["harness":
+    malformed_chains(40),
+    malformed_requests(40),
+    indirect_not_negotiated(20),
 ];
 
 /// The status byte as the Linux driver presets it, which a device that answers nothing leaves.

@@ -4,31 +4,25 @@
 //! eventfds of its own, and what is wrong with one is nothing to the others.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
     device::Device,
-    disk::{Disk, Mode, Target},
+    disk::Target,
     fixtures::commands::assert_errno,
     memory::{GuestMemory, MIDDLE, REGIONS},
-    sys::Errno,
-    vm::{Answer, Queue, Setup, Vm, OK},
+    prelude::*,
+    vm::Queue,
 };
 use std::{
     thread,
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    packed::Descriptor,
-    testing::{BlockRequest, Driver, DriverMemory},
-};
+use vblk_core::{packed::Descriptor, testing::Driver};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/256_queues_at_once", limit: 40, run: at_once },
-    Test { name: "harness/each_of_256_queues_has_its_own_kick", limit: 40, run: own_kicks },
-    Test { name: "harness/a_broken_ring_among_256", limit: 40, run: one_broken },
-    Test { name: "harness/memory_table_of_256_queues_with_requests_in_flight", limit: 40, run: table },
-    Test { name: "harness/positions_of_256_queues_are_restored", limit: 60, run: restored },
+pub const TESTS: &[Test] = tests!["harness":
+    _256_queues_at_once(40),
+    each_of_256_queues_has_its_own_kick(40),
+    a_broken_ring_among_256(40),
+    memory_table_of_256_queues_with_requests_in_flight(40),
+    positions_of_256_queues_are_restored(60),
 ];
 
 /// The most queues of a device.
@@ -120,7 +114,7 @@ fn launch(vm: &mut Vm, requests: &[BlockRequest]) -> Outcome {
     }
 }
 
-fn at_once(_: &Context) -> Outcome {
+fn _256_queues_at_once(_: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     for queue in 0..QUEUES {
@@ -155,7 +149,7 @@ fn at_once(_: &Context) -> Outcome {
 }
 
 /// Puts a request into all rings without a kick: a kick is for one of them.
-fn own_kicks(context: &Context) -> Outcome {
+fn each_of_256_queues_has_its_own_kick(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     // Each had the turn that it has without a kick, and waits for one.
@@ -216,7 +210,7 @@ fn serve_all(vm: &mut Vm, but: Option<u32>) {
     }
 }
 
-fn one_broken(context: &Context) -> Outcome {
+fn a_broken_ring_among_256(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     serve_all(&mut vm, None);
@@ -244,7 +238,7 @@ fn one_broken(context: &Context) -> Outcome {
 }
 
 /// One table for all of them: old requests keep the old memory, new ones have the new.
-fn table(_: &Context) -> Outcome {
+fn memory_table_of_256_queues_with_requests_in_flight(_: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     let other = GuestMemory::new(&REGIONS)?;
@@ -279,7 +273,7 @@ fn table(_: &Context) -> Outcome {
 }
 
 /// Moves all queues on to another device, as a VMM does that starts again, each from its position.
-fn restored(context: &Context) -> Outcome {
+fn positions_of_256_queues_are_restored(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&setup(), &disk)?;
     let mut rng = context.rng();

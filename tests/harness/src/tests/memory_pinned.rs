@@ -6,9 +6,9 @@
 
 use crate::{
     child::{self, Role},
-    context::{Context, NotApplicable, Outcome, Test, PATIENCE},
+    context::NotApplicable,
     device::Device,
-    disk::{Disk, Mode, TestDisk},
+    disk::TestDisk,
     fixtures::{
         commands::assert_errno,
         in_flight::{large, LARGE_BYTES},
@@ -16,11 +16,11 @@ use crate::{
     },
     memory::{GuestMemory, Kind, RegionSpec, HIGH, LOW, MIDDLE, REGIONS},
     oracle::facts,
+    prelude::*,
     sys::{
         map::{Access, Mapping},
-        process, system, Errno,
+        process, system,
     },
-    vm::{Answer, Setup, Vm, IOERR, OK},
 };
 use std::{
     error::Error,
@@ -30,25 +30,20 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-    uapi::MemoryRegion,
-};
+use vblk_core::uapi::MemoryRegion;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/arguments_of_memory_pinned", limit: 20, run: arguments },
-    Test { name: "harness/memory_is_pinned_on_request_only", limit: 20, run: on_request },
-    Test { name: "harness/pinned_memory_counts_as_locked", limit: 20, run: counted },
-    Test { name: "harness/pinned_memory_beyond_the_locked_limit", limit: 20, run: limited },
-    Test { name: "harness/pinned_regions_must_be_mapped_for_writing", limit: 20, run: unusable },
-    Test { name: "harness/requests_pin_nothing_in_pinned_memory", limit: 20, run: no_pins },
-    Test { name: "harness/pinned_memory_needs_no_page_tables", limit: 20, run: no_page_tables },
-    Test { name: "harness/pinned_memory_is_kept_for_requests_in_flight", limit: 40, run: kept },
-    Test { name: "harness/pinned_pages_are_given_back_with_their_table", limit: 40, run: given_back },
-    Test { name: "harness/pinned_memory_is_looked_up_anew_in_another_table", limit: 20, run: looked_up_anew },
-    Test { name: "harness/a_huge_page_is_one_vector", limit: 40, run: huge_page },
+pub const TESTS: &[Test] = tests!["harness":
+    arguments_of_memory_pinned(20),
+    memory_is_pinned_on_request_only(20),
+    pinned_memory_counts_as_locked(20),
+    pinned_memory_beyond_the_locked_limit(20),
+    pinned_regions_must_be_mapped_for_writing(20),
+    requests_pin_nothing_in_pinned_memory(20),
+    pinned_memory_needs_no_page_tables(20),
+    pinned_memory_is_kept_for_requests_in_flight(40),
+    pinned_pages_are_given_back_with_their_table(40),
+    pinned_memory_is_looked_up_anew_in_another_table(20),
+    a_huge_page_is_one_vector(40),
 ];
 
 pub const ROLES: &[Role] = &[COUNTED, LIMITED];
@@ -84,7 +79,7 @@ fn with_disk(setup: &Setup, disk: &Disk) -> Result<Vm, Errno> {
     Ok(vm)
 }
 
-fn arguments(_: &Context) -> Outcome {
+fn arguments_of_memory_pinned(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::new(&Setup::default())?;
     for value in [2, 3, 1 << 16, u32::MAX] {
@@ -116,7 +111,7 @@ fn arguments(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn on_request(_: &Context) -> Outcome {
+fn memory_is_pinned_on_request_only(_: &Context) -> Outcome {
     let memory = GuestMemory::new(&REGIONS)?;
     let device = Device::open()?;
     device.set_owner()?;
@@ -130,11 +125,11 @@ fn on_request(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn counted(_: &Context) -> Outcome {
+fn pinned_memory_counts_as_locked(_: &Context) -> Outcome {
     child::finish(child::command(&COUNTED, &[])?)
 }
 
-fn limited(_: &Context) -> Outcome {
+fn pinned_memory_beyond_the_locked_limit(_: &Context) -> Outcome {
     child::finish(child::command(&LIMITED, &[])?)
 }
 
@@ -216,7 +211,7 @@ fn exceed(_: &[&str]) -> Outcome {
 
 /// Regions that the owner can't write, or that are not there, one of them behind good ones. What was
 /// set before stays.
-fn unusable(_: &Context) -> Outcome {
+fn pinned_regions_must_be_mapped_for_writing(_: &Context) -> Outcome {
     let mut vm = with_disk(&Setup::default(), &Disk::ram())?;
     let read = Place::of(&vm).read(0, 4096);
     let good = vm.memory.table();
@@ -261,7 +256,7 @@ fn unusable(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn no_pins(_: &Context) -> Outcome {
+fn requests_pin_nothing_in_pinned_memory(_: &Context) -> Outcome {
     const REQUESTS: u64 = 1000;
     let count = || facts::pins_acquired().ok_or("no counters of pins");
     let mut pinned_by = Vec::new();
@@ -293,7 +288,7 @@ fn no_pins(_: &Context) -> Outcome {
 }
 
 /// The owner loses its access to all of a request, which is served all the same.
-fn no_page_tables(_: &Context) -> Outcome {
+fn pinned_memory_needs_no_page_tables(_: &Context) -> Outcome {
     let disk = Disk::second_ram();
     let mut vm = with_disk(&Setup::default(), &disk)?;
     let memory = vm.memory.clone();
@@ -329,7 +324,7 @@ fn no_page_tables(_: &Context) -> Outcome {
 }
 
 /// The old memory is the device's until the disk is done with it; the command waits for that.
-fn kept(_: &Context) -> Outcome {
+fn pinned_memory_is_kept_for_requests_in_flight(_: &Context) -> Outcome {
     const COUNT: u64 = 16;
     const CANARY: u8 = 0x3C;
     let disk = Disk::counting(&TestDisk::DEFAULT)?;
@@ -390,7 +385,7 @@ fn kept(_: &Context) -> Outcome {
 }
 
 /// Exactly the pages of the table are pinned, beside those of the rings.
-fn given_back(context: &Context) -> Outcome {
+fn pinned_pages_are_given_back_with_their_table(context: &Context) -> Outcome {
     let mut vm = with_disk(&Setup::default(), &Disk::ram())?;
     let pins = || facts::pins_held().ok_or("no counters of pins");
     let all = pins()?;
@@ -421,7 +416,7 @@ fn given_back(context: &Context) -> Outcome {
 
 /// All of a request lies where the table says that is set now, also when another table had something
 /// else there.
-fn looked_up_anew(context: &Context) -> Outcome {
+fn pinned_memory_is_looked_up_anew_in_another_table(context: &Context) -> Outcome {
     const THERE: RegionSpec = RegionSpec {
         guest: 1 << 40,
         bytes: 16 << 12,
@@ -460,7 +455,7 @@ fn looked_up_anew(context: &Context) -> Outcome {
 }
 
 /// A read into one huge page reaches the disk as one vector.
-fn huge_page(context: &Context) -> Outcome {
+fn a_huge_page_is_one_vector(context: &Context) -> Outcome {
     const HUGE: usize = 2 << 20;
     const BYTES: u32 = 1 << 20;
     const THERE: u64 = 1 << 40;

@@ -58,6 +58,7 @@ mod vdpa;
 mod vdpa_clients;
 mod vdpa_host;
 mod vdpa_memory;
+mod vdpa_polling;
 mod vdpa_states;
 mod wakeups;
 mod worker_placement;
@@ -117,6 +118,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         alignment::ON_SWITCHED_MEMORY,
         wakeups::TESTS,
         polling::TESTS,
+        vdpa_polling::TESTS,
         placement::TESTS,
         truncated::TESTS,
         protected::TESTS,
@@ -131,6 +133,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         owner::TESTS,
         workers::TESTS,
         worker_placement::TESTS,
+        worker_placement::VDPA,
         charged::TESTS,
         states::TESTS,
         descriptors::TESTS,
@@ -174,6 +177,7 @@ fn on_split_rings() -> Vec<&'static [Test]> {
         vdpa_host::TESTS,
         vdpa_clients::TESTS,
         bridge::TESTS,
+        bridge::CONFORMANCE,
         bridge_killed::TESTS,
         bridge_log::TESTS,
         bridge_clients::TESTS,
@@ -217,7 +221,7 @@ fn on_packed_rings() -> Vec<&'static [Test]> {
         unreachable::TESTS,
         unreachable::ON_ANY_MEMORY,
         in_flight_limits::TESTS,
-        differential::ON_PACKED_RINGS,
+        differential::packed::TESTS,
     ]
 }
 

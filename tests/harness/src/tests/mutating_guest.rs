@@ -5,11 +5,9 @@
 //! old and the new could mean, in memory and on the disk.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode},
     memory::{GuestMemory, HIGH, MIDDLE},
+    prelude::*,
     rng::Rng,
-    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     sync::{
@@ -19,18 +17,10 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    chain::MAX_INDIRECT,
-    features::bit,
-    ring::Format,
-    testing::{BlockRequest, DriverMemory, Layout},
-    uapi::Stats,
-};
+use vblk_core::{chain::MAX_INDIRECT, features::bit, ring::Format, testing::Layout, uapi::Stats};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/a_guest_that_changes_its_mind_all_the_time", limit: 60, run: flip },
+pub const TESTS: &[Test] = tests!["harness":
+    a_guest_that_changes_its_mind_all_the_time(60),
 ];
 
 /// Entries of the ring.
@@ -55,7 +45,7 @@ const CANARY: u8 = 0x6D;
 
 const _: () = assert!(FIRST + PLACES * APART <= MIDDLE.guest + MIDDLE.bytes as u64);
 
-fn flip(context: &Context) -> Outcome {
+fn a_guest_that_changes_its_mind_all_the_time(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let behind = vec![CANARY; 8 << 20];
     disk.write(WINDOW.next_multiple_of(4096) as u64, &behind)?;

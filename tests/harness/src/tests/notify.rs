@@ -3,39 +3,33 @@
 //! Kick and call: nothing is lost, nothing is sent in vain.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, NullBlk, TestDisk},
+    disk::{NullBlk, TestDisk},
     fixtures::in_flight::{launch, small_read},
     memory::MIDDLE,
-    sys::{poll::EventFd, Errno},
-    vm::{Answer, Queue, Setup, Vm, OK},
+    prelude::*,
+    sys::poll::EventFd,
+    vm::Queue,
 };
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    features::bit,
-    ring::Format,
-    testing::{BlockRequest, DriverMemory},
-};
+use vblk_core::{features::bit, ring::Format};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/kick_before_attach_counts", limit: 20, run: kick_before_attach },
-    Test { name: "harness/signalled_eventfd_counts_as_kick", limit: 20, run: signalled_eventfd },
-    Test { name: "harness/no_kick_eventfd", limit: 20, run: no_kick_eventfd },
-    Test { name: "harness/no_call_eventfd", limit: 20, run: no_call_eventfd },
-    Test { name: "harness/an_interrupt_that_is_owed_waits_for_a_call_eventfd", limit: 20, run: owed },
-    Test { name: "harness/eventfds_replaced_while_running", limit: 40, run: replaced },
-    Test { name: "harness/no_interrupt_through_an_eventfd_that_was_replaced", limit: 60, run: old_call },
-    Test { name: "harness/an_answer_behind_the_last_of_its_batch_is_signalled", limit: 40, run: behind_the_last },
-    Test { name: "harness/unwanted_interrupts_are_not_sent", limit: 20, run: unwanted },
-    Test { name: "harness/event_idx_asks_for_one_interrupt", limit: 20, run: event_idx_interrupt },
-    Test { name: "harness/kicks_are_asked_for_when_idle", limit: 20, run: idle_wants_kicks },
-    Test { name: "harness/kicks_without_requests_do_nothing", limit: 20, run: empty_kicks },
+pub const TESTS: &[Test] = tests!["harness":
+    kick_before_attach_counts(20),
+    signalled_eventfd_counts_as_kick(20),
+    no_kick_eventfd(20),
+    no_call_eventfd(20),
+    an_interrupt_that_is_owed_waits_for_a_call_eventfd(20),
+    eventfds_replaced_while_running(40),
+    no_interrupt_through_an_eventfd_that_was_replaced(60),
+    an_answer_behind_the_last_of_its_batch_is_signalled(40),
+    unwanted_interrupts_are_not_sent(20),
+    event_idx_asks_for_one_interrupt(20),
+    kicks_are_asked_for_when_idle(20),
+    kicks_without_requests_do_nothing(20),
 ];
 
 /// Gives the worker time to go to sleep and to count what it did.
@@ -43,7 +37,7 @@ fn settle() {
     std::thread::sleep(Duration::from_millis(20));
 }
 
-fn kick_before_attach(_: &Context) -> Outcome {
+fn kick_before_attach_counts(_: &Context) -> Outcome {
     let disk = Disk::ram();
     for kicked in [true, false] {
         let mut vm = Vm::new(&Setup::default())?;
@@ -61,7 +55,7 @@ fn kick_before_attach(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn signalled_eventfd(_: &Context) -> Outcome {
+fn signalled_eventfd_counts_as_kick(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     vm.device.set_vring_kick(0, None)?;
     // The turn that attaching gave the queue must not find the request.
@@ -103,7 +97,7 @@ fn no_kick_eventfd(_: &Context) -> Outcome {
 
 /// The driver waits for an answer that came while there was no eventfd. As in C vhost, the next answer
 /// interrupts it.
-fn owed(_: &Context) -> Outcome {
+fn an_interrupt_that_is_owed_waits_for_a_call_eventfd(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let reads = [small_read(&vm, 0), small_read(&vm, 1)];
     assert!(!vm.queue().driver.enable_interrupt(), "answered already");
@@ -153,7 +147,7 @@ fn poll_used(queue: &mut Queue) {
     }
 }
 
-fn replaced(context: &Context) -> Outcome {
+fn eventfds_replaced_while_running(context: &Context) -> Outcome {
     let delay = Some(Duration::from_micros(50));
     let disk = Disk::null(&NullBlk {
         delay,
@@ -197,7 +191,7 @@ fn replaced(context: &Context) -> Outcome {
 /// tells from then on comes through the new one: each answer is told once. Another CPU completes
 /// so many requests meanwhile that interrupts hold it up between the decision on a signal and the
 /// signal, now and then.
-fn old_call(context: &Context) -> Outcome {
+fn no_interrupt_through_an_eventfd_that_was_replaced(context: &Context) -> Outcome {
     const DEPTH: u64 = 1000;
     const PAUSE: Duration = Duration::from_micros(50);
     /// Bounds the files that are open.
@@ -242,7 +236,7 @@ fn old_call(context: &Context) -> Outcome {
 
 /// The worker decides on a signal once for all that it answers together, at the last request. One
 /// that the disk completes later is told by itself: the worker may sleep.
-fn behind_the_last(_: &Context) -> Outcome {
+fn an_answer_behind_the_last_of_its_batch_is_signalled(_: &Context) -> Outcome {
     let disk = Disk::counting(&TestDisk::DEFAULT)?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let read = small_read(&vm, 0);
@@ -264,7 +258,7 @@ fn behind_the_last(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn unwanted(_: &Context) -> Outcome {
+fn unwanted_interrupts_are_not_sent(_: &Context) -> Outcome {
     for event_idx in [true, false] {
         let mut setup = Setup::default();
         if !event_idx {
@@ -292,7 +286,7 @@ fn unwanted(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn event_idx_interrupt(_: &Context) -> Outcome {
+fn event_idx_asks_for_one_interrupt(_: &Context) -> Outcome {
     const BATCH: u16 = 32;
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let first = small_read(&vm, 0);
@@ -331,7 +325,7 @@ fn event_idx_interrupt(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn idle_wants_kicks(_: &Context) -> Outcome {
+fn kicks_are_asked_for_when_idle(_: &Context) -> Outcome {
     for event_idx in [true, false] {
         let mut setup = Setup::default();
         if !event_idx {
@@ -348,7 +342,7 @@ fn idle_wants_kicks(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn empty_kicks(context: &Context) -> Outcome {
+fn kicks_without_requests_do_nothing(context: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     for _ in 0..context.times(2000) {
         vm.queue().kick();

@@ -5,14 +5,12 @@
 use crate::{
     cgroup::Group,
     child::{self, Role},
-    context::{Context, Outcome, Test},
     device::Device,
-    disk::{Disk, Mode},
     fixtures::commands::{assert_errno, assert_not_permitted},
     memory::MIDDLE,
     oracle::{facts, WORKER},
-    sys::{process, Errno},
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
+    sys::process,
 };
 use std::{
     fs,
@@ -23,17 +21,15 @@ use std::{
     process::{Command, Stdio},
     time::Duration,
 };
-use vblk_core::{addr::GuestAddr, testing::BlockRequest};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/worker_is_named_after_its_owner", limit: 20, run: worker_name },
-    Test { name: "harness/worker_is_in_its_owners_cgroup", limit: 20, run: worker_cgroup },
-    Test { name: "harness/another_process_may_not_configure", limit: 20, run: another_process },
-    Test { name: "harness/a_forked_child_may_not_configure", limit: 20, run: forked_child },
-    Test { name: "harness/after_exec_nothing_is_permitted", limit: 20, run: after_exec },
-    Test { name: "harness/a_device_opened_elsewhere_can_be_owned", limit: 20, run: opened_elsewhere },
-    Test { name: "harness/pinned_rings_count_as_locked_memory", limit: 40, run: locked_memory },
+pub const TESTS: &[Test] = tests!["harness":
+    worker_is_named_after_its_owner(20),
+    worker_is_in_its_owners_cgroup(20),
+    another_process_may_not_configure(20),
+    a_forked_child_may_not_configure(20),
+    after_exec_nothing_is_permitted(20),
+    a_device_opened_elsewhere_can_be_owned(20),
+    pinned_rings_count_as_locked_memory(40),
 ];
 
 pub const ROLES: &[Role] = &[STRANGER, NEW_OWNER, FORKING, EXECING, IN_CGROUP, LOCKING];
@@ -63,7 +59,7 @@ const LOCKING: Role = Role {
     run: lock_memory,
 };
 
-fn worker_name(_: &Context) -> Outcome {
+fn worker_is_named_after_its_owner(_: &Context) -> Outcome {
     let name = format!("{WORKER}{}", std::process::id());
     let workers = |count| facts::await_threads(WORKER, count);
     let device = Device::open()?;
@@ -103,7 +99,7 @@ fn cpu_ticks(pid: u32) -> Result<(u64, u64), Box<dyn std::error::Error>> {
 
 const GROUP: &str = "owner";
 
-fn worker_cgroup(_: &Context) -> Outcome {
+fn worker_is_in_its_owners_cgroup(_: &Context) -> Outcome {
     let group = Group::new(GROUP, "")?;
     let result = child::finish(child::command(&IN_CGROUP, &[])?);
     // Empty as soon as the worker has left it for good.
@@ -156,7 +152,7 @@ fn be_a_stranger(_: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn another_process(_: &Context) -> Outcome {
+fn another_process_may_not_configure(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     child::finish(hand_over(&STRANGER, &vm.device)?)?;
@@ -168,7 +164,7 @@ fn another_process(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn forked_child(_: &Context) -> Outcome {
+fn a_forked_child_may_not_configure(_: &Context) -> Outcome {
     child::finish(child::command(&FORKING, &[])?)
 }
 
@@ -184,7 +180,7 @@ fn fork_and_try(_: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn after_exec(_: &Context) -> Outcome {
+fn after_exec_nothing_is_permitted(_: &Context) -> Outcome {
     child::finish(child::command(&EXECING, &[])?)
 }
 
@@ -196,7 +192,7 @@ fn exec_and_try(_: &[&str]) -> Outcome {
     Err(command.exec().into())
 }
 
-fn opened_elsewhere(_: &Context) -> Outcome {
+fn a_device_opened_elsewhere_can_be_owned(_: &Context) -> Outcome {
     let device = Device::open()?;
     child::finish(hand_over(&NEW_OWNER, &device)?)?;
     // The child is gone, but the device is still its own.
@@ -212,7 +208,7 @@ fn become_owner(_: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn locked_memory(_: &Context) -> Outcome {
+fn pinned_rings_count_as_locked_memory(_: &Context) -> Outcome {
     child::finish(child::command(&LOCKING, &[])?)
 }
 

@@ -3,31 +3,20 @@
 //! Properties of packed rings alone: their mistakes, their base, their event suppression. The rest
 //! is tested by the tests that know no format.
 
-use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    device::Device,
-    disk::{Disk, Mode},
-    fixtures::commands::assert_errno,
-    memory::MIDDLE,
-    sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK},
-};
+use crate::{device::Device, fixtures::commands::assert_errno, memory::MIDDLE, prelude::*};
 use std::time::Duration;
 use vblk_core::{
-    addr::GuestAddr,
     chain::MAX_INDIRECT,
     features::{bit, Features},
     packed::Descriptor,
-    testing::{BlockRequest, DriverMemory},
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/ring_base", limit: 20, run: base },
-    Test { name: "harness/ring_geometry", limit: 20, run: geometry },
-    Test { name: "harness/malformed_chains", limit: 40, run: malformed_chains },
-    Test { name: "harness/overrun_stops_one_queue", limit: 40, run: overrun },
-    Test { name: "harness/ids_are_given_back_as_they_are", limit: 20, run: ids },
+pub const TESTS: &[Test] = tests!["harness":
+    ring_base(20),
+    ring_geometry(20),
+    malformed_chains(40),
+    overrun_stops_one_queue(40),
+    ids_are_given_back_as_they_are(20),
 ];
 
 const SIZE: u16 = 64;
@@ -54,7 +43,7 @@ fn desc(addr: u64, len: u32, flags: u16) -> Descriptor {
     }
 }
 
-fn base(_: &Context) -> Outcome {
+fn ring_base(_: &Context) -> Outcome {
     let device = Device::open()?;
     device.set_owner()?;
     device.set_features(Features::SUPPORTED.0)?;
@@ -84,7 +73,7 @@ fn base(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn geometry(_: &Context) -> Outcome {
+fn ring_geometry(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::size(SIZE.into()))?;
     let addr = vm.queues[0].addr();
     for (desc, avail, used) in [(8, 0, 0), (0, 2, 0), (0, 0, 2), (1, 0, 0)] {
@@ -184,7 +173,7 @@ fn malformed_chains(_: &Context) -> Outcome {
 }
 
 /// A chain that takes more descriptors than there are stops its queue, and no other.
-fn overrun(_: &Context) -> Outcome {
+fn overrun_stops_one_queue(_: &Context) -> Outcome {
     let disk = Disk::ram();
     for base in [0, 17, 63, 64, 100] {
         let setup = Setup {
@@ -244,7 +233,7 @@ fn overrun(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn ids(_: &Context) -> Outcome {
+fn ids_are_given_back_as_they_are(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::size(SIZE.into()), &Disk::ram())?;
     let read = read_of(&vm);
     for id in [0, 63, 64, 0x7fff, 0x8000, 0xffff] {

@@ -5,24 +5,20 @@
 //! writes or be read instead of that.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{self, Delays, Disk, Mode, NullBlk, Target},
+    disk::{self, Delays, NullBlk, Target},
     fixtures::{
         commands::assert_errno,
         place::{Place, DATA},
     },
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
 };
 use std::{fs::File, os::unix::fs::FileExt};
-use vblk_core::testing::DriverMemory;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/host_writes_before_attach_reach_the_guest", limit: 20, run: dirty_before },
-    Test { name: "harness/host_pages_of_before_do_not_overwrite_the_guest", limit: 20, run: stale_writeback },
-    Test { name: "harness/host_reads_after_detach_see_the_guest", limit: 20, run: stale_read },
-    Test { name: "harness/attach_fails_when_host_pages_cannot_be_written_back", limit: 20, run: write_back_fails },
+pub const TESTS: &[Test] = tests!["harness":
+    host_writes_before_attach_reach_the_guest(20),
+    host_pages_of_before_do_not_overwrite_the_guest(20),
+    host_reads_after_detach_see_the_guest(20),
+    attach_fails_when_host_pages_cannot_be_written_back(20),
 ];
 
 const BYTES: usize = 4096;
@@ -79,7 +75,7 @@ fn attached_over_dirty_pages(disk: &Disk) -> Result<(Vm, File), Errno> {
     Ok((vm, host))
 }
 
-fn dirty_before(_: &Context) -> Outcome {
+fn host_writes_before_attach_reach_the_guest(_: &Context) -> Outcome {
     for disk in disks()? {
         let (mut vm, host) = attached_over_dirty_pages(&disk)?;
         assert_holds(&read_block(&mut vm), HOST, "what the guest reads");
@@ -89,7 +85,7 @@ fn dirty_before(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn stale_writeback(_: &Context) -> Outcome {
+fn host_pages_of_before_do_not_overwrite_the_guest(_: &Context) -> Outcome {
     for disk in disks()? {
         let (mut vm, host) = attached_over_dirty_pages(&disk)?;
         write_block(&mut vm, GUEST);
@@ -105,7 +101,7 @@ fn stale_writeback(_: &Context) -> Outcome {
 }
 
 /// Pages that were read before, and pages that were read while the disk was served.
-fn stale_read(_: &Context) -> Outcome {
+fn host_reads_after_detach_see_the_guest(_: &Context) -> Outcome {
     for disk in disks()? {
         let host = buffered(&disk)?;
         disk.write(0, &[BEFORE; BYTES])?;
@@ -130,7 +126,7 @@ fn stale_read(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn write_back_fails(_: &Context) -> Outcome {
+fn attach_fails_when_host_pages_cannot_be_written_back(_: &Context) -> Outcome {
     let disk = Disk::mapped(&[Target::error(8 << 11)])?;
     let host = buffered(&disk)?;
     // A whole page: nothing has to be read for it.

@@ -3,20 +3,17 @@
 //! A partition that is served: its guest never gets outside of it.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Count, Counts, Disk, TestDisk, DISCARDED, ERASED},
+    disk::{Count, Counts, TestDisk, DISCARDED, ERASED},
     fixtures::{
         place::{Place, DATA},
         ranges::{fill, range, send, DISCARD, SECURE_ERASE, UNMAP, WRITE_ZEROES},
     },
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
 };
-use vblk_core::testing::DriverMemory;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/requests_beyond_a_partition_fail", limit: 20, run: beyond },
-    Test { name: "harness/requests_stay_inside_their_partition", limit: 20, run: inside },
+pub const TESTS: &[Test] = tests!["harness":
+    requests_beyond_a_partition_fail(20),
+    requests_stay_inside_their_partition(20),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -38,7 +35,7 @@ const WHOLE: TestDisk = TestDisk {
     ..TestDisk::DEFAULT
 };
 
-fn beyond(context: &Context) -> Outcome {
+fn requests_beyond_a_partition_fail(context: &Context) -> Outcome {
     let whole = Disk::counting(&WHOLE)?;
     let expected = fill(context, &whole, WHOLE_SECTORS * 512)?;
     let part = whole.partition(START, SECTORS * 512)?;
@@ -72,7 +69,7 @@ fn beyond(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn inside(context: &Context) -> Outcome {
+fn requests_stay_inside_their_partition(context: &Context) -> Outcome {
     let whole = Disk::counting(&WHOLE)?;
     let mut expected = fill(context, &whole, WHOLE_SECTORS * 512)?;
     let part = whole.partition(START, SECTORS * 512)?;

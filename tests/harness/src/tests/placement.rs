@@ -3,35 +3,30 @@
 //! Places of a request's parts in guest memory, and memory that can't be used.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Delays, Disk},
+    disk::Delays,
     fixtures::{
         in_flight::{launch, small_read},
         place::{Place, DATA},
     },
     memory::{HIGH, MIDDLE},
     oracle::facts,
+    prelude::*,
     sys::{map::Access, userfault::Userfault},
-    vm::{Answer, Setup, Vm, IOERR, OK},
 };
 use std::{
     thread,
     time::{Duration, Instant},
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{join, BlockRequest, DriverMemory},
-};
+use vblk_core::testing::join;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/status_byte_anywhere", limit: 20, run: status_anywhere },
-    Test { name: "harness/unusable_data_memory_fails_the_request", limit: 20, run: unusable_memory },
-    Test { name: "harness/status_page_replaced_before_a_request", limit: 20, run: replaced_page },
-    Test { name: "harness/an_idle_queue_pins_no_page_of_requests", limit: 60, run: idle },
+pub const TESTS: &[Test] = tests!["harness":
+    status_byte_anywhere(20),
+    unusable_data_memory_fails_the_request(20),
+    status_page_replaced_before_a_request(20),
+    an_idle_queue_pins_no_page_of_requests(60),
 ];
 
-fn status_anywhere(_: &Context) -> Outcome {
+fn status_byte_anywhere(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let header = vm.free();
     // Other regions, their first and last bytes, and both ends of a page.
@@ -71,7 +66,7 @@ fn status_anywhere(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn unusable_memory(_: &Context) -> Outcome {
+fn unusable_data_memory_fails_the_request(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let place = Place::of(&vm);
     let hole = MIDDLE.guest + MIDDLE.bytes as u64;
@@ -146,7 +141,7 @@ fn unusable_memory(_: &Context) -> Outcome {
 
 /// The memory of status bytes is exchanged between two requests that the device does not tell
 /// apart: it takes the second pair when it is done with the first, and has no reason to stop.
-fn replaced_page(_: &Context) -> Outcome {
+fn status_page_replaced_before_a_request(_: &Context) -> Outcome {
     const PAGE: u64 = 4096;
     let disk = Disk::delayed(8 << 20, Delays { read: 1, write: 1 })?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
@@ -186,7 +181,7 @@ fn replaced_page(_: &Context) -> Outcome {
 
 /// Shows that what requests of a batch share is let go of with the last of them, not with the next
 /// batch.
-fn idle(_: &Context) -> Outcome {
+fn an_idle_queue_pins_no_page_of_requests(_: &Context) -> Outcome {
     const BATCH: u64 = 8;
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let pins = || facts::pins_held().ok_or("no counters of pins");

@@ -3,37 +3,27 @@
 //! Workers that look at empty rings: no kicks while they do, and nothing lost when they stop.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode},
     fixtures::{
         place::Place,
-        vdpa::{plain, Used},
-        worker::only_worker,
+        worker::{only_worker, LONG_POLL_US},
     },
+    prelude::*,
     sys::process::run_on,
-    vhost_vdpa::info,
-    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     error::Error,
     fs, thread,
     time::{Duration, Instant},
 };
-use vblk_core::uapi::VdpaAdd;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/polling_times_are_kept_until_reset", limit: 20, run: kept },
-    Test { name: "harness/a_polled_ring_needs_no_kicks", limit: 40, run: no_kicks },
-    Test { name: "harness/polling_ends_when_nothing_comes", limit: 40, run: ends },
-    Test { name: "harness/polling_stops_for_other_work", limit: 40, run: other_work },
-    Test { name: "harness/a_polled_queue_that_was_detached_is_left_alone", limit: 40, run: detached },
-    Test { name: "harness/nothing_is_lost_when_polling_ends", limit: 120, run: nothing_lost },
-    Test { name: "vdpa/a_polled_ring_needs_no_kicks", limit: 40, run: by_vdpa },
+pub const TESTS: &[Test] = tests!["harness":
+    polling_times_are_kept_until_reset(20),
+    a_polled_ring_needs_no_kicks(40),
+    polling_ends_when_nothing_comes(40),
+    polling_stops_for_other_work(40),
+    a_polled_queue_that_was_detached_is_left_alone(40),
+    nothing_is_lost_when_polling_ends(120),
 ];
-
-/// A time for polling that no pause of these tests exceeds.
-const LONG_US: u32 = 1_000_000;
 
 /// Returns how long a thread ran.
 fn cpu_time(pid: u32) -> Result<Duration, Box<dyn Error>> {
@@ -51,7 +41,7 @@ fn perform(vm: &mut Vm, count: u64) {
     }
 }
 
-fn kept(_: &Context) -> Outcome {
+fn polling_times_are_kept_until_reset(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     for (index, us) in [(0, 50), (0, u32::MAX), (255, 7)] {
@@ -68,7 +58,7 @@ fn kept(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn no_kicks(context: &Context) -> Outcome {
+fn a_polled_ring_needs_no_kicks(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let count = context.times(2000);
@@ -80,7 +70,7 @@ fn no_kicks(context: &Context) -> Outcome {
         Ok(vm.device.stats()?.kicks - before)
     };
     for _ in 0..2 {
-        let kicks = kicks_for(&mut vm, LONG_US)?;
+        let kicks = kicks_for(&mut vm, LONG_POLL_US)?;
         // Polling stops for other work, if there is some.
         assert!(kicks < count / 2, "{kicks} kicks for {count} requests");
         let kicks = kicks_for(&mut vm, 0)?;
@@ -97,7 +87,7 @@ fn learn(vm: &mut Vm, pause: Duration) {
     perform(vm, 2);
 }
 
-fn ends(context: &Context) -> Outcome {
+fn polling_ends_when_nothing_comes(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let worker = only_worker()?;
@@ -120,7 +110,7 @@ fn ends(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn other_work(_: &Context) -> Outcome {
+fn polling_stops_for_other_work(_: &Context) -> Outcome {
     let disk = Disk::ram();
     // In a thread of its own: the worker is where that is.
     thread::scope(|scope| {
@@ -135,7 +125,7 @@ fn busy_on_the_cpu_of_the_worker(disk: &Disk) -> Outcome {
     run_on(0, 0)?;
     let mut vm = Vm::with_disk(&Setup::default(), disk)?;
     let worker = only_worker()?;
-    vm.device.set_vring_busyloop_timeout(0, LONG_US)?;
+    vm.device.set_vring_busyloop_timeout(0, LONG_POLL_US)?;
     learn(&mut vm, Duration::from_millis(400));
     let (start, before) = (Instant::now(), cpu_time(worker)?);
     let work = Duration::from_millis(500);
@@ -148,10 +138,10 @@ fn busy_on_the_cpu_of_the_worker(disk: &Disk) -> Outcome {
     Ok(())
 }
 
-fn detached(context: &Context) -> Outcome {
+fn a_polled_queue_that_was_detached_is_left_alone(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::new(&Setup::default())?;
-    vm.device.set_vring_busyloop_timeout(0, LONG_US)?;
+    vm.device.set_vring_busyloop_timeout(0, LONG_POLL_US)?;
     vm.attach(&disk.open(Mode::ReadWrite)?)?;
     for _ in 0..context.times(100) {
         perform(&mut vm, 3);
@@ -174,7 +164,7 @@ fn detached(context: &Context) -> Outcome {
 }
 
 /// Pauses that end before, at and after the end of polling.
-fn nothing_lost(context: &Context) -> Outcome {
+fn nothing_is_lost_when_polling_ends(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let setup = Setup {
         queues: 4,
@@ -195,35 +185,6 @@ fn nothing_lost(context: &Context) -> Outcome {
         while start.elapsed() < pause {
             std::hint::spin_loop();
         }
-    }
-    Ok(())
-}
-
-fn by_vdpa(context: &Context) -> Outcome {
-    let disk = Disk::ram();
-    let count = context.times(1000);
-    for poll_us in [LONG_US, 0] {
-        let add = VdpaAdd {
-            poll_us,
-            ..plain(1, 0)
-        };
-        let mut used = Used::prepared_on(&disk.open(Mode::ReadWrite)?, add)?;
-        used.start(used.driver.base())?;
-        assert_eq!(info()?.poll_us, poll_us);
-        // What the administrator chose outlives a reset.
-        used.restart()?;
-        used.works()?;
-        let before = used.device.stats(0)?.kicks;
-        for _ in 0..count {
-            used.works()?;
-        }
-        let kicks = used.device.stats(0)?.kicks - before;
-        let is_polled = kicks < count / 2;
-        assert_eq!(
-            is_polled,
-            poll_us != 0,
-            "{kicks} kicks for {count} requests"
-        );
     }
     Ok(())
 }

@@ -7,28 +7,22 @@
 //! disk counts as merged. The test disk counts the priorities themselves.
 
 use crate::{
-    context::{Context, Outcome, Test},
     device::Device,
-    disk::{Disk, Mode, NullBlk, TestDisk},
+    disk::{NullBlk, TestDisk},
     fixtures::{
         place::{Place, DATA},
         ranges::{self, range, DISCARD, SECURE_ERASE, UNMAP, WRITE_ZEROES},
     },
-    sys::{process, Errno},
-    vm::{Setup, Vm, OK},
+    prelude::*,
+    sys::process,
 };
 use std::collections::BTreeMap;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/priorities_reach_the_disk", limit: 20, run: reach_the_disk },
-    Test { name: "harness/each_part_of_a_request_has_its_priority", limit: 20, run: each_part },
-    Test { name: "harness/what_is_no_priority_counts_as_none", limit: 20, run: no_priority },
-    Test { name: "harness/real_time_priority_is_for_privileged_owners", limit: 20, run: real_time },
+pub const TESTS: &[Test] = tests!["harness":
+    priorities_reach_the_disk(20),
+    each_part_of_a_request_has_its_priority(20),
+    what_is_no_priority_counts_as_none(20),
+    real_time_priority_is_for_privileged_owners(20),
 ];
 
 const NONE: u32 = 0;
@@ -72,7 +66,7 @@ fn merge(vm: &mut Vm, disk: &Disk, priorities: [u32; 2]) -> Result<bool, Errno> 
     Ok(merges[0])
 }
 
-fn reach_the_disk(_: &Context) -> Outcome {
+fn priorities_reach_the_disk(_: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk::default())?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let lowest = BEST_EFFORT | 7;
@@ -107,7 +101,7 @@ fn arrived(vm: &mut Vm, disk: &Disk, request: &BlockRequest) -> Result<BTreeMap<
 /// A function that makes a request, and the least number of I/Os that it is.
 type Kind<'a> = (&'static str, u64, &'a dyn Fn(&Vm) -> BlockRequest);
 
-fn each_part(_: &Context) -> Outcome {
+fn each_part_of_a_request_has_its_priority(_: &Context) -> Outcome {
     let disk = Disk::counting(&TestDisk {
         max_discard_sectors: u32::MAX,
         max_secure_erase_sectors: u32::MAX,
@@ -152,7 +146,7 @@ fn each_part(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn no_priority(_: &Context) -> Outcome {
+fn what_is_no_priority_counts_as_none(_: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk::default())?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     for wrong in [
@@ -170,7 +164,7 @@ fn no_priority(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn real_time(_: &Context) -> Outcome {
+fn real_time_priority_is_for_privileged_owners(_: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk::default())?;
     // What counts is who became the owner, not who attached the disk or does anything else.
     let device = Device::open()?;

@@ -11,27 +11,23 @@
 //! back and the queue stops: a driver that ignores the used length would take it for a success.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{self, Delays, Disk, Mode},
+    disk::{self, Delays},
     fixtures::{
         commands::assert_errno,
         loss::{Loss, PAGE},
     },
     memory::{HIGH, MIDDLE},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
 };
 use vblk_core::{
-    addr::GuestAddr,
     ring::Format,
-    testing::{BlockRequest, Driver, DriverMemory, Layout},
+    testing::{Driver, Layout},
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/rings_that_are_not_accessible", limit: 20, run: rings },
-    Test { name: "harness/rings_that_lose_their_protection", limit: 20, run: rings_later },
-    Test { name: "harness/requests_that_are_not_accessible", limit: 20, run: requests },
+pub const TESTS: &[Test] = tests!["harness":
+    rings_that_are_not_accessible(20),
+    rings_that_lose_their_protection(20),
+    requests_that_are_not_accessible(20),
 ];
 
 /// The parts of a ring by name, where they lie, and whether the device writes there.
@@ -68,7 +64,7 @@ fn begin_again(vm: &mut Vm, layout: Layout) -> Result<(), Errno> {
     queue.tell_geometry(&vm.device, queue.driver.base())
 }
 
-fn rings(_: &Context) -> Outcome {
+fn rings_that_are_not_accessible(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let (mut vm, read) = spread_ring()?;
     let (memory, layout) = (vm.memory.clone(), *vm.queues[0].driver.layout());
@@ -105,7 +101,7 @@ fn publish(vm: &mut Vm, read: &BlockRequest) {
 }
 
 /// While its memory is gone, only the device looks at the ring.
-fn rings_later(_: &Context) -> Outcome {
+fn rings_that_lose_their_protection(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let (mut vm, read) = spread_ring()?;
     vm.attach(&disk.open(Mode::ReadWrite)?)?;
@@ -188,7 +184,7 @@ impl Part {
     }
 }
 
-fn requests(_: &Context) -> Outcome {
+fn requests_that_are_not_accessible(_: &Context) -> Outcome {
     // Where I/O finishes where it is submitted, and where it does not.
     let slow = Delays { read: 1, write: 1 };
     for disk in [Disk::second_ram(), Disk::delayed(8 << 20, slow)?] {

@@ -3,23 +3,14 @@
 //! Checks that nothing is lost when driver and device go to sleep and wake each other, in any
 //! order.
 
-use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, NullBlk},
-    fixtures::in_flight::small_read,
-    vm::{Queue, Setup, Vm, OK},
-};
+use crate::{disk::NullBlk, fixtures::in_flight::small_read, prelude::*, vm::Queue};
 use std::time::Duration;
-use vblk_core::{
-    features::bit,
-    testing::{BlockRequest, DriverMemory},
-};
+use vblk_core::features::bit;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/nothing_is_lost_with_event_idx", limit: 120, run: with_event_idx },
-    Test { name: "harness/nothing_is_lost_without_event_idx", limit: 120, run: without_event_idx },
-    Test { name: "harness/nothing_is_lost_on_an_interrupting_disk", limit: 120, run: on_slow_disk },
+pub const TESTS: &[Test] = tests!["harness":
+    nothing_is_lost_with_event_idx(120),
+    nothing_is_lost_without_event_idx(120),
+    nothing_is_lost_on_an_interrupting_disk(120),
 ];
 
 /// Requests of the two long tests together.
@@ -111,17 +102,17 @@ fn reap(queue: &mut Queue, how: u64, outstanding: u64) -> u64 {
     }
 }
 
-fn with_event_idx(context: &Context) -> Outcome {
+fn nothing_is_lost_with_event_idx(context: &Context) -> Outcome {
     let count = context.times(MILLION / 2);
     race(context, &Setup::default(), &Disk::ram(), count)
 }
 
-fn without_event_idx(context: &Context) -> Outcome {
+fn nothing_is_lost_without_event_idx(context: &Context) -> Outcome {
     let setup = Setup::default().without(bit::RING_EVENT_IDX);
     race(context, &setup, &Disk::ram(), context.times(MILLION / 2))
 }
 
-fn on_slow_disk(context: &Context) -> Outcome {
+fn nothing_is_lost_on_an_interrupting_disk(context: &Context) -> Outcome {
     let delay = Some(Duration::from_micros(20));
     let disk = Disk::null(&NullBlk {
         delay,

@@ -3,43 +3,36 @@
 //! Discard, write zeroes and secure erase; the writeback switch; the configuration space.
 
 use crate::{
-    context::{Context, Outcome, Test},
     device::Device,
-    disk::{Disk, Mode, NullBlk, TestDisk, ZeroesError},
+    disk::{NullBlk, TestDisk, ZeroesError},
     fixtures::{
         place::DATA,
         ranges::{fill, range, send, u32_at, DISCARD, SECURE_ERASE, UNMAP, WRITE_ZEROES},
     },
-    sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK, UNSUPP},
+    prelude::*,
+    vm::UNSUPP,
 };
 use std::fs::File;
-use vblk_core::{
-    addr::GuestAddr,
-    features::{bit, Features},
-    testing::{BlockRequest, DriverMemory},
-};
+use vblk_core::features::{bit, Features};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/write_zeroes_reads_back_as_zeroes", limit: 30, run: write_zeroes },
-    Test { name: "harness/many_zeroes_on_disks_of_large_blocks", limit: 60, run: large_blocks },
-    Test { name: "harness/several_ranges_in_one_request", limit: 30, run: several },
-    Test { name: "harness/discard_on_disks_that_can", limit: 30, run: discard },
-    Test { name: "harness/what_the_disk_can_not_do_is_unsupported", limit: 30, run: not_on_this_disk },
-    Test { name: "harness/range_requests_need_their_feature", limit: 20, run: not_negotiated },
-    Test { name: "harness/zeroes_on_a_disk_that_finds_out_late_that_it_can_not", limit: 40, run: fails_late },
+pub const TESTS: &[Test] = tests!["harness":
+    write_zeroes_reads_back_as_zeroes(30),
+    many_zeroes_on_disks_of_large_blocks(60),
+    several_ranges_in_one_request(30),
+    discard_on_disks_that_can(30),
+    what_the_disk_can_not_do_is_unsupported(30),
+    range_requests_need_their_feature(20),
+    zeroes_on_a_disk_that_finds_out_late_that_it_can_not(40),
 ];
 
 /// Tests of commands of `/dev/vhost-blk-rs`, and of features that the disk does not have: through
 /// vhost-vdpa, a driver can't accept those.
-#[rustfmt::skip]
-pub const OF_VHOST: &[Test] = &[
-    Test { name: "harness/ranges_that_make_no_sense_change_nothing", limit: 30, run: nonsense },
-    Test { name: "harness/read_only_disk_refuses_ranges", limit: 20, run: read_only },
-    Test { name: "harness/writeback_switch", limit: 20, run: writeback },
-    Test { name: "harness/configuration_space_of_a_disk", limit: 20, run: config },
-    Test { name: "harness/wrong_arguments_for_the_configuration_space", limit: 20, run: config_errors },
+pub const OF_VHOST: &[Test] = tests!["harness":
+    ranges_that_make_no_sense_change_nothing(30),
+    read_only_disk_refuses_ranges(20),
+    writeback_switch(20),
+    configuration_space_of_a_disk(20),
+    wrong_arguments_for_the_configuration_space(20),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -53,7 +46,7 @@ fn disks() -> Result<Vec<Disk>, Errno> {
     ])
 }
 
-fn write_zeroes(context: &Context) -> Outcome {
+fn write_zeroes_reads_back_as_zeroes(context: &Context) -> Outcome {
     for disk in disks()? {
         let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
         // Less than a page, many pages, and more than one I/O has room for.
@@ -77,7 +70,7 @@ fn write_zeroes(context: &Context) -> Outcome {
 
 /// A disk that says that it can write zeroes, and fails the first time. Linux does not write them
 /// itself after an error, but after UNSUPP.
-fn fails_late(context: &Context) -> Outcome {
+fn zeroes_on_a_disk_that_finds_out_late_that_it_can_not(context: &Context) -> Outcome {
     for error in [ZeroesError::NotSupported, ZeroesError::Target] {
         for flags in [UNMAP, 0] {
             let disk = Disk::counting(&TestDisk {
@@ -118,7 +111,7 @@ fn fails_late(context: &Context) -> Outcome {
 
 /// More requests at once than there are I/Os with room for the pages of a block; and a disk that takes
 /// fewer segments than a block has pages.
-fn large_blocks(context: &Context) -> Outcome {
+fn many_zeroes_on_disks_of_large_blocks(context: &Context) -> Outcome {
     // There are no such blocks without transparent huge pages.
     context.needs_debug_kernel()?;
     const BLOCK: u32 = 65536;
@@ -177,7 +170,7 @@ fn zero_blocks(disk: &Disk, block: u32, count: u64) -> Outcome {
     Ok(())
 }
 
-fn several(context: &Context) -> Outcome {
+fn several_ranges_in_one_request(context: &Context) -> Outcome {
     for disk in disks()? {
         let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
         let mut expected = fill(context, &disk, MIB)?;
@@ -196,7 +189,7 @@ fn several(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn discard(context: &Context) -> Outcome {
+fn discard_on_disks_that_can(context: &Context) -> Outcome {
     for disk in [Disk::ram(), Disk::looped(16 * MIB)?] {
         let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
         let expected = fill(context, &disk, 4 * MIB)?;
@@ -215,7 +208,7 @@ fn discard(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn not_on_this_disk(context: &Context) -> Outcome {
+fn what_the_disk_can_not_do_is_unsupported(context: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk::default())?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let expected = fill(context, &disk, MIB)?;
@@ -229,7 +222,7 @@ fn not_on_this_disk(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn nonsense(context: &Context) -> Outcome {
+fn ranges_that_make_no_sense_change_nothing(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let end = disk.bytes()? / 512;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
@@ -273,7 +266,7 @@ fn nonsense(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn not_negotiated(_: &Context) -> Outcome {
+fn range_requests_need_their_feature(_: &Context) -> Outcome {
     let features = [
         (DISCARD, bit::BLK_DISCARD),
         (WRITE_ZEROES, bit::BLK_WRITE_ZEROES),
@@ -290,7 +283,7 @@ fn not_negotiated(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn read_only(context: &Context) -> Outcome {
+fn read_only_disk_refuses_ranges(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let expected = fill(context, &disk, MIB)?;
     let mut vm = Vm::new(&Setup::default())?;
@@ -305,7 +298,7 @@ fn read_only(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn writeback(context: &Context) -> Outcome {
+fn writeback_switch(context: &Context) -> Outcome {
     // A disk with a cache: writes to it are durable only with FUA or after a flush.
     let options = NullBlk {
         cache_mib: 1,
@@ -331,7 +324,7 @@ fn writeback(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn config(_: &Context) -> Outcome {
+fn configuration_space_of_a_disk(_: &Context) -> Outcome {
     let device = Device::open()?;
     let large_blocks = NullBlk {
         block_size: 4096,
@@ -369,7 +362,7 @@ fn config(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn config_errors(_: &Context) -> Outcome {
+fn wrong_arguments_for_the_configuration_space(_: &Context) -> Outcome {
     let device = Device::open()?;
     let disk = Disk::ram().open(Mode::ReadOnly)?;
     let invalid = Err(Errno(libc::EINVAL));

@@ -3,13 +3,11 @@
 //! Changing things while requests are under way.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode, NullBlk},
+    disk::NullBlk,
     fixtures::commands::assert_errno,
     load::{Load, Slots, Traffic},
     memory::MIDDLE,
-    sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
 };
 use std::{
     sync::{
@@ -18,30 +16,23 @@ use std::{
     },
     time::Duration,
 };
-use vblk_core::{
-    addr::GuestAddr,
-    ring::Format,
-    testing::{BlockRequest, DriverMemory},
-    uapi::MemoryRegion,
-};
+use vblk_core::{ring::Format, uapi::MemoryRegion};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/detach_and_attach_under_load", limit: 60, run: detach_under_load },
-    Test { name: "harness/detach_waits_for_requests_in_flight", limit: 40, run: detach_waits },
-    Test { name: "harness/queues_moved_between_disks", limit: 40, run: another_disk },
-    Test { name: "harness/another_disk_under_load", limit: 60, run: another_disk_under_load },
-    Test { name: "harness/base_across_the_wrap", limit: 40, run: base_across_the_wrap },
+pub const TESTS: &[Test] = tests!["harness":
+    detach_and_attach_under_load(60),
+    detach_waits_for_requests_in_flight(40),
+    queues_moved_between_disks(40),
+    another_disk_under_load(60),
+    base_across_the_wrap(40),
 ];
 
 /// Tests of memory tables that are replaced while a disk is attached, with the ring where it was, and
 /// of what is refused meanwhile.
-#[rustfmt::skip]
-pub const ON_ANOTHER_TABLE: &[Test] = &[
-    Test { name: "harness/memory_table_replaced_under_load", limit: 60, run: replace_table },
-    Test { name: "harness/bad_memory_tables_change_nothing", limit: 40, run: bad_tables },
-    Test { name: "harness/memory_taken_away_and_given_back", limit: 20, run: take_memory_away },
-    Test { name: "harness/geometry_changes_under_load_are_refused", limit: 40, run: refused },
+pub const ON_ANOTHER_TABLE: &[Test] = tests!["harness":
+    memory_table_replaced_under_load(60),
+    bad_memory_tables_change_nothing(40),
+    memory_taken_away_and_given_back(20),
+    geometry_changes_under_load_are_refused(40),
 ];
 
 fn slow_disk() -> Result<Disk, Errno> {
@@ -71,7 +62,7 @@ fn cut_table(table: &[MemoryRegion]) -> Vec<MemoryRegion> {
     halves.collect()
 }
 
-fn replace_table(context: &Context) -> Outcome {
+fn memory_table_replaced_under_load(context: &Context) -> Outcome {
     for disk in [Disk::ram(), slow_disk()?] {
         let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
         let queue = vm.queues.remove(0);
@@ -90,7 +81,7 @@ fn replace_table(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn bad_tables(context: &Context) -> Outcome {
+fn bad_memory_tables_change_nothing(context: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let queue = vm.queues.remove(0);
     let good = vm.memory.table();
@@ -148,7 +139,7 @@ fn bad_tables(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn take_memory_away(_: &Context) -> Outcome {
+fn memory_taken_away_and_given_back(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let header = vm.free();
     let status = GuestAddr(header.0 + 16);
@@ -193,7 +184,7 @@ fn take_memory_away(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn detach_under_load(context: &Context) -> Outcome {
+fn detach_and_attach_under_load(context: &Context) -> Outcome {
     for disk in [Disk::ram(), slow_disk()?] {
         let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
         let queue = vm.queues.remove(0);
@@ -228,7 +219,7 @@ fn detach_under_load(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn detach_waits(_: &Context) -> Outcome {
+fn detach_waits_for_requests_in_flight(_: &Context) -> Outcome {
     let delay = Duration::from_millis(100);
     let disk = Disk::null(&NullBlk {
         delay: Some(delay),
@@ -264,7 +255,7 @@ fn detach_waits(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn another_disk(context: &Context) -> Outcome {
+fn queues_moved_between_disks(context: &Context) -> Outcome {
     let disks = [Disk::null(&NullBlk::default())?, Disk::ram()];
     let mut rng = context.rng();
     let contents = [rng.bytes(4096), rng.bytes(4096)];
@@ -287,7 +278,7 @@ fn another_disk(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn refused(context: &Context) -> Outcome {
+fn geometry_changes_under_load_are_refused(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let queue = vm.queues.remove(0);

@@ -3,28 +3,26 @@
 //! Single requests, one after the other: what each type does and how it is answered.
 
 use crate::{
-    context::{Context, Outcome, Pinning, Test},
-    disk::{Disk, Mode, NullBlk},
+    context::Pinning,
+    disk::NullBlk,
     fixtures::place::{Place, DATA},
-    sys::Errno,
-    vm::{self, Answer, Setup, Vm, IOERR, OK, UNSUPP},
+    prelude::*,
+    vm::{self, UNSUPP},
 };
 use vblk_core::{
-    addr::GuestAddr,
     request::ID_BYTES,
-    testing::{join, BlockRequest, Buf, DriverMemory},
+    testing::{join, Buf},
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/write_then_read", limit: 20, run: write_then_read },
-    Test { name: "harness/flush", limit: 20, run: flush },
-    Test { name: "harness/get_id", limit: 20, run: get_id },
-    Test { name: "harness/unknown_types_are_unsupported", limit: 20, run: unknown_types },
-    Test { name: "harness/used_length_claims_only_what_was_written", limit: 20, run: used_length },
-    Test { name: "harness/requests_beyond_the_disk_fail", limit: 20, run: beyond_the_disk },
-    Test { name: "harness/read_only_disk_refuses_writes", limit: 20, run: read_only_disk },
-    Test { name: "harness/disk_of_4k_blocks", limit: 20, run: disk_of_4k_blocks },
+pub const TESTS: &[Test] = tests!["harness":
+    write_then_read(20),
+    flush(20),
+    get_id(20),
+    unknown_types_are_unsupported(20),
+    used_length_claims_only_what_was_written(20),
+    requests_beyond_the_disk_fail(20),
+    read_only_disk_refuses_writes(20),
+    disk_of_4k_blocks(20),
 ];
 
 fn write_then_read(context: &Context) -> Outcome {
@@ -141,7 +139,7 @@ fn get_id(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn unknown_types(_: &Context) -> Outcome {
+fn unknown_types_are_unsupported(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let place = Place::of(&vm);
     // SCSI commands, lifetime, zones, the old barrier bit. Those about ranges have tests of their own.
@@ -171,7 +169,7 @@ fn unknown_types(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn used_length(_: &Context) -> Outcome {
+fn used_length_claims_only_what_was_written(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let end = disk.bytes()? / 512;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
@@ -217,7 +215,7 @@ fn used_length(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn beyond_the_disk(_: &Context) -> Outcome {
+fn requests_beyond_the_disk_fail(_: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk::default())?;
     let end = disk.bytes()? / 512;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
@@ -248,7 +246,7 @@ fn beyond_the_disk(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn read_only_disk(context: &Context) -> Outcome {
+fn read_only_disk_refuses_writes(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let bytes = context.rng().bytes(4096);
     disk.write(0, &bytes)?;

@@ -3,31 +3,28 @@
 //! A disk that changes while it is served: larger, smaller, or read-only.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Delays, Disk, Mode},
+    disk::Delays,
     fixtures::{
         commands::assert_errno,
         place::{Place, DATA},
     },
     load::{Load, Slots, Traffic},
+    prelude::*,
     rng::Rng,
-    sys::{ioctl, poll::EventFd, Errno},
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    sys::{ioctl, poll::EventFd},
 };
 use std::{fs::File, os::fd::AsRawFd, time::Duration};
 use vblk_core::{
     features::{bit, Features},
-    testing::{BlockRequest, DriverMemory},
     uapi,
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/wrong_files_for_the_config_call", limit: 20, run: wrong_files },
-    Test { name: "harness/growth_and_shrinking_are_told", limit: 60, run: resized },
-    Test { name: "harness/a_config_change_is_told_once_to_who_listens", limit: 20, run: told_once },
-    Test { name: "harness/a_disk_that_becomes_read_only_is_told", limit: 40, run: becomes_read_only },
-    Test { name: "harness/resize_under_load", limit: 60, run: under_load },
+pub const TESTS: &[Test] = tests!["harness":
+    wrong_files_for_the_config_call(20),
+    growth_and_shrinking_are_told(60),
+    a_config_change_is_told_once_to_who_listens(20),
+    a_disk_that_becomes_read_only_is_told(40),
+    resize_under_load(60),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -47,7 +44,7 @@ fn told_bytes(vm: &Vm, file: &File) -> Result<u64, Errno> {
     Ok(u64::from_le_bytes(sectors) * 512)
 }
 
-fn wrong_files(_: &Context) -> Outcome {
+fn wrong_files_for_the_config_call(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     let set = |fd: i32| {
         let mut argument = fd.to_ne_bytes();
@@ -71,7 +68,7 @@ fn wrong_files(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn resized(context: &Context) -> Outcome {
+fn growth_and_shrinking_are_told(context: &Context) -> Outcome {
     let (old, large, small) = (16 * MIB, 32 * MIB, 8 * MIB);
     let bytes = context.rng().bytes(4096);
     for (number, disk) in disks(old)?.iter().enumerate() {
@@ -126,7 +123,7 @@ fn resized(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn told_once(_: &Context) -> Outcome {
+fn a_config_change_is_told_once_to_who_listens(_: &Context) -> Outcome {
     let disk = Disk::part(&Disk::ram(), 0, 16 * MIB)?;
     let vm = Vm::with_disk(&Setup::default(), &disk)?;
     let (first, second) = (EventFd::new()?, EventFd::new()?);
@@ -183,7 +180,7 @@ impl Drop for ReadOnly {
     }
 }
 
-fn becomes_read_only(_: &Context) -> Outcome {
+fn a_disk_that_becomes_read_only_is_told(_: &Context) -> Outcome {
     let disk = Disk::looped(16 * MIB)?;
     let file = disk.open(Mode::ReadWrite)?;
     let changed = EventFd::new()?;
@@ -252,7 +249,7 @@ impl Traffic for AroundTheEnd {
     }
 }
 
-fn under_load(context: &Context) -> Outcome {
+fn resize_under_load(context: &Context) -> Outcome {
     let (small, large) = (8 * MIB, 16 * MIB);
     let ram = Disk::ram();
     ram.write(0, &vec![0; large as usize])?;

@@ -3,32 +3,29 @@
 //! Secure erase on a disk that can, which none of the kernel's own test disks is.
 
 use crate::{
-    context::{Context, Outcome, Test},
     device::Device,
-    disk::{Count, Counts, Disk, Mode, TestDisk, DISCARDED, ERASED},
+    disk::{Count, Counts, TestDisk, DISCARDED, ERASED},
     fixtures::ranges::{fill, range, request, send, u32_at, Range, DISCARD, SECURE_ERASE},
-    vm::{Answer, Setup, Vm, IOERR, OK, UNSUPP},
+    prelude::*,
+    vm::UNSUPP,
 };
 use vblk_core::{
     features::{bit, Features},
-    testing::{Buf, DriverMemory},
+    testing::Buf,
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/secure_erase_erases_its_ranges_and_nothing_else", limit: 20, run: erases },
-    Test { name: "harness/secure_erase_as_linux_asks_for_it", limit: 20, run: as_linux },
+pub const TESTS: &[Test] = tests!["harness":
+    secure_erase_erases_its_ranges_and_nothing_else(20),
+    secure_erase_as_linux_asks_for_it(20),
 ];
 
 /// Tests of features that the disk does not have: through vhost-vdpa, a driver can't accept those.
-#[rustfmt::skip]
-pub const OF_VHOST: &[Test] = &[
-    Test { name: "harness/secure_erase_refuses_what_discard_refuses", limit: 20, run: refuses },
+pub const OF_VHOST: &[Test] = tests!["harness":
+    secure_erase_refuses_what_discard_refuses(20),
 ];
 
-#[rustfmt::skip]
-pub const WITHOUT_RINGS: &[Test] = &[
-    Test { name: "harness/secure_erase_is_announced_as_the_disk_has_it", limit: 20, run: announced },
+pub const WITHOUT_RINGS: &[Test] = tests!["harness":
+    secure_erase_is_announced_as_the_disk_has_it(20),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -50,7 +47,7 @@ fn overwrite(bytes: &mut [u8], ranges: &[Range], with: u8) {
     }
 }
 
-fn erases(context: &Context) -> Outcome {
+fn secure_erase_erases_its_ranges_and_nothing_else(context: &Context) -> Outcome {
     let disk = Disk::counting(&CAN_ERASE)?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let mut expected = fill(context, &disk, 2 * MIB)?;
@@ -95,7 +92,7 @@ fn erases(context: &Context) -> Outcome {
 }
 
 /// Linux's driver puts the ranges into a buffer that the device may write.
-fn as_linux(context: &Context) -> Outcome {
+fn secure_erase_as_linux_asks_for_it(context: &Context) -> Outcome {
     let disk = Disk::counting(&CAN_ERASE)?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let mut expected = fill(context, &disk, MIB)?;
@@ -120,7 +117,7 @@ fn as_linux(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn refuses(context: &Context) -> Outcome {
+fn secure_erase_refuses_what_discard_refuses(context: &Context) -> Outcome {
     let disk = Disk::counting(&CAN_ERASE)?;
     let end = disk.bytes()? / 512;
     let good = range(0, 8, 0);
@@ -164,7 +161,7 @@ fn refuses(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn announced(_: &Context) -> Outcome {
+fn secure_erase_is_announced_as_the_disk_has_it(_: &Context) -> Outcome {
     // Limit of the disk in sectors, and its unit in bytes; what is announced of them in sectors.
     let cases = [
         (LIMIT, 512, (LIMIT, 1)),

@@ -4,13 +4,11 @@
 
 use crate::{
     child::{self, Role},
-    context::{Context, Outcome, Test},
     device::Device,
-    disk::{self, Disk, Mode},
+    disk,
     fixtures::commands::{assert_errno, assert_not_permitted},
+    prelude::*,
     rng::Rng,
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     fs::File,
@@ -22,14 +20,12 @@ use std::{
     process::Stdio,
     thread,
 };
-use vblk_core::{addr::GuestAddr, testing::BlockRequest};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/every_command_in_every_state", limit: 40, run: every_state },
-    Test { name: "harness/commands_from_two_threads_at_once", limit: 60, run: two_threads },
-    Test { name: "harness/a_device_sent_over_a_socket_stays_its_owners", limit: 20, run: sent },
+pub const TESTS: &[Test] = tests!["harness":
+    every_command_in_every_state(40),
+    commands_from_two_threads_at_once(60),
+    a_device_sent_over_a_socket_stays_its_owners(20),
 ];
 
 pub const ROLES: &[Role] = &[RECIPIENT];
@@ -160,7 +156,7 @@ fn check_alive(vm: &mut Vm, disk: &File) -> Outcome {
     Ok(())
 }
 
-fn every_state(_: &Context) -> Outcome {
+fn every_command_in_every_state(_: &Context) -> Outcome {
     let disk = disk::open(Disk::ram().path(), Mode::ReadWrite, 0)?;
     for command in COMMANDS {
         for (state, result) in STATES.into_iter().zip(command.results) {
@@ -196,7 +192,7 @@ fn storm(vm: &Vm, disk: &File, mut rng: Rng, count: u64) -> [u64; 2] {
     [done, refused]
 }
 
-fn two_threads(context: &Context) -> Outcome {
+fn commands_from_two_threads_at_once(context: &Context) -> Outcome {
     let disk = disk::open(Disk::ram().path(), Mode::ReadWrite, 0)?;
     let mut vm = Vm::new(&Setup::default())?;
     let mut rng = context.rng();
@@ -214,7 +210,7 @@ fn two_threads(context: &Context) -> Outcome {
 }
 
 /// The descriptor is a copy of another process's open file.
-fn sent(_: &Context) -> Outcome {
+fn a_device_sent_over_a_socket_stays_its_owners(_: &Context) -> Outcome {
     let mut vm = Vm::with_disk(&Setup::default(), &Disk::ram())?;
     let (ours, theirs) = UnixStream::pair()?;
     ours.send_with_fd(&[0u8][..], vm.device.file().as_raw_fd())?;

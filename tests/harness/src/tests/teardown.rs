@@ -4,9 +4,8 @@
 
 use crate::{
     child::{self, Role},
-    context::{Context, Outcome, Test, PATIENCE},
     device::Device,
-    disk::{self, Mode},
+    disk,
     fixtures::{
         commands::assert_errno,
         slow_disk::{in_flight, slow_disk, DELAY, DEPTH},
@@ -14,40 +13,35 @@ use crate::{
     kmod,
     memory::MIDDLE,
     oracle::facts,
-    sys::{process, Errno},
-    vm::Vm,
+    prelude::*,
+    sys::process,
 };
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use vblk_core::{addr::GuestAddr, testing::DriverMemory};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/close_with_256_in_flight", limit: 60, run: close_in_flight },
-    Test { name: "harness/unload_right_after_close_in_flight", limit: 60, run: unload_after_close },
+pub const TESTS: &[Test] = tests!["harness":
+    close_with_256_in_flight(60),
+    unload_right_after_close_in_flight(60),
 ];
 
 /// Tests of owners of a device, and of processes that end with one.
-#[rustfmt::skip]
-pub const OF_OWNERS: &[Test] = &[
-    Test { name: "harness/reset_owner_with_256_in_flight", limit: 60, run: reset_in_flight },
-    Test { name: "harness/kill_with_256_in_flight", limit: 90, run: kill_in_flight },
-    Test { name: "harness/owner_dies_while_another_holds_the_device", limit: 60, run: orphaned },
+pub const OF_OWNERS: &[Test] = tests!["harness":
+    reset_owner_with_256_in_flight(60),
+    kill_with_256_in_flight(90),
+    owner_dies_while_another_holds_the_device(60),
 ];
 
 /// Tests that are not about guest memory.
-#[rustfmt::skip]
-pub const OF_THE_MODULE: &[Test] = &[
-    Test { name: "harness/module_in_use_is_not_removed", limit: 20, run: in_use },
-    Test { name: "harness/open_close_load_unload_many_times", limit: 60, run: load_unload },
+pub const OF_THE_MODULE: &[Test] = tests!["harness":
+    module_in_use_is_not_removed(20),
+    open_close_load_unload_many_times(60),
 ];
 
 /// Tests that are about all tests before them.
-#[rustfmt::skip]
-pub const LAST: &[Test] = &[
-    Test { name: "harness/kernel_memory_is_not_leaked", limit: 60, run: no_kernel_leak },
+pub const LAST: &[Test] = tests!["harness":
+    kernel_memory_is_not_leaked(60),
 ];
 
 pub const ROLES: &[Role] = &[IN_FLIGHT, ORPHANS];
@@ -64,7 +58,7 @@ const ORPHANS: Role = Role {
 
 const ROUNDS: u64 = 50;
 
-fn close_in_flight(context: &Context) -> Outcome {
+fn close_with_256_in_flight(context: &Context) -> Outcome {
     let disk = slow_disk()?;
     for round in 0..context.times(ROUNDS) {
         let Vm {
@@ -94,7 +88,7 @@ fn close_in_flight(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn reset_in_flight(context: &Context) -> Outcome {
+fn reset_owner_with_256_in_flight(context: &Context) -> Outcome {
     let disk = slow_disk()?;
     for _ in 0..context.times(ROUNDS / 5) {
         let vm = in_flight(disk.path())?;
@@ -118,7 +112,7 @@ fn be_in_flight(arguments: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn kill_in_flight(context: &Context) -> Outcome {
+fn kill_with_256_in_flight(context: &Context) -> Outcome {
     let disk = slow_disk()?;
     let path = disk.path().to_str().ok_or("path")?;
     for _ in 0..context.times(ROUNDS) {
@@ -154,7 +148,7 @@ fn leave_an_orphan(arguments: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn orphaned(context: &Context) -> Outcome {
+fn owner_dies_while_another_holds_the_device(context: &Context) -> Outcome {
     let disk = slow_disk()?;
     let path = disk.path().to_str().ok_or("path")?;
     for _ in 0..context.times(ROUNDS / 5) {
@@ -173,7 +167,7 @@ fn orphaned(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn in_use(_: &Context) -> Outcome {
+fn module_in_use_is_not_removed(_: &Context) -> Outcome {
     let device = Device::open()?;
     assert_eq!(kmod::users(), Some(1));
     assert_errno("open", kmod::unload(), Errno::EAGAIN);
@@ -188,7 +182,7 @@ fn in_use(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn load_unload(context: &Context) -> Outcome {
+fn open_close_load_unload_many_times(context: &Context) -> Outcome {
     for round in 0..context.times_or(200, 1000) {
         let device = Device::open()?;
         if round % 2 == 0 {
@@ -207,7 +201,7 @@ fn load_unload(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn unload_after_close(context: &Context) -> Outcome {
+fn unload_right_after_close_in_flight(context: &Context) -> Outcome {
     let disk = slow_disk()?;
     for _ in 0..context.times(ROUNDS / 5) {
         drop(in_flight(disk.path())?.device);
@@ -222,7 +216,7 @@ fn unload_after_close(context: &Context) -> Outcome {
 }
 
 /// Asks kmemleak about all tests until here.
-fn no_kernel_leak(context: &Context) -> Outcome {
+fn kernel_memory_is_not_leaked(context: &Context) -> Outcome {
     const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
     context.needs_debug_kernel()?;
     // What was allocated in the last seconds is not looked at. An object is reported when two scans

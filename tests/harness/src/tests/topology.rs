@@ -3,24 +3,18 @@
 //! Blocks of other sizes, and what the guest is told of them.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode, NullBlk, TestDisk},
+    disk::{NullBlk, TestDisk},
     fixtures::place::{Place, DATA},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
 };
-use vblk_core::{
-    features::{bit, Features},
-    testing::DriverMemory,
-};
+use vblk_core::features::{bit, Features};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/topology_is_that_of_the_disk", limit: 20, run: told },
-    Test { name: "harness/segments_are_limited_by_the_ring_alone", limit: 20, run: segments },
-    Test { name: "harness/mapped_disk_of_4k_blocks", limit: 20, run: mapped_4k },
-    Test { name: "harness/requests_are_cut_to_what_the_disk_takes", limit: 20, run: cut },
-    Test { name: "harness/a_partition_has_its_own_size_and_alignment", limit: 20, run: partition },
+pub const TESTS: &[Test] = tests!["harness":
+    topology_is_that_of_the_disk(20),
+    segments_are_limited_by_the_ring_alone(20),
+    mapped_disk_of_4k_blocks(20),
+    requests_are_cut_to_what_the_disk_takes(20),
+    a_partition_has_its_own_size_and_alignment(20),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -70,7 +64,7 @@ fn number(config: &[u8], at: usize, bytes: usize) -> u64 {
     u64::from_le_bytes(raw)
 }
 
-fn told(_: &Context) -> Outcome {
+fn topology_is_that_of_the_disk(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     let ram = Disk::ram();
     for disk in [Disk::ram(), of_4k_blocks()?, Disk::looped(16 * MIB)?] {
@@ -90,7 +84,7 @@ fn told(_: &Context) -> Outcome {
 }
 
 /// A driver is told of no limit of the disk, since the module cuts what the disk can't take.
-fn segments(_: &Context) -> Outcome {
+fn segments_are_limited_by_the_ring_alone(_: &Context) -> Outcome {
     let vm = Vm::new(&Setup::default())?;
     let disk = Disk::counting(&TestDisk {
         max_segments: 7,
@@ -118,7 +112,7 @@ fn has_the_limits_of_the_ring(vm: &Vm, disk: &Disk) -> Outcome {
     Ok(())
 }
 
-fn mapped_4k(context: &Context) -> Outcome {
+fn mapped_disk_of_4k_blocks(context: &Context) -> Outcome {
     let below = of_4k_blocks()?;
     let disk = Disk::part(&below, 8, 16 * MIB)?;
     let mut vm = Vm::new(&Setup::default())?;
@@ -151,7 +145,7 @@ fn mapped_4k(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn cut(context: &Context) -> Outcome {
+fn requests_are_cut_to_what_the_disk_takes(context: &Context) -> Outcome {
     // Three pages at a time.
     let disk = Disk::counting(&TestDisk {
         max_segments: 3,
@@ -183,7 +177,7 @@ fn cut(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn partition(_: &Context) -> Outcome {
+fn a_partition_has_its_own_size_and_alignment(_: &Context) -> Outcome {
     let whole = Disk::counting(&TestDisk {
         physical_block_size: 4096,
         ..TestDisk::DEFAULT

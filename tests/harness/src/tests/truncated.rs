@@ -4,29 +4,25 @@
 //! SIGBUS. The device fails the request, or stops the queue where it can't tell the guest of that.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, Mode},
     fixtures::{commands::assert_errno, descriptors::desc},
     memory::MIDDLE,
-    sys::{map::Mapping, system, Errno},
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
+    sys::{map::Mapping, system},
 };
 use std::{
     os::fd::AsFd,
     time::{Duration, Instant},
 };
 use vblk_core::{
-    addr::GuestAddr,
     packed,
     split::Descriptor,
-    testing::{BlockRequest, Buf, Driver, DriverMemory},
+    testing::{Buf, Driver},
     uapi::MemoryRegion,
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/requests_in_a_truncated_file", limit: 20, run: requests },
-    Test { name: "harness/a_ring_in_a_truncated_file", limit: 20, run: ring },
+pub const TESTS: &[Test] = tests!["harness":
+    requests_in_a_truncated_file(20),
+    a_ring_in_a_truncated_file(20),
 ];
 
 const BYTES: u64 = 64 << 10;
@@ -37,7 +33,7 @@ const THERE: u64 = 1 << 40;
 /// Bytes that one I/O takes at most.
 const MOST: u32 = 1 << 20;
 
-fn requests(_: &Context) -> Outcome {
+fn requests_in_a_truncated_file(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let file = system::memory_file(c"shorter", BYTES)?;
@@ -179,7 +175,7 @@ fn requests(_: &Context) -> Outcome {
 }
 
 /// The ring stays where it was mapped, although only the device can reach that page.
-fn ring(_: &Context) -> Outcome {
+fn a_ring_in_a_truncated_file(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::new(&Setup::default())?;
     let file = system::memory_file(c"shorter", BYTES)?;

@@ -8,34 +8,27 @@
 //! a request that comes back without a status has succeeded as far as a guest can tell.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Delays, Disk, Mode},
+    disk::Delays,
     fixtures::{
         descriptors::HOLE,
         loss::{Loss, PAGE},
     },
     memory::{HIGH, MIDDLE},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
 };
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, Buf, DriverMemory},
-};
+use vblk_core::testing::Buf;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/a_status_byte_that_cannot_be_written_stops_the_queue", limit: 40, run: status },
-    Test { name: "harness/an_indirect_table_that_cannot_be_read_stops_the_queue", limit: 40, run: table },
-    Test { name: "harness/a_header_or_data_that_cannot_be_reached_fail_the_request", limit: 40, run: answered },
-    Test { name: "harness/a_stopped_queue_is_told_apart_from_a_mistake", limit: 20, run: told_apart },
+pub const TESTS: &[Test] = tests!["harness":
+    a_status_byte_that_cannot_be_written_stops_the_queue(40),
+    an_indirect_table_that_cannot_be_read_stops_the_queue(40),
+    a_header_or_data_that_cannot_be_reached_fail_the_request(40),
+    a_stopped_queue_is_told_apart_from_a_mistake(20),
 ];
 
 /// Tests that are not about guest memory that the owner takes away.
-#[rustfmt::skip]
-pub const ON_ANY_MEMORY: &[Test] = &[
-    Test { name: "harness/a_status_byte_outside_guest_memory_is_the_guests_mistake", limit: 20, run: outside },
-    Test { name: "harness/indirect_tables_longer_than_the_ring", limit: 60, run: long_tables },
+pub const ON_ANY_MEMORY: &[Test] = tests!["harness":
+    a_status_byte_outside_guest_memory_is_the_guests_mistake(20),
+    indirect_tables_longer_than_the_ring(60),
 ];
 
 /// Memory that the owner takes away.
@@ -101,7 +94,7 @@ fn check_others(vm: &mut Vm, disk: &Disk, what: &str) -> Outcome {
     Ok(())
 }
 
-fn status(_: &Context) -> Outcome {
+fn a_status_byte_that_cannot_be_written_stops_the_queue(_: &Context) -> Outcome {
     for disk in disks()? {
         for loss in Loss::ALL {
             let what = format!("{}, {loss:?}", disk.path().display());
@@ -121,7 +114,7 @@ fn status(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn table(_: &Context) -> Outcome {
+fn an_indirect_table_that_cannot_be_read_stops_the_queue(_: &Context) -> Outcome {
     for disk in disks()? {
         for loss in [Loss::Protected, Loss::Unmapped] {
             let what = format!("{}, {loss:?}", disk.path().display());
@@ -142,7 +135,7 @@ fn table(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn answered(_: &Context) -> Outcome {
+fn a_header_or_data_that_cannot_be_reached_fail_the_request(_: &Context) -> Outcome {
     for disk in disks()? {
         for (part, loss) in ["header", "data"]
             .into_iter()
@@ -176,7 +169,7 @@ fn answered(_: &Context) -> Outcome {
 }
 
 /// Both are told by the error eventfd; a VMM asks for the statistics then.
-fn told_apart(_: &Context) -> Outcome {
+fn a_stopped_queue_is_told_apart_from_a_mistake(_: &Context) -> Outcome {
     let disk = Disk::second_ram();
     let (mut vm, write) = set_up(&disk)?;
     let memory = vm.memory.clone();
@@ -219,7 +212,7 @@ fn told_apart(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn outside(_: &Context) -> Outcome {
+fn a_status_byte_outside_guest_memory_is_the_guests_mistake(_: &Context) -> Outcome {
     let disk = Disk::second_ram();
     let (mut vm, write) = set_up(&disk)?;
     let mut bufs = write.buffers();
@@ -258,7 +251,7 @@ fn scattered(vm: &Vm, buffers: u64, writes: bool) -> BlockRequest {
 
 /// Checks tables that QEMU and C vhost take too. Linux makes them whenever `seg_max` allows more
 /// segments than the ring has entries.
-fn long_tables(context: &Context) -> Outcome {
+fn indirect_tables_longer_than_the_ring(context: &Context) -> Outcome {
     let disk = Disk::second_ram();
     for (size, most) in [(8, 1024), (16, 1024), (1024, 1024), (2048, 2048)] {
         let mut vm = Vm::new(&Setup::size(size))?;

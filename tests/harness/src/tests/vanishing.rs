@@ -3,28 +3,20 @@
 //! Disks that go away, and disks that keep everybody waiting.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Delays, Disk, Mode, NullBlk, Target, RAM},
+    disk::{Delays, NullBlk, Target, RAM},
     fixtures::place::{Place, DATA},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
 };
 use std::time::Duration;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/disk_that_disappears_under_load", limit: 60, run: disappears },
-    Test { name: "harness/targets_exchanged_under_load", limit: 60, run: exchanged },
+pub const TESTS: &[Test] = tests!["harness":
+    disk_that_disappears_under_load(60),
+    targets_exchanged_under_load(60),
 ];
 
 /// Tests of memory tables that are replaced while a disk is attached, with the ring where it was.
-#[rustfmt::skip]
-pub const ON_ANOTHER_TABLE: &[Test] = &[
-    Test { name: "harness/requests_wait_for_a_suspended_disk", limit: 20, run: suspended },
+pub const ON_ANOTHER_TABLE: &[Test] = tests!["harness":
+    requests_wait_for_a_suspended_disk(20),
 ];
 
 /// Requests that are under way at once, on each queue.
@@ -144,7 +136,7 @@ impl Load {
     }
 }
 
-fn disappears(context: &Context) -> Outcome {
+fn disk_that_disappears_under_load(context: &Context) -> Outcome {
     const QUEUES: u32 = 2;
     const ALL: u64 = QUEUES as u64 * DEPTH;
     let mut rng = context.rng();
@@ -176,7 +168,7 @@ fn disappears(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn exchanged(context: &Context) -> Outcome {
+fn targets_exchanged_under_load(context: &Context) -> Outcome {
     const SECTORS: u64 = 2 * DEPTH * 16;
     let works = [Target::delay(
         RAM.as_ref(),
@@ -205,7 +197,7 @@ fn exchanged(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn suspended(context: &Context) -> Outcome {
+fn requests_wait_for_a_suspended_disk(context: &Context) -> Outcome {
     let disk = Disk::mapped(&[Target::linear(RAM.as_ref(), 0, 1 << 16)])?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let bytes = context.rng().bytes(4096);

@@ -5,16 +5,16 @@
 
 use crate::{
     child::{self, Role},
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{self, Disk, Mode, TestDisk},
+    disk::{self, TestDisk},
     fixtures::vdpa::{
         addr, assert_refused, delay, layout, plain, read, reads, region_at, slow_disk, taken, Used,
         CANARY, DRIVER_OK,
     },
     kmod,
     memory::{GuestMemory, LOW, MIDDLE, REGIONS},
+    prelude::*,
     rng::Rng,
-    sys::{poll::EventFd, process, Errno},
+    sys::{poll::EventFd, process},
     vhost_vdpa::{self, status, Access, VdpaDevice, VhostVdpa},
 };
 use std::{
@@ -26,33 +26,31 @@ use std::{
     time::{Duration, Instant},
 };
 use vblk_core::{
-    addr::GuestAddr,
     features::{bit, Features},
-    testing::{BlockRequest, Driver, DriverMemory},
+    testing::Driver,
     uapi::{
         MemoryRegion, VdpaAdd, VringAddr, VDPA_PACKED, VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK,
     },
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "vdpa/makers_need_cap_sys_admin_and_good_arguments", limit: 20, run: makers },
-    Test { name: "vdpa/status_machine_in_any_order", limit: 60, run: any_order },
-    Test { name: "vdpa/queues_are_enabled_after_driver_ok", limit: 20, run: enabled_later },
-    Test { name: "vdpa/two_devices_at_once", limit: 20, run: two_devices },
-    Test { name: "vdpa/suspend_and_resume", limit: 40, run: suspended },
-    Test { name: "vdpa/positions_survive_another_driver", limit: 20, run: positions },
-    Test { name: "vdpa/unmapping_waits_for_io", limit: 40, run: unmapped },
-    Test { name: "vdpa/memory_that_is_mapped_later_is_found", limit: 20, run: mapped_later },
-    Test { name: "vdpa/a_ring_that_is_unmapped_stops_its_queue", limit: 20, run: ring_unmapped },
-    Test { name: "vdpa/read_only_mappings_are_not_written", limit: 20, run: read_only },
-    Test { name: "vdpa/a_broken_ring_asks_for_a_reset", limit: 20, run: broken_ring },
-    Test { name: "vdpa/configuration_changes_are_told", limit: 20, run: resized },
-    Test { name: "vdpa/changes_while_nothing_is_served_are_told", limit: 20, run: resized_unattached },
-    Test { name: "vdpa/a_vmm_killed_with_requests_in_flight", limit: 60, run: killed },
-    Test { name: "vdpa/who_asks_while_a_vmm_waits_can_be_killed", limit: 40, run: asked },
-    Test { name: "vdpa/deleting_waits_for_the_vmm", limit: 40, run: deleted },
-    Test { name: "vdpa/the_module_stays_while_a_device_exists", limit: 20, run: module_stays },
+pub const TESTS: &[Test] = tests!["vdpa":
+    makers_need_cap_sys_admin_and_good_arguments(20),
+    status_machine_in_any_order(60),
+    queues_are_enabled_after_driver_ok(20),
+    two_devices_at_once(20),
+    suspend_and_resume(40),
+    positions_survive_another_driver(20),
+    unmapping_waits_for_io(40),
+    memory_that_is_mapped_later_is_found(20),
+    a_ring_that_is_unmapped_stops_its_queue(20),
+    read_only_mappings_are_not_written(20),
+    a_broken_ring_asks_for_a_reset(20),
+    configuration_changes_are_told(20),
+    changes_while_nothing_is_served_are_told(20),
+    a_vmm_killed_with_requests_in_flight(60),
+    who_asks_while_a_vmm_waits_can_be_killed(40),
+    deleting_waits_for_the_vmm(40),
+    the_module_stays_while_a_device_exists(20),
 ];
 
 pub const ROLES: &[Role] = &[IN_FLIGHT, ASKING];
@@ -67,7 +65,7 @@ const ASKING: Role = Role {
     run: ask,
 };
 
-fn makers(_: &Context) -> Outcome {
+fn makers_need_cap_sys_admin_and_good_arguments(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;
     let add = |change: &dyn Fn(&mut VdpaAdd)| {
@@ -148,7 +146,7 @@ fn anything(used: &Used, rng: &mut Rng) {
     node.status().expect("the status");
 }
 
-fn any_order(context: &Context) -> Outcome {
+fn status_machine_in_any_order(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut rng = context.rng();
     for packed in [0, VDPA_PACKED] {
@@ -168,7 +166,7 @@ fn any_order(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn enabled_later(_: &Context) -> Outcome {
+fn queues_are_enabled_after_driver_ok(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut used = Used::prepared(&disk, 0)?;
     used.negotiate()?;
@@ -206,7 +204,7 @@ fn enabled_later(_: &Context) -> Outcome {
     (0..20).try_for_each(|_| used.works())
 }
 
-fn two_devices(_: &Context) -> Outcome {
+fn two_devices_at_once(_: &Context) -> Outcome {
     let (first, second) = (Disk::ram(), Disk::second_ram());
     first.write(0, &[1; 4096])?;
     second.write(0, &[2; 4096])?;
@@ -222,7 +220,7 @@ fn two_devices(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn suspended(context: &Context) -> Outcome {
+fn suspend_and_resume(context: &Context) -> Outcome {
     let disk = slow_disk(context)?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
@@ -251,7 +249,7 @@ fn suspended(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn positions(_: &Context) -> Outcome {
+fn positions_survive_another_driver(_: &Context) -> Outcome {
     let disk = Disk::ram();
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
@@ -269,7 +267,7 @@ fn positions(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn unmapped(context: &Context) -> Outcome {
+fn unmapping_waits_for_io(context: &Context) -> Outcome {
     let disk = slow_disk(context)?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
@@ -299,7 +297,7 @@ fn unmapped(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn mapped_later(_: &Context) -> Outcome {
+fn memory_that_is_mapped_later_is_found(_: &Context) -> Outcome {
     const ELSEWHERE: u64 = 1 << 40;
     let disk = Disk::ram();
     disk.write(0, &[7; 4096])?;
@@ -327,7 +325,7 @@ fn mapped_later(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn ring_unmapped(_: &Context) -> Outcome {
+fn a_ring_that_is_unmapped_stops_its_queue(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut used = Used::started(&disk, 0)?;
     used.works()?;
@@ -351,7 +349,7 @@ fn ring_unmapped(_: &Context) -> Outcome {
     used.works()
 }
 
-fn read_only(_: &Context) -> Outcome {
+fn read_only_mappings_are_not_written(_: &Context) -> Outcome {
     let disk = Disk::ram();
     disk.write(0, &[7; 8192])?;
     let mut used = Used::started(&disk, 0)?;
@@ -394,7 +392,7 @@ fn read_only(_: &Context) -> Outcome {
     used.works()
 }
 
-fn broken_ring(_: &Context) -> Outcome {
+fn a_broken_ring_asks_for_a_reset(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut used = Used::started(&disk, 0)?;
     used.works()?;
@@ -423,7 +421,7 @@ fn broken_ring(_: &Context) -> Outcome {
 
 /// A driver reads the configuration before it is ready. What changes between, or while the device is
 /// suspended, it has to hear of.
-fn resized_unattached(_: &Context) -> Outcome {
+fn changes_while_nothing_is_served_are_told(_: &Context) -> Outcome {
     let disk = Disk::looped(8 << 20)?;
     let used = Used::prepared(&disk, 0)?;
     let config = EventFd::new()?;
@@ -443,7 +441,7 @@ fn resized_unattached(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn resized(_: &Context) -> Outcome {
+fn configuration_changes_are_told(_: &Context) -> Outcome {
     let disk = Disk::looped(8 << 20)?;
     let used = Used::started(&disk, 0)?;
     let capacity = || used.node.config(0, 8);
@@ -494,7 +492,7 @@ fn be_in_flight(arguments: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn killed(context: &Context) -> Outcome {
+fn a_vmm_killed_with_requests_in_flight(context: &Context) -> Outcome {
     let disk = slow_disk(context)?;
     let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, plain(1, 0))?;
     let node = device.node()?;
@@ -529,7 +527,7 @@ fn ask(arguments: &[&str]) -> Outcome {
 }
 
 /// A VMM unmaps what a disk that does not answer uses.
-fn asked(_: &Context) -> Outcome {
+fn who_asks_while_a_vmm_waits_can_be_killed(_: &Context) -> Outcome {
     let disk = Disk::counting(&TestDisk::DEFAULT)?;
     let mut used = Used::started(&disk, 0)?;
     let hold = disk.hold()?;
@@ -561,7 +559,7 @@ fn asked(_: &Context) -> Outcome {
     used.await_used(1)
 }
 
-fn deleted(context: &Context) -> Outcome {
+fn deleting_waits_for_the_vmm(context: &Context) -> Outcome {
     let disk = slow_disk(context)?;
     let mut used = Used::started(&disk, 0)?;
     used.launch(&reads(16));
@@ -581,7 +579,7 @@ fn deleted(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn module_stays(_: &Context) -> Outcome {
+fn the_module_stays_while_a_device_exists(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let before = kmod::users();
     let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, plain(1, 0))?;

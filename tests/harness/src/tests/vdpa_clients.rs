@@ -3,9 +3,8 @@
 //! Clients of vhost-vdpa that others wrote.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode},
     fixtures::clients::{self, Data, BLOCK, BYTES, QUEUES},
+    prelude::*,
     sys::process,
     vhost_vdpa::VdpaDevice,
 };
@@ -16,12 +15,11 @@ use vblk_core::{
 };
 use virtio_driver::VhostVdpa;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "vdpa/the_crate_virtio_driver_by_eventfd", limit: 40, run: by_eventfd },
-    Test { name: "vdpa/the_crate_virtio_driver_polling", limit: 40, run: polling },
-    Test { name: "vdpa/the_crate_blkio_by_eventfd", limit: 40, run: blkio_by_eventfd },
-    Test { name: "vdpa/the_crate_blkio_polling", limit: 40, run: blkio_polling },
+pub const TESTS: &[Test] = tests!["vdpa":
+    the_crate_virtio_driver_by_eventfd(40),
+    the_crate_virtio_driver_polling(40),
+    the_crate_blkio_by_eventfd(40),
+    the_crate_blkio_polling(40),
 ];
 
 /// Makes a device on a disk that is empty where the clients use it. Returns its node too.
@@ -55,12 +53,12 @@ fn client(context: &Context, is_polled: bool, flags: u32) -> Outcome {
     Ok(())
 }
 
-fn by_eventfd(context: &Context) -> Outcome {
+fn the_crate_virtio_driver_by_eventfd(context: &Context) -> Outcome {
     client(context, false, 0)?;
     client(context, false, VDPA_PACKED)
 }
 
-fn polling(context: &Context) -> Outcome {
+fn the_crate_virtio_driver_polling(context: &Context) -> Outcome {
     client(context, true, 0)?;
     client(context, true, VDPA_PACKED)
 }
@@ -78,12 +76,12 @@ fn library(context: &Context, is_polled: bool, flags: u32) -> Outcome {
     clients::drive_blkio(context, client, data, is_polled, &disk)
 }
 
-fn blkio_by_eventfd(context: &Context) -> Outcome {
+fn the_crate_blkio_by_eventfd(context: &Context) -> Outcome {
     library(context, false, 0)?;
     library(context, false, VDPA_PACKED)
 }
 
-fn blkio_polling(context: &Context) -> Outcome {
+fn the_crate_blkio_polling(context: &Context) -> Outcome {
     library(context, true, 0)?;
     library(context, true, VDPA_PACKED)
 }

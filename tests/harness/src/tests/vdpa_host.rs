@@ -3,13 +3,13 @@
 //! A vDPA device whose driver is the host's own: /dev/vdX by virtio_vdpa and virtio_blk.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
     disk::{
         filesystem::{self, Mounted},
-        Disk, Mode, NullBlk, Target, TestDisk, DISCARDED,
+        NullBlk, Target, TestDisk, DISCARDED,
     },
+    prelude::*,
     program::run,
-    sys::{ioctl, Errno},
+    sys::ioctl,
     vhost_vdpa::{until_there, VdpaDevice},
 };
 use std::{
@@ -18,17 +18,16 @@ use std::{
 };
 use vblk_core::uapi::{VdpaAdd, VDPA_HOST, VDPA_PACKED};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "vdpa/the_hosts_own_driver", limit: 60, run: written },
-    Test { name: "vdpa/the_hosts_own_driver_passes_fio", limit: 60, run: fio },
-    Test { name: "vdpa/the_hosts_own_driver_has_a_filesystem", limit: 60, run: files },
-    Test { name: "vdpa/the_hosts_own_driver_survives_a_power_cut", limit: 60, run: power_cut },
-    Test { name: "vdpa/the_hosts_own_driver_on_a_read_only_disk", limit: 20, run: read_only },
-    Test { name: "vdpa/the_hosts_own_driver_discards_and_zeroes", limit: 20, run: ranges },
-    Test { name: "vdpa/the_hosts_own_driver_sees_a_new_size", limit: 20, run: resized },
-    Test { name: "vdpa/the_hosts_own_driver_sees_errors", limit: 20, run: failing },
-    Test { name: "vdpa/the_hosts_worker_waits_for_no_writeback", limit: 20, run: without_io },
+pub const TESTS: &[Test] = tests!["vdpa":
+    the_hosts_own_driver(60),
+    the_hosts_own_driver_passes_fio(60),
+    the_hosts_own_driver_has_a_filesystem(60),
+    the_hosts_own_driver_survives_a_power_cut(60),
+    the_hosts_own_driver_on_a_read_only_disk(20),
+    the_hosts_own_driver_discards_and_zeroes(20),
+    the_hosts_own_driver_sees_a_new_size(20),
+    the_hosts_own_driver_sees_errors(20),
+    the_hosts_worker_waits_for_no_writeback(20),
 ];
 
 fn add(flags: u32) -> VdpaAdd {
@@ -48,7 +47,7 @@ fn disk_of(device: &VdpaDevice) -> Result<(Disk, String), Errno> {
     until_there(|| device.host_disk())
 }
 
-fn written(context: &Context) -> Outcome {
+fn the_hosts_own_driver(context: &Context) -> Outcome {
     const BLOCK: u64 = 4096;
     const BLOCKS: u64 = 1024;
     let disk = Disk::ram();
@@ -84,7 +83,7 @@ fn written(context: &Context) -> Outcome {
 
 /// The worker's own allocations must not wait for what is written to the disk that it serves: they
 /// start no I/O (PF_MEMALLOC_NOIO, <linux/sched.h>), as those of a loop device do.
-fn without_io(_: &Context) -> Outcome {
+fn the_hosts_worker_waits_for_no_writeback(_: &Context) -> Outcome {
     const KTHREADD: &str = "2";
     const NO_IO: u32 = 0x0008_0000;
     let device = VdpaDevice::new(&Disk::ram().open(Mode::ReadWrite)?, add(0))?;
@@ -108,7 +107,7 @@ fn without_io(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn fio(_: &Context) -> Outcome {
+fn the_hosts_own_driver_passes_fio(_: &Context) -> Outcome {
     for packed in [0, VDPA_PACKED] {
         let device = VdpaDevice::new(&Disk::ram().open(Mode::ReadWrite)?, add(packed))?;
         let (host, _) = disk_of(&device)?;
@@ -123,7 +122,7 @@ fn fio(_: &Context) -> Outcome {
 }
 
 /// What is written to files there is in the filesystem on the disk itself.
-fn files(context: &Context) -> Outcome {
+fn the_hosts_own_driver_has_a_filesystem(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut rng = context.rng();
     let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(0))?;
@@ -149,7 +148,7 @@ fn files(context: &Context) -> Outcome {
 }
 
 /// What was flushed is there when the power was cut, and something is lost that was not.
-fn power_cut(context: &Context) -> Outcome {
+fn the_hosts_own_driver_survives_a_power_cut(context: &Context) -> Outcome {
     const BLOCK: u64 = 4096;
     let mut rng = context.rng();
     let mut lost = 0;
@@ -189,7 +188,7 @@ fn power_cut(context: &Context) -> Outcome {
 const BLKDISCARD: u32 = 0x1277;
 const BLKZEROOUT: u32 = 0x127F;
 
-fn ranges(_: &Context) -> Outcome {
+fn the_hosts_own_driver_discards_and_zeroes(_: &Context) -> Outcome {
     let disk = Disk::counting(&TestDisk {
         max_discard_sectors: 64,
         discard_granularity: 4096,
@@ -212,7 +211,7 @@ fn ranges(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn read_only(_: &Context) -> Outcome {
+fn the_hosts_own_driver_on_a_read_only_disk(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let device = VdpaDevice::new(&disk.open(Mode::ReadOnly)?, add(0))?;
     let (host, name) = disk_of(&device)?;
@@ -223,7 +222,7 @@ fn read_only(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn resized(_: &Context) -> Outcome {
+fn the_hosts_own_driver_sees_a_new_size(_: &Context) -> Outcome {
     let disk = Disk::looped(8 << 20)?;
     let device = VdpaDevice::new(&disk.open(Mode::ReadWrite)?, add(0))?;
     let (_, name) = disk_of(&device)?;
@@ -238,7 +237,7 @@ fn resized(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn failing(_: &Context) -> Outcome {
+fn the_hosts_own_driver_sees_errors(_: &Context) -> Outcome {
     let below = Disk::ram();
     let good = Target::linear(below.path(), 0, 8192);
     let disk = Disk::mapped(&[good, Target::error(8192)])?;

@@ -4,31 +4,28 @@
 //! requests use them.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, NullBlk, TestDisk},
-    fixtures::ranges::zeroes,
-    fixtures::vdpa::{delay, read, region_at, slow_disk, Used, CANARY},
+    disk::{NullBlk, TestDisk},
+    fixtures::{
+        ranges::zeroes,
+        vdpa::{delay, read, region_at, slow_disk, Used, CANARY},
+    },
     memory::{GuestMemory, RegionSpec, HIGH, MIDDLE},
+    prelude::*,
     rng::Rng,
-    sys::{map, process, Errno},
+    sys::{map, process},
     vhost_vdpa::Access,
 };
 use std::{slice::from_ref, thread, time::Duration};
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-    uapi::{MemoryRegion, VDPA_PACKED},
-};
+use vblk_core::uapi::{MemoryRegion, VDPA_PACKED};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "vdpa/unmapping_waits_for_writes", limit: 40, run: written },
-    Test { name: "vdpa/unmapping_waits_for_what_is_unmapped_only", limit: 40, run: its_own },
-    Test { name: "vdpa/unmapping_waits_for_no_rest_of_a_request", limit: 40, run: unfinished },
-    Test { name: "vdpa/another_memory_at_the_same_place", limit: 60, run: another_memory },
-    Test { name: "vdpa/pages_in_any_order", limit: 40, run: any_order },
-    Test { name: "vdpa/mappings_come_and_go_under_load", limit: 60, run: under_load },
-    Test { name: "vdpa/what_can_not_be_mapped_changes_nothing", limit: 20, run: refused },
+pub const TESTS: &[Test] = tests!["vdpa":
+    unmapping_waits_for_writes(40),
+    unmapping_waits_for_what_is_unmapped_only(40),
+    unmapping_waits_for_no_rest_of_a_request(40),
+    another_memory_at_the_same_place(60),
+    pages_in_any_order(40),
+    mappings_come_and_go_under_load(60),
+    what_can_not_be_mapped_changes_nothing(20),
 ];
 
 const PAGE: u64 = 4096;
@@ -76,7 +73,7 @@ fn assert_all(memory: &GuestMemory, from: GuestAddr, len: usize, value: u8, what
 }
 
 /// What the guest puts there after the memory was unmapped does not reach the disk.
-fn written(context: &Context) -> Outcome {
+fn unmapping_waits_for_writes(context: &Context) -> Outcome {
     let disk = slow_disk(context)?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
@@ -105,7 +102,7 @@ fn written(context: &Context) -> Outcome {
 }
 
 /// As a guest with an IOMMU of its own unmaps: for each request, while others are with the disk.
-fn its_own(_: &Context) -> Outcome {
+fn unmapping_waits_for_what_is_unmapped_only(_: &Context) -> Outcome {
     const DATA: [u64; 2] = [0, 1];
     const STATUS: u64 = 2;
     const OTHER: u64 = 3;
@@ -157,7 +154,7 @@ fn its_own(_: &Context) -> Outcome {
 
 /// Requests that have taken all I/Os of their queue, and have more to do: afterwards they find the
 /// memory that is still mapped.
-fn unfinished(_: &Context) -> Outcome {
+fn unmapping_waits_for_no_rest_of_a_request(_: &Context) -> Outcome {
     const MIB: u64 = 1 << 20;
     let disk = Disk::counting(&TestDisk {
         mib: 64,
@@ -198,7 +195,7 @@ fn unfinished(_: &Context) -> Outcome {
 }
 
 /// Requests have the memory that was mapped when they were taken.
-fn another_memory(context: &Context) -> Outcome {
+fn another_memory_at_the_same_place(context: &Context) -> Outcome {
     let disk = slow_disk(context)?;
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
@@ -240,7 +237,7 @@ fn another_memory(context: &Context) -> Outcome {
 }
 
 /// One page each, so that neighbours for the guest are none in the harness.
-fn any_order(context: &Context) -> Outcome {
+fn pages_in_any_order(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut rng = context.rng();
     let mut used = Used::started(&disk, 0)?;
@@ -295,7 +292,7 @@ fn any_order(context: &Context) -> Outcome {
 
 /// Reads at once: as many as the ring takes.
 const READS: u64 = 64;
-/// Parts of the memory that [`under_load`] maps and unmaps, and the bytes of each.
+/// Parts of the memory that [`mappings_come_and_go_under_load`] maps and unmaps, and the bytes of each.
 const PARTS: u64 = 8;
 const PART: u64 = READS * PAGE;
 
@@ -311,7 +308,7 @@ fn part(used: &Used, number: u64) -> MemoryRegion {
 
 /// Reads into all parts while one of them is unmapped: nothing is written there from then on, and
 /// the others do not notice.
-fn under_load(context: &Context) -> Outcome {
+fn mappings_come_and_go_under_load(context: &Context) -> Outcome {
     let disk = Disk::null(&NullBlk {
         delay: Some(Duration::from_micros(300)),
         ..NullBlk::default()
@@ -375,7 +372,7 @@ fn one_goes(used: &mut Used, rng: &mut Rng) -> Outcome {
 }
 
 /// vhost-vdpa answers EFAULT whatever is wrong with a message that asks for memory. The oracle sees what stays pinned.
-fn refused(_: &Context) -> Outcome {
+fn what_can_not_be_mapped_changes_nothing(_: &Context) -> Outcome {
     let mut used = Used::started(&Disk::ram(), 0)?;
     let whole = region_at(&used.memory, HIGH.guest);
     let good = MemoryRegion {

@@ -4,17 +4,15 @@
 //! each state.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
     device::Device,
-    disk::{Disk, Mode},
     fixtures::vdpa::{
         addr, assert_refused, plain, read, reads, region_at, Used, CANARY, DRIVER_OK,
     },
     memory::{HIGH, LOW, MIDDLE},
+    prelude::*,
     sys::{
         ioctl::{self, BadPointer},
         poll::EventFd,
-        Errno,
     },
     vhost_vdpa::{self, status, Access, VdpaDevice, VhostVdpa},
 };
@@ -23,27 +21,24 @@ use std::os::{
     linux::fs::MetadataExt,
 };
 use vblk_core::{
-    addr::GuestAddr,
     config::{CONFIG_BYTES, CONFIG_WCE},
     features::{bit, Features},
-    testing::{BlockRequest, DriverMemory},
     uapi::{
         self, MemoryRegion, VdpaAdd, VdpaInfo, VdpaName, VdpaStats, VringAddr, VDPA_NAME_BYTES,
         VDPA_PACKED, VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK,
     },
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "vdpa/what_a_vmm_asks_before_it_begins", limit: 20, run: asked },
-    Test { name: "vdpa/wrong_arguments_have_the_errors_of_the_header", limit: 20, run: wrong_arguments },
-    Test { name: "vdpa/as_many_queues_as_a_vmm_can_have", limit: 60, run: many_queues },
-    Test { name: "vdpa/each_command_in_each_state", limit: 60, run: each_command },
-    Test { name: "vdpa/features_that_are_not_enough_are_refused", limit: 20, run: features },
-    Test { name: "vdpa/a_ring_that_is_not_mapped_asks_for_a_reset", limit: 20, run: ring_nowhere },
-    Test { name: "vdpa/a_ring_unmapped_while_suspended_is_not_used", limit: 20, run: unmapped_while_suspended },
-    Test { name: "vdpa/writeback_by_the_configuration_space", limit: 20, run: writeback },
-    Test { name: "vdpa/a_read_only_disk_is_not_written", limit: 20, run: read_only },
+pub const TESTS: &[Test] = tests!["vdpa":
+    what_a_vmm_asks_before_it_begins(20),
+    wrong_arguments_have_the_errors_of_the_header(20),
+    as_many_queues_as_a_vmm_can_have(60),
+    each_command_in_each_state(60),
+    features_that_are_not_enough_are_refused(20),
+    a_ring_that_is_not_mapped_asks_for_a_reset(20),
+    a_ring_unmapped_while_suspended_is_not_used(20),
+    writeback_by_the_configuration_space(20),
+    a_read_only_disk_is_not_written(20),
 ];
 
 // Of <linux/vhost.h>.
@@ -89,7 +84,7 @@ fn info(name: &str) -> Result<VdpaInfo, Errno> {
     }
 }
 
-fn asked(_: &Context) -> Outcome {
+fn what_a_vmm_asks_before_it_begins(_: &Context) -> Outcome {
     let disk = Disk::ram();
     for (queues, flags, mode) in [
         (1, 0, Mode::ReadWrite),
@@ -155,7 +150,7 @@ fn asked(_: &Context) -> Outcome {
 }
 
 /// Arguments that each of the commands refuses, besides those of a device to make.
-fn wrong_arguments(_: &Context) -> Outcome {
+fn wrong_arguments_have_the_errors_of_the_header(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let module = vhost_vdpa::module()?;
     let call = |command, mut bytes: Vec<u8>| ioctl::with_bytes(&module, command, &mut bytes);
@@ -258,7 +253,7 @@ fn wrong_arguments(_: &Context) -> Outcome {
 
 /// vhost_vdpa keeps some 19 KiB for each queue, all in one piece, which the kernel does not have for
 /// 256 of them: a device with more queues than it can have is refused, and one that is made works.
-fn many_queues(_: &Context) -> Outcome {
+fn as_many_queues_as_a_vmm_can_have(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;
     for queues in [64, 128, 192, 256] {
@@ -416,7 +411,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "SET_VRING_ENABLE of a queue that there is not", error: |_| Some(Errno::ENOBUFS), goes_on: true, call: |used| used.node.enable(1, true) },
 ];
 
-fn each_command(_: &Context) -> Outcome {
+fn each_command_in_each_state(_: &Context) -> Outcome {
     let disk = Disk::ram();
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::prepared(&disk, packed)?;
@@ -448,7 +443,7 @@ fn each_command(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn features(_: &Context) -> Outcome {
+fn features_that_are_not_enough_are_refused(_: &Context) -> Outcome {
     let disk = Disk::ram();
     let packed = Used::prepared(&disk, VDPA_PACKED)?;
     assert!(Features(packed.features).has(bit::RING_PACKED));
@@ -488,7 +483,7 @@ fn features(_: &Context) -> Outcome {
 }
 
 /// A queue can't start, before or after the driver is ready.
-fn ring_nowhere(_: &Context) -> Outcome {
+fn a_ring_that_is_not_mapped_asks_for_a_reset(_: &Context) -> Outcome {
     let disk = Disk::ram();
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::prepared(&disk, packed)?;
@@ -517,7 +512,7 @@ fn ring_nowhere(_: &Context) -> Outcome {
 }
 
 /// Its pages belong to another use when the device goes on.
-fn unmapped_while_suspended(_: &Context) -> Outcome {
+fn a_ring_unmapped_while_suspended_is_not_used(_: &Context) -> Outcome {
     let disk = Disk::ram();
     for packed in [0, VDPA_PACKED] {
         let mut used = Used::started(&disk, packed)?;
@@ -546,7 +541,7 @@ fn unmapped_while_suspended(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn writeback(_: &Context) -> Outcome {
+fn writeback_by_the_configuration_space(_: &Context) -> Outcome {
     let mut used = Used::started(&Disk::ram(), 0)?;
     let wce = |used: &Used| used.node.config(CONFIG_WCE as u32, 1);
     assert_eq!(wce(&used)?, [1]);
@@ -567,7 +562,7 @@ fn writeback(_: &Context) -> Outcome {
     used.works()
 }
 
-fn read_only(_: &Context) -> Outcome {
+fn a_read_only_disk_is_not_written(_: &Context) -> Outcome {
     let disk = Disk::ram();
     disk.write(0, &[7; 4096])?;
     let mut used = Used::prepared_on(&disk.open(Mode::ReadOnly)?, plain(1, 0))?;

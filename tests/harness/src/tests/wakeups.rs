@@ -4,23 +4,19 @@
 //! interrupt gives. Counted by the scheduler and by the device.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Disk, NullBlk},
+    disk::NullBlk,
     fixtures::{place::Place, worker::only_worker},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
 };
 use std::{
     error::Error,
     fs,
     time::{Duration, Instant},
 };
-use vblk_core::testing::{BlockRequest, DriverMemory};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/writes_between_flushes_wake_the_worker_once", limit: 60, run: flushes_and_writes },
-    Test { name: "harness/kicks_are_counted_exactly", limit: 60, run: kicks },
+pub const TESTS: &[Test] = tests!["harness":
+    writes_between_flushes_wake_the_worker_once(60),
+    kicks_are_counted_exactly(60),
 ];
 
 /// A disk without a volatile cache, so that a flush ends where it is submitted, and all else in an
@@ -80,7 +76,7 @@ fn perform(vm: &mut Vm, worker: u32, request: &BlockRequest) -> Outcome {
     await_sleep_after(before, worker)
 }
 
-fn flushes_and_writes(context: &Context) -> Outcome {
+fn writes_between_flushes_wake_the_worker_once(context: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let (worker, place) = (only_worker()?, Place::of(&vm));
@@ -102,7 +98,7 @@ fn flushes_and_writes(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn kicks(context: &Context) -> Outcome {
+fn kicks_are_counted_exactly(context: &Context) -> Outcome {
     let disk = disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let (worker, place) = (only_worker()?, Place::of(&vm));

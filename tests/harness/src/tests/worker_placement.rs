@@ -6,18 +6,14 @@
 use crate::{
     cgroup::Group,
     child::{self, Role},
-    context::{Context, Outcome, Test, PATIENCE},
     device::Device,
-    disk::{self, Disk, Mode, NullBlk},
+    disk::{self, NullBlk},
     fixtures::{commands::assert_errno, place::Place, vdpa::Used, worker::only},
     load::Load,
     oracle::{facts, WORKER},
-    sys::{
-        process::{self, Policy},
-        Errno,
-    },
+    prelude::*,
+    sys::process::{self, Policy},
     vhost_vdpa::status,
-    vm::{Answer, Setup, Vm, OK},
 };
 use std::{
     error::Error,
@@ -29,17 +25,19 @@ use std::{
 };
 use vblk_core::uapi::FORK_OWNER_KTHREAD;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/worker_has_the_cpus_of_its_owner", limit: 20, run: affinity },
-    Test { name: "harness/worker_has_the_nice_value_of_its_owner", limit: 20, run: nice },
-    Test { name: "harness/worker_counts_as_a_process_of_its_user", limit: 20, run: user_limit },
-    Test { name: "harness/a_kernel_thread_on_request", limit: 20, run: kernel_thread },
-    Test { name: "harness/worker_stays_in_the_cpuset", limit: 20, run: cpuset },
-    Test { name: "harness/worker_moves_with_its_owner_to_another_cgroup", limit: 20, run: cgroup },
-    Test { name: "harness/worker_counts_as_a_process_of_its_cgroup", limit: 20, run: pids },
-    Test { name: "harness/io_limit_of_the_owner_holds_back_its_disk_only", limit: 60, run: io_limit },
-    Test { name: "vdpa/worker_is_of_the_thread_that_found_the_device", limit: 20, run: found },
+pub const TESTS: &[Test] = tests!["harness":
+    worker_has_the_cpus_of_its_owner(20),
+    worker_has_the_nice_value_of_its_owner(20),
+    worker_counts_as_a_process_of_its_user(20),
+    a_kernel_thread_on_request(20),
+    worker_stays_in_the_cpuset(20),
+    worker_moves_with_its_owner_to_another_cgroup(20),
+    worker_counts_as_a_process_of_its_cgroup(20),
+    io_limit_of_the_owner_holds_back_its_disk_only(60),
+];
+
+pub const VDPA: &[Test] = tests!["vdpa":
+    worker_is_of_the_thread_that_found_the_device(20),
 ];
 
 pub const ROLES: &[Role] = &[
@@ -134,7 +132,7 @@ fn check_alive(vm: &mut Vm) {
     assert_eq!(vm.queue().request(&read), Answer::new(OK, 4097));
 }
 
-fn affinity(_: &Context) -> Outcome {
+fn worker_has_the_cpus_of_its_owner(_: &Context) -> Outcome {
     child::finish(child::command(&ON_A_CPU, &[])?)
 }
 
@@ -152,7 +150,7 @@ fn own_on_a_cpu(_: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn nice(_: &Context) -> Outcome {
+fn worker_has_the_nice_value_of_its_owner(_: &Context) -> Outcome {
     child::finish(child::command(&NICE, &[])?)
 }
 
@@ -164,7 +162,7 @@ fn own_nicely(_: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn user_limit(_: &Context) -> Outcome {
+fn worker_counts_as_a_process_of_its_user(_: &Context) -> Outcome {
     child::finish(child::command(&USER, &[])?)
 }
 
@@ -188,7 +186,7 @@ fn own_at_the_users_limit(_: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn kernel_thread(_: &Context) -> Outcome {
+fn a_kernel_thread_on_request(_: &Context) -> Outcome {
     child::finish(child::command(&KTHREAD, &[])?)
 }
 
@@ -213,7 +211,7 @@ fn own_with_a_kernel_thread(_: &[&str]) -> Outcome {
 
 const CPUSET: &str = "cpuset";
 
-fn cpuset(context: &Context) -> Outcome {
+fn worker_stays_in_the_cpuset(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let group = Group::new(CPUSET, "+cpuset")?;
     group.set("cpuset.cpus", "1")?;
@@ -247,7 +245,7 @@ fn own_in_a_cpuset(_: &[&str]) -> Outcome {
 const OLD_GROUP: &str = "old";
 const NEW_GROUP: &str = "new";
 
-fn cgroup(_: &Context) -> Outcome {
+fn worker_moves_with_its_owner_to_another_cgroup(_: &Context) -> Outcome {
     let groups = [Group::new(OLD_GROUP, "")?, Group::new(NEW_GROUP, "")?];
     let result = child::finish(child::command(&MOVING, &[])?);
     let [old, new] = groups;
@@ -282,7 +280,7 @@ fn own_and_move(_: &[&str]) -> Outcome {
 
 const PIDS: &str = "pids";
 
-fn pids(context: &Context) -> Outcome {
+fn worker_counts_as_a_process_of_its_cgroup(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let group = Group::new(PIDS, "+pids")?;
     let result = child::finish(child::command(&COUNTED, &[])?);
@@ -325,7 +323,7 @@ fn own_at_the_groups_limit(_: &[&str]) -> Outcome {
 
 const VM: &str = "vm";
 
-fn found(_: &Context) -> Outcome {
+fn worker_is_of_the_thread_that_found_the_device(_: &Context) -> Outcome {
     let group = Group::new(VM, "")?;
     let result = child::finish(child::command(&VIRTUAL_CPU, &[])?);
     group.remove();
@@ -380,7 +378,7 @@ fn start_from_a_virtual_cpu(_: &[&str]) -> Outcome {
 /// Reads that the owner without a limit does, meanwhile the other one does at most a fifth.
 const READS: u64 = 3000;
 
-fn io_limit(context: &Context) -> Outcome {
+fn io_limit_of_the_owner_holds_back_its_disk_only(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let options = NullBlk::default();
     let disks = [Disk::null(&options)?, Disk::null(&options)?];

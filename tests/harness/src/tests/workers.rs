@@ -4,36 +4,28 @@
 //! worker holds up only its own queues.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
     device::Device,
-    disk::{Disk, Mode},
     fixtures::commands::assert_errno,
     kmod,
     memory::{HIGH, MIDDLE},
     oracle::{facts, WORKER},
+    prelude::*,
     sys::{
         ioctl::{self, BadPointer},
         userfault::Userfault,
-        Errno,
     },
-    vm::{Answer, Setup, Vm, OK},
 };
 use std::path::Path;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::BlockRequest,
-    uapi::{self, FORK_OWNER_KTHREAD, FORK_OWNER_TASK},
-};
+use vblk_core::uapi::{self, FORK_OWNER_KTHREAD, FORK_OWNER_TASK};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/arguments_of_worker_commands", limit: 20, run: arguments },
-    Test { name: "harness/workers_may_change_only_without_a_disk", limit: 20, run: attached },
-    Test { name: "harness/arguments_of_fork_from_owner", limit: 20, run: fork_from_owner },
-    Test { name: "harness/fork_from_owner_default", limit: 20, run: fork_from_owner_default },
-    Test { name: "harness/workers_are_threads_of_the_owner", limit: 20, run: threads },
-    Test { name: "harness/a_blocked_worker_holds_up_none_of_the_others", limit: 40, run: blocked },
-    Test { name: "harness/queues_move_between_workers", limit: 40, run: moved },
+pub const TESTS: &[Test] = tests!["harness":
+    arguments_of_worker_commands(20),
+    workers_may_change_only_without_a_disk(20),
+    arguments_of_fork_from_owner(20),
+    fork_from_owner_default(20),
+    workers_are_threads_of_the_owner(20),
+    a_blocked_worker_holds_up_none_of_the_others(40),
+    queues_move_between_workers(40),
 ];
 
 const QUEUES: u32 = 256;
@@ -48,7 +40,7 @@ fn assert_workers(count: usize, what: &str) {
     assert_eq!(facts::await_threads(&name, count).len(), count, "{what}");
 }
 
-fn arguments(_: &Context) -> Outcome {
+fn arguments_of_worker_commands(_: &Context) -> Outcome {
     let device = Device::open()?;
     let refused = |device: &Device, errno| {
         assert_errno("NEW_WORKER", device.new_worker(), errno);
@@ -153,7 +145,7 @@ fn arguments(_: &Context) -> Outcome {
 }
 
 /// Stricter than upstream: a queue stays with its worker while it is served.
-fn attached(_: &Context) -> Outcome {
+fn workers_may_change_only_without_a_disk(_: &Context) -> Outcome {
     let mut vm = Vm::new(&Setup::default())?;
     let first = vm.device.vring_worker(0)?;
     let second = vm.device.new_worker()?;
@@ -173,7 +165,7 @@ fn attached(_: &Context) -> Outcome {
     Ok(())
 }
 
-fn fork_from_owner(_: &Context) -> Outcome {
+fn arguments_of_fork_from_owner(_: &Context) -> Outcome {
     let device = Device::open()?;
     assert_eq!(device.fork_from_owner()?, FORK_OWNER_TASK, "the default");
     for kind in [2, 3, 0x80, 0xff] {
@@ -233,7 +225,7 @@ fn own_threads() -> usize {
         .count()
 }
 
-fn threads(_: &Context) -> Outcome {
+fn workers_are_threads_of_the_owner(_: &Context) -> Outcome {
     let device = Device::open()?;
     device.set_owner()?;
     let mut ids = Vec::new();
@@ -263,7 +255,7 @@ fn read_on(vm: &Vm, queue: u64) -> BlockRequest {
 
 /// A worker waits for a page that never comes. Queues of its own wait too, those of another worker
 /// do not.
-fn blocked(_: &Context) -> Outcome {
+fn a_blocked_worker_holds_up_none_of_the_others(_: &Context) -> Outcome {
     let setup = Setup {
         queues: 3,
         ..Setup::default()
@@ -302,7 +294,7 @@ fn blocked(_: &Context) -> Outcome {
 }
 
 /// Each time with another distribution of the queues.
-fn moved(context: &Context) -> Outcome {
+fn queues_move_between_workers(context: &Context) -> Outcome {
     let setup = Setup {
         queues: 4,
         ..Setup::size(16)

@@ -5,20 +5,19 @@
 
 use super::judge::{filled, read, write, BAD};
 use crate::{
-    context::{Context, Outcome, Test},
     disk::{Injection, NullBlk},
     fixtures::place::Place,
-    vm::{Answer, Setup, Vm, IOERR, UNSUPP},
+    prelude::*,
+    vm::UNSUPP,
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/every_error_of_the_block_layer_has_its_status", limit: 20, run: every_status },
-    Test { name: "harness/timed_out_request_fails_and_the_next_works", limit: 20, run: timeout },
-    Test { name: "harness/requeued_requests_succeed", limit: 20, run: requeued },
+pub const TESTS: &[Test] = tests!["harness":
+    every_error_of_the_block_layer_has_its_status(20),
+    timed_out_request_fails_and_the_next_works(20),
+    requeued_requests_succeed(20),
 ];
 
-fn every_status(context: &Context) -> Outcome {
+fn every_error_of_the_block_layer_has_its_status(context: &Context) -> Outcome {
     const STATUSES: [(&str, u8); 17] = [
         ("NOTSUPP", UNSUPP),
         ("TIMEOUT", IOERR),
@@ -66,7 +65,7 @@ fn every_status(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn timeout(context: &Context) -> Outcome {
+fn timed_out_request_fails_and_the_next_works(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let (disk, mut bytes) = filled(context, &NullBlk::default(), 1 << 20)?;
     // In milliseconds. The block layer looks about once in a second.
@@ -83,7 +82,7 @@ fn timeout(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn requeued(context: &Context) -> Outcome {
+fn requeued_requests_succeed(context: &Context) -> Outcome {
     const TIMES: u32 = 40;
     context.needs_debug_kernel()?;
     let (disk, mut bytes) = filled(context, &NullBlk::default(), 1 << 20)?;

@@ -3,14 +3,11 @@
 //! Reads and writes that are compared with what the disk holds.
 
 use crate::{
-    context::Context,
-    disk::{Disk, NullBlk},
+    disk::NullBlk,
     fixtures::place::{Place, DATA},
-    sys::Errno,
-    vm::{Answer, Vm, IOERR, OK},
+    prelude::*,
 };
 use std::ops::Range;
-use vblk_core::{addr::GuestAddr, testing::DriverMemory};
 
 pub const BAD: Range<u64> = 100..104;
 pub const SECTOR: usize = 512;

@@ -9,28 +9,22 @@ pub use injected::TESTS as INJECTED;
 
 use self::judge::{filled, read, write, BAD, SECTOR};
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, NullBlk, Target, RAM},
+    disk::{NullBlk, Target, RAM},
     fixtures::place::{Place, DATA},
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
 };
 use std::{path::Path, time::Duration};
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/bad_sectors_fail_and_their_neighbours_work", limit: 20, run: bad_sectors },
-    Test { name: "harness/bad_requests_fail_alone_in_a_batch", limit: 20, run: batch },
-    Test { name: "harness/request_of_several_bios_fails_once", limit: 30, run: several_bios },
-    Test { name: "harness/request_across_a_failing_target_fails", limit: 20, run: failing_target },
-    Test { name: "harness/failed_flush_is_told", limit: 20, run: failed_flush },
-    Test { name: "harness/copied_requests_fail_like_others", limit: 20, run: copied },
+pub const TESTS: &[Test] = tests!["harness":
+    bad_sectors_fail_and_their_neighbours_work(20),
+    bad_requests_fail_alone_in_a_batch(20),
+    request_of_several_bios_fails_once(30),
+    request_across_a_failing_target_fails(20),
+    failed_flush_is_told(20),
+    copied_requests_fail_like_others(20),
 ];
 
-fn bad_sectors(context: &Context) -> Outcome {
+fn bad_sectors_fail_and_their_neighbours_work(context: &Context) -> Outcome {
     let interrupting = Some(Duration::from_micros(100));
     for (partial_io, delay) in [
         (false, None),
@@ -84,7 +78,7 @@ fn bad_sectors(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn batch(context: &Context) -> Outcome {
+fn bad_requests_fail_alone_in_a_batch(context: &Context) -> Outcome {
     const COUNT: u64 = 64;
     const GAP: u64 = 16;
     let (disk, bytes) = filled(context, &NullBlk::default(), 1 << 20)?;
@@ -127,7 +121,7 @@ fn batch(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn several_bios(context: &Context) -> Outcome {
+fn request_of_several_bios_fails_once(context: &Context) -> Outcome {
     const SECTORS: u64 = 7 << 11;
     let (disk, mut bytes) = filled(context, &NullBlk::default(), SECTORS as usize * SECTOR)?;
     disk.set_queue("nomerges", 2)?;
@@ -152,7 +146,7 @@ fn several_bios(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn failing_target(context: &Context) -> Outcome {
+fn request_across_a_failing_target_fails(context: &Context) -> Outcome {
     const EACH: u64 = 1024;
     let ram = Path::new(RAM);
     let mut bytes = context.rng().bytes(3 * EACH as usize * SECTOR);
@@ -189,7 +183,7 @@ fn failing_target(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn failed_flush(context: &Context) -> Outcome {
+fn failed_flush_is_told(context: &Context) -> Outcome {
     const SECTORS: u64 = 2048;
     let options = NullBlk {
         cache_mib: 1,
@@ -224,7 +218,7 @@ fn failed_flush(context: &Context) -> Outcome {
 }
 
 /// Buffers that the disk can't reach in place are copied, by code of its own.
-fn copied(context: &Context) -> Outcome {
+fn copied_requests_fail_like_others(context: &Context) -> Outcome {
     const LEN: u32 = 96 << 10;
     let (disk, bytes) = filled(context, &NullBlk::default(), 1 << 20)?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;

@@ -11,16 +11,12 @@ use super::{
 };
 use crate::{
     area::Area,
-    context::{Context, Outcome},
-    disk::{self, Disk, Mode, NullBlk},
-    vm::OK,
+    disk::{self, NullBlk},
+    prelude::*,
 };
 use std::{error::Error, os::unix::fs::FileExt};
 use vblk::backend::Kind;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, STATUS_UNWRITTEN},
-};
+use vblk_core::testing::STATUS_UNWRITTEN;
 
 const BYTES: usize = 4096;
 const BEFORE: u8 = b'.';
@@ -85,7 +81,7 @@ fn story(kind: Kind) -> Result<[u8; 3], Box<dyn Error>> {
     Ok([read[0], on_disk[0], cached[0]])
 }
 
-pub fn page_cache(_: &Context) -> Outcome {
+pub fn page_cache_of_the_host(_: &Context) -> Outcome {
     for kind in Kind::ALL {
         let [read, on_disk, cached] = story(kind)?.map(char::from);
         assert_eq!(

@@ -9,17 +9,9 @@ use super::{
     recipe::{Recipe, Ring},
     side::Side,
 };
-use crate::{
-    area::Area,
-    context::{Context, Outcome},
-    disk::{Disk, NullBlk},
-    vm::OK,
-};
+use crate::{area::Area, disk::NullBlk, prelude::*};
 use vblk::backend::Kind;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, STATUS_UNWRITTEN},
-};
+use vblk_core::testing::STATUS_UNWRITTEN;
 
 const NONE: u32 = 0;
 const REAL_TIME: u32 = 1 << 13;

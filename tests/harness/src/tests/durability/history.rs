@@ -11,18 +11,12 @@ use super::{
     power::{cached, SECTOR},
 };
 use crate::{
-    context::{Context, Outcome},
-    disk::{Disk, Target, RAM, SECOND_RAM},
+    disk::{Target, RAM, SECOND_RAM},
     memory::MIDDLE,
+    prelude::*,
     rng::Rng,
-    sys::Errno,
-    vm::{Setup, Vm, IOERR, OK},
 };
 use std::time::Duration;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
 /// Requests that are under way at once.
 const DEPTH: usize = 16;
@@ -84,7 +78,7 @@ struct Tally {
 }
 
 /// On null_blk, of whose cache only fresh writes tell.
-pub fn cut_anywhere(context: &Context) -> Outcome {
+pub fn any_history_survives_a_power_cut(context: &Context) -> Outcome {
     let mut rng = context.rng();
     let (mut slots, mut tally) = (Vec::new(), Tally::default());
     let below = cached(true, Some(Duration::from_micros(50)))?;
@@ -114,7 +108,7 @@ pub fn cut_anywhere(context: &Context) -> Outcome {
 }
 
 /// On dm-log-writes, where few parts are written again and again.
-pub fn overwrites(context: &Context) -> Outcome {
+pub fn any_history_of_overwrites_survives_a_power_cut(context: &Context) -> Outcome {
     const SLOTS: usize = 48;
     const LOG: usize = 4 << 20;
     context.needs_debug_kernel()?;

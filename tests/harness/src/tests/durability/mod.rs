@@ -12,33 +12,26 @@ mod log;
 mod power;
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Target, RAM, SECOND_RAM},
+    disk::{Target, RAM, SECOND_RAM},
     fixtures::place::{Place, DATA},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
 };
+use history::{any_history_of_overwrites_survives_a_power_cut, any_history_survives_a_power_cut};
 use power::{cached, cut_and_restore, SECTOR};
 use std::{path::Path, time::Duration};
-use vblk_core::{
-    addr::GuestAddr,
-    features::bit,
-    testing::{BlockRequest, DriverMemory},
-};
+use vblk_core::features::bit;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/flushed_writes_survive_a_power_cut", limit: 30, run: flushed },
-    Test { name: "harness/flush_is_not_answered_before_its_writes_are", limit: 30, run: slow_writes },
-    Test { name: "harness/written_through_survives_a_power_cut", limit: 30, run: written_through },
-    Test { name: "harness/any_history_survives_a_power_cut", limit: 60, run: history::cut_anywhere },
+pub const TESTS: &[Test] = tests!["harness":
+    flushed_writes_survive_a_power_cut(30),
+    flush_is_not_answered_before_its_writes_are(30),
+    written_through_survives_a_power_cut(30),
+    any_history_survives_a_power_cut(60),
 ];
 
 /// Tests that need the debug kernel.
-#[rustfmt::skip]
-pub const LOGGED: &[Test] = &[
-    Test { name: "harness/whatever_is_overwritten_is_durable_when_flushed", limit: 30, run: overwritten },
-    Test { name: "harness/any_history_of_overwrites_survives_a_power_cut", limit: 60, run: history::overwrites },
+pub const LOGGED: &[Test] = tests!["harness":
+    whatever_is_overwritten_is_durable_when_flushed(30),
+    any_history_of_overwrites_survives_a_power_cut(60),
 ];
 
 /// Sectors that a request writes: enough for several bios.
@@ -121,7 +114,7 @@ fn judge(now: &[u8], kept: &[u8], old: u8, what: &str) {
     assert!(gone, "{what}: the power was not cut");
 }
 
-fn flushed(context: &Context) -> Outcome {
+fn flushed_writes_survive_a_power_cut(context: &Context) -> Outcome {
     let new = context.rng().bytes(BYTES);
     for delay in [None, Some(Duration::from_micros(100))] {
         for way in Way::OF_DATA {
@@ -138,7 +131,7 @@ fn flushed(context: &Context) -> Outcome {
 }
 
 /// A disk on which a flush overtakes writes. Who answers a write before the disk did loses it.
-fn slow_writes(context: &Context) -> Outcome {
+fn flush_is_not_answered_before_its_writes_are(context: &Context) -> Outcome {
     const MILLIS: u32 = 20;
     let new = context.rng().bytes(BYTES);
     for way in Way::OF_DATA {
@@ -182,7 +175,7 @@ impl Through {
     }
 }
 
-fn written_through(context: &Context) -> Outcome {
+fn written_through_survives_a_power_cut(context: &Context) -> Outcome {
     let new = context.rng().bytes(BYTES);
     for through in Through::BOTH {
         for fua in [true, false] {
@@ -203,7 +196,7 @@ fn written_through(context: &Context) -> Outcome {
 }
 
 /// Writes in all ways, over something that was there before.
-fn overwritten(context: &Context) -> Outcome {
+fn whatever_is_overwritten_is_durable_when_flushed(context: &Context) -> Outcome {
     const OLD: u8 = 0x0D;
     const LOG: usize = 5 << 20;
     context.needs_debug_kernel()?;

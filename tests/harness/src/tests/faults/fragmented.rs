@@ -3,22 +3,16 @@
 //! A host whose memory is fragmented: it has free pages, but none next to each other.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode},
-    fail_nth::LargePagesFail,
-    fixtures::place::Place,
-    oracle::klog::KernelLog,
-    vm::{Answer, Setup, Vm, OK},
+    fail_nth::LargePagesFail, fixtures::place::Place, oracle::klog::KernelLog, prelude::*,
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/long_rings_on_a_fragmented_host", limit: 30, run: long_rings },
+pub const TESTS: &[Test] = tests!["harness":
+    long_rings_on_a_fragmented_host(30),
 ];
 
 /// The longest rings that there are: what the device keeps for each of their entries is no reason to
 /// ask for many pages in a row.
-fn long_rings(context: &Context) -> Outcome {
+fn long_rings_on_a_fragmented_host(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let setup = Setup {
         queues: 2,

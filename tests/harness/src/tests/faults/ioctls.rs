@@ -3,14 +3,11 @@
 //! Ioctls that run out of memory, or whose arguments can't be copied.
 
 use crate::{
-    context::{Context, Outcome, Test},
     device::Device,
-    disk::{Disk, Mode},
     fail_nth::{FailNth, MOST},
     fixtures::place::Place,
     oracle::facts,
-    sys::Errno,
-    vm::{Answer, Setup, Vm, OK},
+    prelude::*,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -18,12 +15,11 @@ use std::{
 };
 use vblk_core::{features::Features, uapi::FORK_OWNER_KTHREAD};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/open_and_set_owner_survive_each_failure", limit: 30, run: owner },
-    Test { name: "harness/set_owner_survives_failures_to_make_a_thread", limit: 30, run: no_thread },
-    Test { name: "harness/ioctls_survive_each_failure", limit: 30, run: detached },
-    Test { name: "harness/ioctls_survive_each_failure_while_attached", limit: 30, run: attached },
+pub const TESTS: &[Test] = tests!["harness":
+    open_and_set_owner_survive_each_failure(30),
+    set_owner_survives_failures_to_make_a_thread(30),
+    ioctls_survive_each_failure(30),
+    ioctls_survive_each_failure_while_attached(30),
 ];
 
 /// An ioctl, and what takes it back.
@@ -122,7 +118,7 @@ fn sweep(
     Err(format!("{name}: no end of failures").into())
 }
 
-fn owner(context: &Context) -> Outcome {
+fn open_and_set_owner_survive_each_failure(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let faults = FailNth::of_this_thread()?;
     let opened = Cell::new(None);
@@ -154,7 +150,7 @@ fn owner(context: &Context) -> Outcome {
 }
 
 /// The thread that makes kernel threads is the one that fails, where one is asked for.
-fn no_thread(context: &Context) -> Outcome {
+fn set_owner_survives_failures_to_make_a_thread(context: &Context) -> Outcome {
     const KTHREADD: u32 = 2;
     context.needs_debug_kernel()?;
     let faults = FailNth::of(KTHREADD)?;
@@ -193,7 +189,7 @@ fn sweep_step(step: &Step, vm: &mut Vm, disk: &File, check: fn(&mut Vm) -> Outco
     Ok(())
 }
 
-fn detached(context: &Context) -> Outcome {
+fn ioctls_survive_each_failure(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;
@@ -210,7 +206,7 @@ fn detached(context: &Context) -> Outcome {
     request(&mut vm)
 }
 
-fn attached(context: &Context) -> Outcome {
+fn ioctls_survive_each_failure_while_attached(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let disk = Disk::ram();
     let file = disk.open(Mode::ReadWrite)?;

@@ -3,12 +3,12 @@
 //! Loading the module while the kernel runs out of memory.
 
 use crate::{
-    context::{Context, Outcome, Test},
     device::{self, Device},
     fail_nth::{FailNth, MOST},
     kmod,
     oracle::klog::{self, KernelLog},
-    sys::{system, Errno},
+    prelude::*,
+    sys::system,
 };
 use std::{
     env,
@@ -17,9 +17,8 @@ use std::{
     path::Path,
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/loading_survives_each_failure", limit: 60, run: each },
+pub const TESTS: &[Test] = tests!["harness":
+    loading_survives_each_failure(60),
 ];
 
 /// Traces of a module that is loaded.
@@ -98,7 +97,7 @@ const LOADER_ONLY: u32 = 8;
 
 /// The module's part comes last but for some clearing up, so it is gone through from the end. The
 /// loader's own, most of it, is not looked at: it warns where it runs out of memory.
-fn each(context: &Context) -> Outcome {
+fn loading_survives_each_failure(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let file = copy()?;
     let faults = FailNth::of_this_thread()?.told()?;

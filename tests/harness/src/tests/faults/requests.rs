@@ -4,25 +4,18 @@
 //! headers can't be copied, or whose I/O can't be submitted.
 
 use crate::{
-    context::{Context, Outcome, Test, PATIENCE},
-    disk::{Delays, Disk, Mode, Target, RAM},
+    disk::{Delays, Target, RAM},
     fail_nth::{FailNth, MOST},
     fixtures::place::{Place, DATA},
     memory::HIGH,
     oracle::{facts, WORKER},
-    sys::Errno,
-    vm::{Answer, Setup, Vm, IOERR, OK},
+    prelude::*,
 };
 use std::time::Instant;
-use vblk_core::{
-    addr::GuestAddr,
-    testing::{BlockRequest, DriverMemory},
-};
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/requests_survive_each_failure", limit: 60, run: submitting },
-    Test { name: "harness/requests_survive_each_failure_on_a_disk_that_answers_later", limit: 60, run: elsewhere },
+pub const TESTS: &[Test] = tests!["harness":
+    requests_survive_each_failure(60),
+    requests_survive_each_failure_on_a_disk_that_answers_later(60),
 ];
 
 /// The first part of the disk has this content, and all writes write the same again.
@@ -180,14 +173,14 @@ impl Kind {
 /// The device mapper, since null_blk has faults of its own that would be counted too.
 const SECTORS: u64 = 8 << 11;
 
-fn submitting(context: &Context) -> Outcome {
+fn requests_survive_each_failure(context: &Context) -> Outcome {
     let target = Target::linear(RAM.as_ref(), 0, SECTORS);
     // Without memory for a large I/O, several ordinary ones do.
     sweep(context, target, &["large read"])
 }
 
 /// Here requests complete in another thread.
-fn elsewhere(context: &Context) -> Outcome {
+fn requests_survive_each_failure_on_a_disk_that_answers_later(context: &Context) -> Outcome {
     let target = Target::delay(RAM.as_ref(), SECTORS, Delays { read: 1, write: 1 });
     // Without memory for one more I/O, those at the disk come back first.
     sweep(context, target, &["large read", "write of several bios"])

@@ -3,27 +3,24 @@
 //! vDPA devices that are made, and drivers that begin to use one, where memory runs out.
 
 use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode},
     fail_nth::{FailNth, MOST},
     fixtures::vdpa::{plain, Used, CANARY},
-    sys::Errno,
+    prelude::*,
     vhost_vdpa::{status, VdpaDevice},
 };
 use vblk_core::uapi::VDPA_HOST;
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "vdpa/making_survives_each_failure", limit: 60, run: made },
-    Test { name: "vdpa/making_for_the_host_survives_each_failure", limit: 120, run: made_for_host },
-    Test { name: "vdpa/starting_survives_each_failure", limit: 60, run: started },
+pub const TESTS: &[Test] = tests!["vdpa":
+    making_survives_each_failure(60),
+    making_for_the_host_survives_each_failure(120),
+    starting_survives_each_failure(60),
 ];
 
 /// Allocations before virtio_blk has its queues.
 const OURS: u32 = 200;
 
 /// A device is there as a whole, or not at all: its disk can be used for another.
-fn made(context: &Context) -> Outcome {
+fn making_survives_each_failure(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let disk = Disk::ram();
     let faults = FailNth::of_this_thread()?;
@@ -53,7 +50,7 @@ fn made(context: &Context) -> Outcome {
 
 /// The host's driver has a disk that works, or hears that it can't have one, and can have it when it tries
 /// again: nothing waits for answers of a device that could not begin.
-fn made_for_host(context: &Context) -> Outcome {
+fn making_for_the_host_survives_each_failure(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let disk = Disk::ram();
     disk.write(0, &[CANARY; 4096])?;
@@ -98,7 +95,7 @@ fn made_for_host(context: &Context) -> Outcome {
 }
 
 /// A driver that can't begin hears of it, and can after a reset.
-fn started(context: &Context) -> Outcome {
+fn starting_survives_each_failure(context: &Context) -> Outcome {
     context.needs_debug_kernel()?;
     let faults = FailNth::of_this_thread()?;
     let mut used = Used::started(&Disk::ram(), 0)?;

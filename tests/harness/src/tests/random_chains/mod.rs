@@ -6,24 +6,17 @@
 mod model;
 mod recipe;
 
-use crate::{
-    context::{Context, Outcome, Test},
-    disk::{Disk, Mode},
-    memory::MIDDLE,
-    vm::{Setup, Vm, OK},
-};
+use crate::{memory::MIDDLE, prelude::*};
 use model::{Device, Verdict};
 use recipe::{Cook, AREAS};
 use std::collections::HashMap;
 use vblk_core::{
-    addr::GuestAddr,
     features::bit,
-    testing::{reference, BlockRequest, Driver, DriverMemory},
+    testing::{reference, Driver},
 };
 
-#[rustfmt::skip]
-pub const TESTS: &[Test] = &[
-    Test { name: "harness/random_chains_are_answered_as_the_model_says", limit: 90, run: soup },
+pub const TESTS: &[Test] = tests!["harness":
+    random_chains_are_answered_as_the_model_says(90),
 ];
 
 /// The part of the disk that sensible requests are about.
@@ -32,7 +25,7 @@ const WINDOW: u64 = 4 << 20;
 /// Content of memory that may not be written.
 const CANARY: u8 = 0xA7;
 
-fn soup(context: &Context) -> Outcome {
+fn random_chains_are_answered_as_the_model_says(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let canary = vec![CANARY; WINDOW as usize];
     disk.write(WINDOW, &canary)?;
