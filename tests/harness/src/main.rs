@@ -7,6 +7,10 @@
 //! ```text
 //! vblk-harness list                 names of all tests
 //! vblk-harness run [NAME…]          runs these, or all; exit status 1 if one fails
+//! vblk-harness --list [--format terse] [FILTER…]
+//! vblk-harness [FILTER…] [--exact] [--skip PART]… [--nocapture] [--ignored]
+//!                                   the same as a program of libtest does it: a filter is a part
+//!                                   of names, and no command; exit status 2 if it matches nothing
 //! vblk-harness bench [PATTERN]      figures; means something under scripts/l1 --icount only
 //! vblk-harness bench-scaling        a figure by the clock
 //! vblk-harness bench-forever CASE BACKEND  the work of a figure, for scripts/profile
@@ -35,13 +39,25 @@ mod prelude;
 mod program;
 mod rng;
 mod runner;
+mod selection;
 mod sys;
 mod tests;
 mod vhost_vdpa;
 mod vm;
 
 use context::Case;
+use selection::Selection;
 use std::process::ExitCode;
+
+/// First words that are no filters.
+const COMMANDS: &[&str] = &[
+    "list",
+    "run",
+    "bench",
+    "bench-scaling",
+    "bench-forever",
+    "child",
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -51,40 +67,59 @@ fn main() -> ExitCode {
             tests::all().for_each(|test| println!("{}", test.name()));
             ExitCode::SUCCESS
         }
-        ["run", names @ ..] => run(names),
+        ["run", names @ ..] => perform(&Selection::named(names)),
         ["bench"] => measure(""),
         ["bench-scaling"] => report(bench::scaling::main()),
         ["bench", pattern] => measure(pattern),
         ["bench-forever", case, backend] => report(bench::forever(case, backend)),
         ["child", role, arguments @ ..] => match tests::roles().find(|known| known.name == *role) {
             Some(role) => child::main(role, arguments),
-            None => {
-                eprintln!("vblk-harness: no child role is called {role}");
-                ExitCode::from(2)
-            }
+            None => misused(&format!("no child role is called {role}")),
         },
-        _ => {
-            eprintln!("usage: vblk-harness list | run [NAME…] | bench [PATTERN] | bench-scaling");
-            ExitCode::from(2)
+        [command, ..] if COMMANDS.contains(command) => {
+            misused(&format!("wrong arguments for {command}"))
         }
+        words => match Selection::parse(words) {
+            Ok(selection) => perform(&selection),
+            Err(complaint) => misused(&complaint),
+        },
     }
 }
 
-fn run(names: &[&str]) -> ExitCode {
-    let known = |name: &&&str| tests::all().any(|test| test.name() == **name);
-    if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        eprintln!("vblk-harness: no test is called {unknown}");
-        return ExitCode::from(2);
+fn misused(complaint: &str) -> ExitCode {
+    eprintln!("vblk-harness: {complaint}");
+    eprintln!(
+        "usage: vblk-harness list | run [NAME…] | [FILTER…] | bench [PATTERN] | bench-scaling"
+    );
+    ExitCode::from(2)
+}
+
+/// Lists or runs the selected tests.
+fn perform(selection: &Selection<'_>) -> ExitCode {
+    let selected = match selection.of(tests::all()) {
+        Ok(selected) => selected,
+        Err(complaint) => {
+            eprintln!("vblk-harness: {complaint}");
+            return ExitCode::from(2);
+        }
+    };
+    if selection.is_list {
+        selected
+            .iter()
+            .for_each(|test| println!("{}: test", test.name()));
+        return ExitCode::SUCCESS;
     }
+    run(&selected)
+}
+
+fn run(selected: &[Case]) -> ExitCode {
     if kmod::users().is_none() {
         if let Err(error) = kmod::load() {
             eprintln!("vblk-harness: the module is not loaded, and loading MODULE fails: {error}");
             return ExitCode::FAILURE;
         }
     }
-    let wanted = |test: &Case| names.is_empty() || names.contains(&test.name().as_str());
-    let selected: Vec<Case> = tests::all().filter(wanted).collect();
-    match runner::run(&selected) {
+    match runner::run(selected) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
