@@ -11,6 +11,10 @@
 //! vblk-harness [FILTER…] [--exact] [--skip PART]… [--nocapture] [--ignored]
 //!                                   the same as a program of libtest does it: a filter is a part
 //!                                   of names, and no command; exit status 2 if it matches nothing
+//! vblk-harness observe [--complaints FILE] -- COMMAND [ARGUMENT…]
+//!                                   runs a command before the oracle, and writes what that
+//!                                   complains of; exit status of the command, or 120 if it
+//!                                   succeeds and there are complaints, 125 if it can't be run
 //! vblk-harness bench [PATTERN]      figures; means something under scripts/l1 --icount only
 //! vblk-harness bench-scaling        a figure by the clock
 //! vblk-harness bench-forever CASE BACKEND  the work of a figure, for scripts/profile
@@ -34,6 +38,7 @@ mod fixtures;
 mod kmod;
 mod load;
 mod memory;
+mod observe;
 mod oracle;
 mod prelude;
 mod program;
@@ -46,6 +51,7 @@ mod vhost_vdpa;
 mod vm;
 
 use context::Case;
+use observe::Observation;
 use selection::Selection;
 use std::process::ExitCode;
 
@@ -53,6 +59,7 @@ use std::process::ExitCode;
 const COMMANDS: &[&str] = &[
     "list",
     "run",
+    "observe",
     "bench",
     "bench-scaling",
     "bench-forever",
@@ -68,6 +75,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["run", names @ ..] => perform(&Selection::named(names)),
+        ["observe", observation @ ..] => match Observation::parse(observation) {
+            Some(observation) => observation.main(),
+            None => misused("observe needs [--complaints FILE] -- COMMAND [ARGUMENT…]"),
+        },
         ["bench"] => measure(""),
         ["bench-scaling"] => report(bench::scaling::main()),
         ["bench", pattern] => measure(pattern),

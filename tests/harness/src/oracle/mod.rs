@@ -2,10 +2,11 @@
 
 //! Conditions that must hold after every test, whatever it did.
 //!
-//! A snapshot is taken before the first test. After each test everything must be back to it:
-//! nothing logged that is a report of a broken rule, no taint, no page still pinned, no file, no
-//! eventfd, no thread, no use of the module and no holder of a disk left over. Some of this is given
-//! up asynchronously by the kernel, so each condition has a bounded time to come true.
+//! A snapshot is taken before the first test, or before a command that is observed. After each,
+//! everything must be back to it: nothing logged that is a report of a broken rule, no taint, no
+//! page still pinned, no file, no eventfd, no thread, no use of the module and no holder of a disk
+//! left over. Some of this is given up asynchronously by the kernel, so each condition has a bounded
+//! time to come true.
 
 pub mod facts;
 pub mod klog;
@@ -75,7 +76,8 @@ impl Oracle {
         complaints
     }
 
-    fn alarms(&mut self) -> Vec<String> {
+    /// Returns what was logged since the last time, from the first alarm on.
+    pub fn alarms(&mut self) -> Vec<String> {
         let lines = match self.log.take() {
             Ok(lines) => klog::without_limits(lines),
             Err(error) => return vec![format!("kernel log unreadable: {error}")],
