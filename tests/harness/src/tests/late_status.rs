@@ -6,7 +6,10 @@
 
 use crate::{
     disk::{Delays, NullBlk},
-    fixtures::in_flight::{await_taken, launch, transfer},
+    fixtures::{
+        in_flight::{await_taken, launch, transfer},
+        worker::in_another_thread,
+    },
     memory::{GuestMemory, REGIONS},
     oracle::{facts, WORKER},
     prelude::*,
@@ -15,11 +18,7 @@ use crate::{
         process::{self, Policy},
     },
 };
-use std::{
-    panic::resume_unwind,
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = tests!["harness":
     late_answers(20),
@@ -163,7 +162,7 @@ fn late_answers_in_the_worker_go_where_the_request_was_taken(_: &Context) -> Out
     let disk = limited_disk()?;
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
     let other = GuestMemory::new(&REGIONS)?;
-    let waiting = by_another_thread(|| have_worker_run_the_disk(&mut vm, &other))?;
+    let waiting = in_another_thread(|| have_worker_run_the_disk(&mut vm, &other))?;
     for _ in 0..TAGS + 1 {
         assert_ne!(vm.queue().next_used().len, 0);
     }
@@ -183,7 +182,7 @@ fn late_answers_in_the_turn_of_another_queue(_: &Context) -> Outcome {
         ..Setup::default()
     };
     let mut vm = Vm::with_disk(&setup, &disk)?;
-    by_another_thread(|| have_another_queue_run_the_disk(&mut vm))?;
+    in_another_thread(|| have_another_queue_run_the_disk(&mut vm))?;
     let queue = vm.queue();
     assert!(queue.call.wait(PATIENCE)? > 0, "no interrupt");
     for _ in 0..TAGS {
@@ -250,14 +249,6 @@ fn limited_disk() -> Result<Disk, Errno> {
         depth: TAGS as u32,
         queues: 2,
         ..NullBlk::default()
-    })
-}
-
-/// Does something in a thread of its own, whose CPU and policy end with it.
-fn by_another_thread<T: Send>(work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
-    thread::scope(|scope| {
-        let alone = scope.spawn(work);
-        alone.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 

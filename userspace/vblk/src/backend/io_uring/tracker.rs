@@ -6,11 +6,14 @@
 //! A process may end after any store, so each step leaves notes that can be understood. What is
 //! known here is not read back: the front-end may write to the notes too.
 
+mod notes;
 mod packed;
 mod split;
 
 use super::memory::RingPart;
 use crate::backend::TrackingMemory;
+use notes::Recovered;
+pub use notes::{BadNotes, Taken};
 use packed::{Copies, PackedNotes};
 use split::SplitNotes;
 use vblk_core::{
@@ -19,36 +22,6 @@ use vblk_core::{
     queue::Head,
     ring::{Base, Ring},
 };
-
-/// Version of the layout. A region of zeroes was never used.
-const VERSION: u16 = 1;
-/// Offsets in the notes of a queue that both formats have in common.
-const VERSION_AT: usize = 8;
-const ENTRIES_AT: usize = 10;
-
-/// Notes that can't be true.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BadNotes;
-
-/// A chain that was taken, and where that is noted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// The chain.
-    pub head: Head,
-    /// The entry of the notes.
-    entry: u16,
-    /// The chain was taken by an earlier process, and its descriptors are in the notes.
-    is_copied: bool,
-}
-
-/// The position at which a queue goes on, and what it has in flight already.
-#[derive(Debug)]
-pub struct Recovered {
-    /// Where the ring stands.
-    pub base: Base,
-    /// What an earlier process took and did not give back, in the order in which it was taken.
-    pub chains: Vec<Taken>,
-}
 
 /// Notes what a queue takes and gives back.
 pub enum Tracker {
@@ -135,21 +108,6 @@ impl Tracker {
             _ => ring.walk(chain.head, indirect, memory, segments),
         }
     }
-}
-
-/// Returns whether an earlier process has kept notes here.
-fn were_kept(memory: &TrackingMemory) -> Result<bool, BadNotes> {
-    match memory.load::<u16>(VERSION_AT) {
-        0 => Ok(false),
-        VERSION if memory.load::<u16>(ENTRIES_AT) == memory.entries() => Ok(true),
-        _ => Err(BadNotes),
-    }
-}
-
-/// Says that there are notes, when all else is in place.
-fn are_kept(memory: &TrackingMemory) {
-    memory.store(ENTRIES_AT, memory.entries());
-    memory.store(VERSION_AT, VERSION);
 }
 
 #[cfg(test)]

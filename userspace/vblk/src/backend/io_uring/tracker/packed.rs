@@ -3,7 +3,7 @@
 //! Notes of a packed ring. What is given back is written over descriptors of chains that may still
 //! be in flight, so the notes have copies of these, in lists of entries.
 
-use super::{are_kept, were_kept, BadNotes, Recovered, Taken};
+use super::notes::{are_kept, were_kept, BadNotes, Recovered, Taken};
 use crate::backend::TrackingMemory;
 use vblk_core::{
     chain::{Chain, ChainError, Segment},

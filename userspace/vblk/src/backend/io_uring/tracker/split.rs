@@ -3,7 +3,7 @@
 //! Notes of a split ring. The descriptors of a chain stay where they are until it is given back, so
 //! its head is all there is to note.
 
-use super::{are_kept, were_kept, BadNotes, Recovered, Taken};
+use super::notes::{are_kept, were_kept, BadNotes, Recovered, Taken};
 use crate::backend::TrackingMemory;
 use vblk_core::{
     queue::{Head, QueueSize},

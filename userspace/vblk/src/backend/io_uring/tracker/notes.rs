@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the notes of both formats have in common.
+
+use crate::backend::TrackingMemory;
+use vblk_core::{queue::Head, ring::Base};
+
+/// Version of the layout. A region of zeroes was never used.
+const VERSION: u16 = 1;
+/// Offsets in the notes of a queue that both formats have in common.
+const VERSION_AT: usize = 8;
+const ENTRIES_AT: usize = 10;
+
+/// Notes that can't be true.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadNotes;
+
+/// A chain that was taken, and where that is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The chain.
+    pub head: Head,
+    /// The entry of the notes.
+    pub entry: u16,
+    /// The chain was taken by an earlier process, and its descriptors are in the notes.
+    pub is_copied: bool,
+}
+
+/// The position at which a queue goes on, and what it has in flight already.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Where the ring stands.
+    pub base: Base,
+    /// What an earlier process took and did not give back, in the order in which it was taken.
+    pub chains: Vec<Taken>,
+}
+
+/// Returns whether an earlier process has kept notes here.
+pub fn were_kept(memory: &TrackingMemory) -> Result<bool, BadNotes> {
+    match memory.load::<u16>(VERSION_AT) {
+        0 => Ok(false),
+        VERSION if memory.load::<u16>(ENTRIES_AT) == memory.entries() => Ok(true),
+        _ => Err(BadNotes),
+    }
+}
+
+/// Says that there are notes, when all else is in place.
+pub fn are_kept(memory: &TrackingMemory) {
+    memory.store(ENTRIES_AT, memory.entries());
+    memory.store(VERSION_AT, VERSION);
+}
