@@ -105,23 +105,28 @@ impl<M: GuestMemory> RequestHandler<M> {
     }
 
     /// Ends all that was begun, when the worker does not serve the queue: the rest of an unfinished
-    /// request is submitted, and I/O is waited for. Without the owner requests that need its memory
-    /// fail.
+    /// request is submitted, and I/O is waited for. Without the owner, whose memory the rest is in, that
+    /// request is put back.
     pub(super) fn drain(&mut self, is_owner: bool) {
         loop {
             self.submitter.reap(is_owner);
-            if !is_owner {
-                self.submitter.abandon();
-            }
-            if self.resume() == Some(Next::Soon) {
+            if is_owner && self.resume() == Some(Next::Soon) {
                 continue;
             }
             let submitted = self.submitter.context.pool.submitted();
             let have_ended = self.submitter.used.wait_for_all(submitted);
+            if have_ended && (!is_owner || self.has_put_back()) {
+                self.submitter.put_back();
+            }
             if have_ended && !self.submitter.has_unfinished() {
                 return;
             }
         }
+    }
+
+    /// Returns whether the last request was put back, so that none may be taken any more.
+    pub(super) fn has_put_back(&self) -> bool {
+        self.submitter.has_put_back
     }
 }
 

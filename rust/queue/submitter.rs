@@ -28,10 +28,13 @@ use super::{
 };
 use crate::{
     memory::GuestMemory,
-    sys::io::{
-        Completed,
-        DataOp,
-        Io, //
+    sys::{
+        io::{
+            Completed,
+            DataOp,
+            Io, //
+        },
+        task::gives_up, //
     },
 };
 use kernel::{
@@ -84,6 +87,8 @@ pub(super) struct Submitter<M> {
     pub(super) used: Arc<UsedSide>,
     /// The last request, if something is left of it.
     unfinished: Option<Unfinished>,
+    /// The last request was put back: none may be taken any more.
+    pub(super) has_put_back: bool,
 }
 
 impl<M: GuestMemory> Submitter<M> {
@@ -94,6 +99,7 @@ impl<M: GuestMemory> Submitter<M> {
             malformed: 0,
             used,
             unfinished: None,
+            has_put_back: false,
         }
     }
 
@@ -142,7 +148,7 @@ impl<M: GuestMemory> Submitter<M> {
                         self.context.pool.submitting(),
                         IoOwner::Request(request),
                     ),
-                    None => self.finish(request, Err(Failure::Memory)),
+                    None => return self.finish(request, Err(Failure::Memory)),
                 }
                 return Handled::Taken(0);
             }
@@ -155,26 +161,21 @@ impl<M: GuestMemory> Submitter<M> {
                     .get(..bytes as usize)
                     .unwrap_or(&[]);
                 let copied = self.context.copy_out(data.pieces(), serial);
-                self.finish(
+                return self.finish(
                     in_flight(request.used_len(bytes), accounting),
                     copied.map_err(|_| Failure::Memory),
                 );
-                return Handled::Taken(0);
             }
             Action::Ranges { op, data } => {
                 let ranges = Ranges::read(&self.context, *op, *data, priority);
                 let request = in_flight(failed_len, accounting);
                 return match ranges {
                     Ok(ranges) => self.begin_ranges(ranges, request),
-                    Err(status) => {
-                        self.finish(request, judged(status));
-                        Handled::Taken(0)
-                    }
+                    Err(status) => self.finish(request, judged(status)),
                 };
             }
             Action::Answer(status) => {
-                self.finish(in_flight(failed_len, accounting), judged(*status));
-                return Handled::Taken(0);
+                return self.finish(in_flight(failed_len, accounting), judged(*status));
             }
         };
         let (buffers, len) = match op {
@@ -230,10 +231,7 @@ impl<M: GuestMemory> Submitter<M> {
     ) -> Handled {
         let first = match filled {
             Filled::Io(io) => Some(io),
-            Filled::Failed => {
-                self.finish(request, Err(Failure::Memory));
-                return Handled::Taken(0);
-            }
+            Filled::Failed => return self.finish(request, Err(Failure::Memory)),
             Filled::Unreachable => {
                 transfer.is_copied = true;
                 None
@@ -246,8 +244,7 @@ impl<M: GuestMemory> Submitter<M> {
                 if let Some(io) = first {
                     self.context.pool.put(io.abandon());
                 }
-                self.finish(request, Err(Failure::Memory));
-                return Handled::Taken(0);
+                return self.finish(request, Err(Failure::Memory));
             }
         };
         if let Some(io) = first {
@@ -267,21 +264,23 @@ impl<M: GuestMemory> Submitter<M> {
     #[cold]
     fn begin_ranges(&mut self, ranges: Ranges, request: InFlight) -> Handled {
         let Ok(ranges) = KBox::new(ranges, GFP_KERNEL_ACCOUNT) else {
-            self.finish(request, Err(Failure::Memory));
-            return Handled::Taken(0);
+            return self.finish(request, Err(Failure::Memory));
         };
         match SharedRequest::new(request) {
             Ok(shared) => self.keep(shared, Rest::Ranges(ranges)),
-            Err(request) => {
-                self.finish(request, Err(Failure::Memory));
-                Handled::Taken(0)
-            }
+            Err(request) => self.finish(request, Err(Failure::Memory)),
         }
     }
 
-    /// Ends a request that needs no I/O, or no more of it.
-    fn finish(&self, request: InFlight, result: Result<(), Failure>) {
+    /// Ends the last request, which needs no I/O. One that fails while the process is being killed may
+    /// fail for that reason: it is put back.
+    fn finish(&mut self, request: InFlight, result: Result<(), Failure>) -> Handled {
+        if result.is_err() && gives_up() {
+            self.has_put_back = true;
+            return Handled::Failed;
+        }
         self.used.finish(request, result);
+        Handled::Taken(0)
     }
 
     /// Answers a chain that holds no request.
@@ -308,8 +307,7 @@ impl<M: GuestMemory> Submitter<M> {
             }
         }
         in_flight.failed_len = chain.status_len();
-        self.finish(in_flight, Err(Failure::Invalid));
-        Handled::Taken(0)
+        self.finish(in_flight, Err(Failure::Invalid))
     }
 
     /// Handles a chain without a place for the answer. A chain that the host can't answer is not
@@ -320,8 +318,7 @@ impl<M: GuestMemory> Submitter<M> {
             Fault::Inaccessible => Handled::Failed,
             Fault::OutsideTable => {
                 self.malformed += 1;
-                self.finish(without_status(head, is_last), Err(Failure::Invalid));
-                Handled::Taken(0)
+                self.finish(without_status(head, is_last), Err(Failure::Invalid))
             }
         }
     }
@@ -332,13 +329,9 @@ impl<M: GuestMemory> Submitter<M> {
         Handled::Unfinished(Next::Soon)
     }
 
-    /// Fails the rest of an unfinished request.
-    pub(super) fn abandon(&mut self) {
-        if let Some(unfinished) = self.unfinished.take() {
-            if let Some((request, result)) = unfinished.shared.complete(Err(Failure::Memory)) {
-                self.finish(request, result);
-            }
-        }
+    /// Puts an unfinished request back, whose I/O has ended: it gets no answer.
+    pub(super) fn put_back(&mut self) {
+        self.unfinished = None;
     }
 
     /// Goes on with an unfinished request. Returns when to go on with the rest; `None` when nothing
@@ -356,9 +349,14 @@ impl<M: GuestMemory> Submitter<M> {
             Rest::Ranges(ranges) => ranges.resume(&mut self.context, shared),
         };
         let next = match progress {
+            // To be put back, as in Self::finish, when its I/O has ended.
+            Progress::Over(Err(_)) if gives_up() => {
+                self.has_put_back = true;
+                Next::Never
+            }
             Progress::Over(result) => {
                 if let Some((request, result)) = unfinished.shared.complete(result) {
-                    self.finish(request, result);
+                    self.used.finish(request, result);
                 }
                 return None;
             }
@@ -409,7 +407,7 @@ impl<M: GuestMemory> Submitter<M> {
         };
         self.used.forget(io);
         if let Some((request, result)) = request {
-            self.finish(request, result);
+            self.used.finish(request, result);
         }
     }
 }

@@ -88,8 +88,9 @@ pub(crate) trait Serve: Send {
     fn set_err(&mut self, err: Option<Arc<Signal>>);
 
     /// Ends all that was begun, and sleeps until it has ended. The worker must not serve the queue
-    /// any more. Some answers can only be written if the current process `is_owner`; they don't
-    /// matter otherwise, since no disk can be attached to these rings again.
+    /// any more. Unless the current process `is_owner`, an unfinished request gets no answer: its
+    /// memory can't be reached. It is the last that was taken, so that all others before the used index
+    /// are answered, and who serves the ring next, in a process that has the same memory, goes on there.
     fn drain(&mut self, is_owner: bool);
 }
 
@@ -157,7 +158,7 @@ impl<M: GuestMemory> Virtqueue<M> {
         if let Some(next) = self.handler.resume() {
             return next;
         }
-        if self.is_stopped {
+        if self.is_stopped || self.handler.has_put_back() {
             return Next::Never;
         }
         let next = if self.polling.is_enabled() {

@@ -4,9 +4,9 @@
 //! twice.
 
 use crate::{
-    context::{tests, Context, Outcome, Test, PATIENCE},
-    disk::{Disk, NullBlk},
-    fixtures::{bridge::Bridge, slow_disk::slow_disk},
+    disk::{NullBlk, TestDisk},
+    fixtures::{bridge::Bridge, in_flight::await_full, slow_disk::slow_disk},
+    prelude::*,
     rng::Rng,
 };
 use std::{
@@ -15,15 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 use vblk::testing::{
-    front_end::FrontEnd,
+    front_end::{FrontEnd, GuestRing, SharedGuest},
     writer::{Writer, DEPTH, RING},
 };
-use vblk_core::features::bit;
+use vblk_core::{features::bit, testing::STATUS_UNWRITTEN};
 
 pub const TESTS: &[Test] = tests!["bridge":
     killed_under_load_and_replaced(90),
     ended_under_load_and_replaced(90),
     io_uring_killed_or_ended_under_load_and_replaced(120),
+    a_request_that_was_only_begun_is_done_by_the_next(60),
     a_disk_that_grows_is_told_at_once(40),
     memory_that_is_taken_away_harms_its_own_guest_only(40),
 ];
@@ -108,6 +109,51 @@ fn io_uring_killed_or_ended_under_load_and_replaced(context: &Context) -> Outcom
         }
     }
     Ok(())
+}
+
+/// A request that takes more I/Os than a queue has, after a small one. What is left of it can't be
+/// submitted when the bridge is gone, and so it has no answer.
+fn a_request_that_was_only_begun_is_done_by_the_next(_: &Context) -> Outcome {
+    const DATA: GuestAddr = GuestAddr(1 << 32);
+    const BYTES: u32 = 8 << 20;
+    let disk = Disk::counting(&TestDisk {
+        mib: 64,
+        ..TestDisk::DEFAULT
+    })?;
+    let bridge = Bridge::on(disk.path(), &[])?;
+    let mut front_end = connect(&bridge, SPLIT)?;
+    let guest = SharedGuest::new();
+    front_end.share(&guest);
+    let mut ring = GuestRing::new(&guest, 0, 64, front_end.features);
+    front_end.start(&ring, 0)?;
+    let hold = disk.hold()?;
+    let small = ring.write(0, 0, &[7; 4096]);
+    let mut long = ring.write(1, 8, &[9; 4096]);
+    for bytes in [BYTES; 7].into_iter().chain([BYTES / 2]) {
+        long = long.data(DATA, bytes);
+    }
+    guest.memory.write(DATA, &[9; BYTES as usize]);
+    ring.add(&small);
+    let id = ring.add(&long);
+    ring.publish();
+    await_full(&hold)?;
+    bridge.signal(libc::SIGKILL)?;
+    hold.stop()?;
+    front_end.must_be_closed();
+    bridge.wait()?;
+    let memory = guest.memory.clone();
+    let status = |request: &BlockRequest| memory.read_u8(request.status);
+    assert_eq!((status(&small), status(&long)), (OK, STATUS_UNWRITTEN));
+    assert_eq!(ring.driver.used_index(), 1);
+    let bridge = Bridge::on(disk.path(), &[])?;
+    let mut front_end = connect(&bridge, SPLIT)?;
+    front_end.share(&guest);
+    front_end.start(&ring, 1)?;
+    let answers = [0, 1].map(|_| ring.wait_for(PATIENCE).expect("an answer").id);
+    assert_eq!(answers[1], u32::from(id));
+    assert_eq!(status(&long), OK);
+    assert!(disk.read(4096, BYTES as usize)? == [9; BYTES as usize]);
+    bridge.end()
 }
 
 fn a_disk_that_grows_is_told_at_once(_: &Context) -> Outcome {

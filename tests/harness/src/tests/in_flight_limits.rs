@@ -5,11 +5,11 @@
 
 use crate::{
     disk::{Hold, TestDisk},
-    fixtures::in_flight::{large, within_patience, LARGE_BYTES},
+    fixtures::in_flight::{await_full, large, within_patience, LARGE_BYTES},
     memory::MIDDLE,
     prelude::*,
 };
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub const TESTS: &[Test] = tests!["harness":
     more_requests_than_ios_are_all_answered(60),
@@ -90,24 +90,6 @@ fn release_until_answered(
 
 fn setup() -> Setup {
     Setup::size(4096)
-}
-
-/// Waits until the disk gets no more bios, and returns how many it keeps.
-fn await_full(hold: &Hold) -> Result<u64, Errno> {
-    const CALM: u32 = 20;
-    let deadline = Instant::now() + PATIENCE;
-    let (mut held, mut calm) = (0, 0);
-    while calm < CALM {
-        assert!(
-            Instant::now() < deadline,
-            "the disk gets more and more: {held}"
-        );
-        std::thread::sleep(Duration::from_millis(1));
-        let now = hold.held()?;
-        calm = if now > 0 && now == held { calm + 1 } else { 0 };
-        held = now;
-    }
-    Ok(held)
 }
 
 /// Reads complete where they are submitted; writes, of which there are more than a queue has I/Os,

@@ -20,7 +20,9 @@ use crate::{
     sys::{poll::EventFd, process, userfault::Userfault},
 };
 use std::{
-    fs, io,
+    error::Error,
+    fs::{self, File},
+    io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -43,6 +45,7 @@ pub const TESTS: &[Test] = tests!["harness":
 pub const WITHOUT_A_PAGE: &[Test] = tests!["harness":
     killed_while_nobody_brings_a_page(60),
     killed_while_nobody_brings_a_page_to_a_kernel_thread(60),
+    killed_while_nobody_brings_a_page_answers_nothing(60),
     killed_while_ioctls_wait_for_others(40),
 ];
 
@@ -250,15 +253,34 @@ fn killed_while_ioctls_wait_for_others(context: &Context) -> Outcome {
 }
 
 fn kill_faulting(context: &Context, arguments: &[&str]) -> Outcome {
+    let (child, _missing, _call) = faulting(arguments)?;
+    kill(context, child).map_err(|error| format!("{arguments:?}: {error}").into())
+}
+
+/// Who serves the ring next, in a process that has the same memory, finds the page: an answer that the
+/// request has failed would be wrong.
+fn killed_while_nobody_brings_a_page_answers_nothing(_: &Context) -> Outcome {
+    for part in PARTS.into_iter().filter(|part| *part != "ring") {
+        let (mut child, _missing, call) = faulting(&[part, "0", "task"])?;
+        process::kill(child.id())?;
+        // The worker, too, is gone then.
+        child.wait()?;
+        assert_eq!(call.take()?, 0, "{part}: an interrupt");
+    }
+    Ok(())
+}
+
+/// Starts an owner whose worker waits for a page. Returns it with those who must bring the page, who
+/// survive it, and with its call eventfd.
+fn faulting(arguments: &[&str]) -> Result<(Child, File, EventFd), Box<dyn Error>> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = child::command(&FAULTING, arguments)?;
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
     let child = child::until_ready(command)?;
-    // Who must bring the pages survives the owner.
-    let (_, missing) = ours.recv_with_fd(&mut [0u8])?;
-    kill(context, child).map_err(|error| format!("{arguments:?}: {error}"))?;
-    drop(missing.ok_or("no descriptor came")?);
-    Ok(())
+    let receive = || ours.recv_with_fd(&mut [0u8]);
+    let (missing, call) = (receive()?.1, receive()?.1);
+    let (missing, call) = missing.zip(call).ok_or("no descriptor came")?;
+    Ok((child, missing, OwnedFd::from(call).into()))
 }
 
 /// Returns the number of threads of this process that wait and take no signals but deadly ones.
@@ -293,7 +315,9 @@ fn wait_for_a_page(arguments: &[&str]) -> Outcome {
     let (map, offset) = memory.mapping(GuestAddr(HIGH.guest));
     let missing = Userfault::on(map, offset, HIGH.bytes)?;
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    socket.send_with_fd(&[0u8][..], missing.as_fd().as_raw_fd())?;
+    for file in [missing.as_fd(), vm.queues[0].call.as_fd()] {
+        socket.send_with_fd(&[0u8][..], file.as_raw_fd())?;
+    }
     std::thread::spawn(move || {
         if missing.is_waited_for(PATIENCE) == Ok(true) {
             while waiting_threads() < threads {
