@@ -61,7 +61,7 @@ fn polling_times_are_kept_until_reset(_: &Context) -> Outcome {
 fn a_polled_ring_needs_no_kicks(context: &Context) -> Outcome {
     let disk = Disk::ram();
     let mut vm = Vm::with_disk(&Setup::default(), &disk)?;
-    let count = context.times(2000);
+    let count = context.times(400);
     let mut kicks_for = |us| {
         vm.device.set_vring_busyloop_timeout(0, us)?;
         perform(&mut vm, 2);
@@ -76,7 +76,8 @@ fn a_polled_ring_needs_no_kicks(context: &Context) -> Outcome {
             // Polling stops for other work, if there is some.
             assert!(kicks < count / 2, "{kicks} kicks for {count} requests");
             let kicks = kicks_for(0)?;
-            assert!(kicks >= count - 1, "{kicks} kicks for {count} requests");
+            // A worker that is late to ask for the next kick finds the request by itself.
+            assert!(kicks > count / 2, "{kicks} kicks for {count} requests");
         }
         Ok(())
     })?;

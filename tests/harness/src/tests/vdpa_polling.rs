@@ -23,7 +23,7 @@ fn a_polled_ring_needs_no_kicks(context: &Context) -> Outcome {
 
 fn kicks_are_seldom(context: &Context) -> Outcome {
     let disk = Disk::ram();
-    let count = context.times(1000);
+    let count = context.times(400);
     for poll_us in [LONG_POLL_US, 0] {
         let add = VdpaAdd {
             poll_us,

@@ -25,7 +25,7 @@ use vblk_core::{
 
 /// Notes what a queue takes and gives back.
 pub enum Tracker {
-    /// Nobody keeps the notes.
+    /// No notes are kept.
     Off,
     /// Of a split ring.
     Split(SplitNotes),
