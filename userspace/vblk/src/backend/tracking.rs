@@ -10,18 +10,21 @@ use std::sync::{atomic::Ordering, Arc};
 use vblk_core::{queue::QueueSize, ring::Format};
 use vm_memory::{AtomicAccess, Bytes, MmapRegion, VolatileMemory};
 
-/// Bytes before the notes of the descriptors, and of the notes of each. The rest is zero.
-const SPLIT: (usize, usize) = (16, 16);
-const PACKED: (usize, usize) = (32, 32);
+/// Returns the bytes before the notes of the descriptors, and of the notes of each: sizes of
+/// `QueueRegionSplit` and `DescStateSplit` of the protocol, or of their like for packed rings.
+const fn layout(format: Format) -> (usize, usize) {
+    match format {
+        Format::Split => (16, 16),
+        Format::Packed => (32, 32),
+    }
+}
+
 /// The notes of each queue begin at a multiple of this.
 const ALIGN: usize = 64;
 
 /// Returns the bytes of the notes of a queue.
 pub fn queue_bytes(format: Format, size: QueueSize) -> usize {
-    let (head, each) = match format {
-        Format::Split => SPLIT,
-        Format::Packed => PACKED,
-    };
+    let (head, each) = layout(format);
     (head + each * usize::from(size.get())).next_multiple_of(ALIGN)
 }
 
@@ -31,6 +34,7 @@ pub struct TrackingMemory {
     region: Arc<MmapRegion>,
     start: usize,
     bytes: usize,
+    format: Format,
     entries: u16,
 }
 
@@ -49,6 +53,7 @@ impl TrackingMemory {
             region: region.clone(),
             start,
             bytes,
+            format,
             entries: size.get(),
         })
     }
@@ -74,6 +79,21 @@ impl TrackingMemory {
             #[cfg(test)]
             killed::may_be();
         }
+    }
+
+    /// Loads a field of the notes of a descriptor, as [`Self::load`].
+    pub fn load_field<T: AtomicAccess + Default>(&self, entry: u16, field: usize) -> T {
+        self.load(self.at(entry, field))
+    }
+
+    /// Stores a field of the notes of a descriptor, as [`Self::store`].
+    pub fn store_field<T: AtomicAccess>(&self, entry: u16, field: usize, value: T) {
+        self.store(self.at(entry, field), value);
+    }
+
+    fn at(&self, entry: u16, field: usize) -> usize {
+        let (head, each) = layout(self.format);
+        head + usize::from(entry) * each + field
     }
 }
 

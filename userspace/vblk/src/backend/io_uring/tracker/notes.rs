@@ -11,6 +11,10 @@ const VERSION: u16 = 1;
 const VERSION_AT: usize = 8;
 const ENTRIES_AT: usize = 10;
 
+/// Offsets in the notes of a descriptor that both formats have in common.
+pub const INFLIGHT: usize = 0;
+pub const COUNTER: usize = 8;
+
 /// Notes that can't be true.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadNotes;
@@ -42,6 +46,17 @@ pub fn were_kept(memory: &TrackingMemory) -> Result<bool, BadNotes> {
         VERSION if memory.load::<u16>(ENTRIES_AT) == memory.entries() => Ok(true),
         _ => Err(BadNotes),
     }
+}
+
+/// Returns which of so many entries have a chain in flight, with its number, in the order of these.
+pub fn in_flight(memory: &TrackingMemory, entries: u16) -> Vec<(u64, u16)> {
+    let is_taken = |entry: &u16| memory.load_field::<u8>(*entry, INFLIGHT) != 0;
+    let mut taken: Vec<_> = (0..entries)
+        .filter(is_taken)
+        .map(|entry| (memory.load_field(entry, COUNTER), entry))
+        .collect();
+    taken.sort_unstable();
+    taken
 }
 
 /// Says that there are notes, when all else is in place.

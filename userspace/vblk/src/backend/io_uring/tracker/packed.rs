@@ -3,11 +3,10 @@
 //! Notes of a packed ring. What is given back is written over descriptors of chains that may still
 //! be in flight, so the notes have copies of these, in lists of entries.
 
-use super::notes::{are_kept, were_kept, BadNotes, Recovered, Taken};
+use super::notes::{are_kept, in_flight, were_kept, BadNotes, Recovered, Taken, COUNTER, INFLIGHT};
 use crate::backend::TrackingMemory;
 use vblk_core::{
-    chain::{Chain, ChainError, Segment},
-    memory::{ReadGuest, SharedMemory},
+    memory::SharedMemory,
     packed::{Descriptor, PackedRing},
     queue::{Head, Parts, QueueSize},
     ring::Base,
@@ -21,14 +20,10 @@ const USED_IDX: usize = 16;
 const OLD_USED_IDX: usize = 18;
 const USED_WRAP: usize = 20;
 const OLD_USED_WRAP: usize = 21;
-const DESC: usize = 32;
 /// `DescStatePacked`.
-const DESC_BYTES: usize = 32;
-const INFLIGHT: usize = 0;
 const NEXT: usize = 2;
 const LAST: usize = 4;
 const NUM: usize = 6;
-const COUNTER: usize = 8;
 const ID: usize = 16;
 const FLAGS: usize = 18;
 const LEN: usize = 20;
@@ -36,10 +31,6 @@ const ADDR: usize = 24;
 
 /// Bit of a position that is its wrap counter, as vhost encodes it.
 const WRAP: u16 = 1 << 15;
-
-fn field(entry: u16, field: usize) -> usize {
-    DESC + usize::from(entry) * DESC_BYTES + field
-}
 
 /// Notes of a queue with a packed ring.
 pub struct PackedNotes {
@@ -78,12 +69,12 @@ impl PackedNotes {
             notes.store_used(USED_IDX, USED_WRAP, base.used);
             notes.store_used(OLD_USED_IDX, OLD_USED_WRAP, base.used);
             are_kept(&notes.memory);
-            let (copies, chains) = (Copies::new(notes.size, Vec::new()), Vec::new());
+            let (copies, chains) = (copies(notes.size, Vec::new()), Vec::new());
             return Ok((notes, copies, Recovered { base, chains }));
         }
         notes.end_batch(ring)?;
         let (chains, words) = notes.chains()?;
-        let copies = Copies::new(notes.size, words);
+        let copies = copies(notes.size, words);
         let used = notes.used;
         let held: u16 = chains.iter().map(|chain| chain.head.count()).sum();
         let base = Base {
@@ -96,8 +87,8 @@ impl PackedNotes {
     /// Writes all entries as free.
     fn write_free_list(&self) {
         for (entry, next) in (0..).zip(&self.next) {
-            self.memory.store(field(entry, INFLIGHT), 0_u8);
-            self.memory.store(field(entry, NEXT), *next);
+            self.memory.store_field(entry, INFLIGHT, 0_u8);
+            self.memory.store_field(entry, NEXT, *next);
         }
         self.memory.store(FREE_HEAD, self.free_head);
         self.memory.store(OLD_FREE_HEAD, self.free_head);
@@ -142,12 +133,7 @@ impl PackedNotes {
     fn chains(&mut self) -> Result<(Vec<Taken>, Vec<u64>), BadNotes> {
         let mut known = Known(vec![false; self.next.len()]);
         self.find_free(&mut known)?;
-        let is_taken = |head: &u16| self.memory.load::<u8>(field(*head, INFLIGHT)) != 0;
-        let mut heads: Vec<(u64, u16)> = (0..self.memory.entries())
-            .filter(is_taken)
-            .map(|head| (self.memory.load(field(head, COUNTER)), head))
-            .collect();
-        heads.sort_unstable();
+        let heads = in_flight(&self.memory, self.memory.entries());
         if let Some((last, _)) = heads.last() {
             self.counter = last.wrapping_add(1);
         }
@@ -174,7 +160,7 @@ impl PackedNotes {
         let mut free = self.free_head;
         while usize::from(free) < self.next.len() {
             known.add(free)?;
-            self.memory.store(field(free, INFLIGHT), 0_u8);
+            self.memory.store_field(free, INFLIGHT, 0_u8);
             free = self.follow(free);
         }
         Ok(())
@@ -187,26 +173,26 @@ impl PackedNotes {
         known: &mut Known,
         words: &mut Vec<u64>,
     ) -> Result<(u16, u16), BadNotes> {
-        let count: u16 = self.memory.load(field(first, NUM));
+        let count: u16 = self.memory.load_field(first, NUM);
         let (mut entry, mut last) = (first, None);
         for _ in 0..count {
             known.add(entry)?;
-            let rest: u64 = self.memory.load(field(entry, ID));
+            let rest: u64 = self.memory.load_field(entry, ID);
             // Id, flags and length, which the ring has in another order.
             let (id_and_flags, len) = (rest & 0xffff_ffff, rest >> 32);
-            words.push(self.memory.load(field(entry, ADDR)));
+            words.push(self.memory.load_field(entry, ADDR));
             words.push(id_and_flags << 32 | len);
             last = Some(entry);
             entry = self.follow(entry);
         }
         let last = last.ok_or(BadNotes)?;
         self.last[usize::from(first)] = last;
-        Ok((self.memory.load(field(last, ID)), count))
+        Ok((self.memory.load_field(last, ID), count))
     }
 
     /// Reads the entry behind one that is known.
     fn follow(&mut self, entry: u16) -> u16 {
-        let next = self.memory.load(field(entry, NEXT));
+        let next = self.memory.load_field(entry, NEXT);
         self.next[usize::from(entry)] = next;
         next
     }
@@ -217,10 +203,10 @@ impl PackedNotes {
         let (mut entry, mut last) = (first, first);
         for step in 0..head.count() {
             let desc = ring.descriptor(head.index().wrapping_add(step));
-            self.memory.store(field(entry, ADDR), desc.addr);
-            self.memory.store(field(entry, LEN), desc.len);
-            self.memory.store(field(entry, FLAGS), desc.flags);
-            self.memory.store(field(entry, ID), head.id());
+            self.memory.store_field(entry, ADDR, desc.addr);
+            self.memory.store_field(entry, LEN, desc.len);
+            self.memory.store_field(entry, FLAGS, desc.flags);
+            self.memory.store_field(entry, ID, head.id());
             last = entry;
             // There is a free entry for each descriptor that the ring has room for.
             entry = self.next.get(usize::from(entry)).copied().unwrap_or(entry);
@@ -228,11 +214,11 @@ impl PackedNotes {
         if let Some(of_first) = self.last.get_mut(usize::from(first)) {
             *of_first = last;
         }
-        self.memory.store(field(first, LAST), last);
-        self.memory.store(field(first, NUM), head.count());
-        self.memory.store(field(first, COUNTER), self.counter);
+        self.memory.store_field(first, LAST, last);
+        self.memory.store_field(first, NUM, head.count());
+        self.memory.store_field(first, COUNTER, self.counter);
         self.counter = self.counter.wrapping_add(1);
-        self.memory.store(field(first, INFLIGHT), 1_u8);
+        self.memory.store_field(first, INFLIGHT, 1_u8);
         self.free_head = entry;
         self.memory.store(FREE_HEAD, entry);
         // Until here the entries count as free.
@@ -247,14 +233,14 @@ impl PackedNotes {
         if let Some(next) = self.next.get_mut(usize::from(last)) {
             *next = self.free_head;
         }
-        self.memory.store(field(last, NEXT), self.free_head);
+        self.memory.store_field(last, NEXT, self.free_head);
         self.free_head = first;
         self.memory.store(FREE_HEAD, first);
         self.used = self.used.wrapping_add(chain.head.count());
         self.store_used(USED_IDX, USED_WRAP, self.used);
         // Whether this was done tells whether the notes so far are true.
         add_used();
-        self.memory.store(field(first, INFLIGHT), 0_u8);
+        self.memory.store_field(first, INFLIGHT, 0_u8);
         self.memory.store(OLD_FREE_HEAD, first);
         self.store_used(OLD_USED_IDX, OLD_USED_WRAP, self.used);
     }
@@ -286,34 +272,21 @@ fn is_available<M: SharedMemory>(ring: &PackedRing<M>, position: u16) -> bool {
 }
 
 /// The descriptors of chains that an earlier process took, as a ring that only this one has.
-pub struct Copies(PackedRing<Words>);
+pub type Copies = PackedRing<Words>;
 
-impl Copies {
-    fn new(size: QueueSize, mut words: Vec<u64>) -> Self {
-        words.resize(2 * usize::from(size.get()), 0);
-        let none = || Words(Vec::new());
-        let parts = Parts {
-            desc: Words(words),
-            driver: none(),
-            device: none(),
-        };
-        Self(PackedRing::new(size, parts))
-    }
-
-    /// Reads the buffers of a chain, as [`PackedRing::walk`] does.
-    pub fn walk<'s>(
-        &self,
-        head: Head,
-        indirect: bool,
-        memory: &impl ReadGuest,
-        segments: &'s mut [Segment],
-    ) -> Result<Chain<'s>, ChainError> {
-        self.0.walk(head, indirect, memory, segments)
-    }
+fn copies(size: QueueSize, mut words: Vec<u64>) -> Copies {
+    words.resize(2 * usize::from(size.get()), 0);
+    let none = || Words(Vec::new());
+    let parts = Parts {
+        desc: Words(words),
+        driver: none(),
+        device: none(),
+    };
+    PackedRing::new(size, parts)
 }
 
 /// Memory that holds still: two words for each descriptor.
-struct Words(Vec<u64>);
+pub struct Words(Vec<u64>);
 
 impl SharedMemory for Words {
     fn load_u16(&self, offset: usize) -> u16 {

@@ -3,7 +3,7 @@
 //! Notes of a split ring. The descriptors of a chain stay where they are until it is given back, so
 //! its head is all there is to note.
 
-use super::notes::{are_kept, were_kept, BadNotes, Recovered, Taken};
+use super::notes::{are_kept, in_flight, were_kept, BadNotes, Recovered, Taken, COUNTER, INFLIGHT};
 use crate::backend::TrackingMemory;
 use vblk_core::{
     queue::{Head, QueueSize},
@@ -13,16 +13,8 @@ use vblk_core::{
 /// `QueueRegionSplit` of the protocol.
 const LAST_BATCH_HEAD: usize = 12;
 const USED_IDX: usize = 14;
-const DESC: usize = 16;
 /// `DescStateSplit`.
-const DESC_BYTES: usize = 16;
-const INFLIGHT: usize = 0;
 const NEXT: usize = 6;
-const COUNTER: usize = 8;
-
-fn field(head: u16, field: usize) -> usize {
-    DESC + usize::from(head) * DESC_BYTES + field
-}
 
 /// Notes of a queue with a split ring.
 pub struct SplitNotes {
@@ -52,7 +44,7 @@ impl SplitNotes {
         if were_kept(&notes.memory)? {
             notes.last_batch_head = notes.memory.load(LAST_BATCH_HEAD);
             notes.finish_batch(size);
-            heads = notes.in_flight(size);
+            heads = in_flight(&notes.memory, size.get());
         }
         notes.memory.store(USED_IDX, used);
         are_kept(&notes.memory);
@@ -82,39 +74,28 @@ impl SplitNotes {
         let mut head = self.last_batch_head;
         // More than the ring holds were not given back at once: the ring is another.
         while (1..=size.get()).contains(&left) && head < size.get() {
-            self.memory.store(field(head, INFLIGHT), 0_u8);
-            head = self.memory.load(field(head, NEXT));
+            self.memory.store_field(head, INFLIGHT, 0_u8);
+            head = self.memory.load_field(head, NEXT);
             left -= 1;
         }
-    }
-
-    /// Returns the chains in flight, with their numbers, in the order of these.
-    fn in_flight(&self, size: QueueSize) -> Vec<(u64, u16)> {
-        let is_taken = |head: &u16| self.memory.load::<u8>(field(*head, INFLIGHT)) != 0;
-        let heads = (0..size.get()).filter(is_taken);
-        let mut heads: Vec<_> = heads
-            .map(|head| (self.memory.load(field(head, COUNTER)), head))
-            .collect();
-        heads.sort_unstable();
-        heads
     }
 
     /// Notes that a chain was taken. Returns its entry.
     pub fn take(&mut self, head: Head) -> u16 {
         let head = head.index();
-        self.memory.store(field(head, COUNTER), self.counter);
+        self.memory.store_field(head, COUNTER, self.counter);
         self.counter = self.counter.wrapping_add(1);
-        self.memory.store(field(head, INFLIGHT), 1_u8);
+        self.memory.store_field(head, INFLIGHT, 1_u8);
         head
     }
 
     /// Notes that a chain is given back, which `add_used` does.
     pub fn give_back(&mut self, head: u16, add_used: impl FnOnce()) {
-        self.memory.store(field(head, NEXT), self.last_batch_head);
+        self.memory.store_field(head, NEXT, self.last_batch_head);
         self.last_batch_head = head;
         self.memory.store(LAST_BATCH_HEAD, head);
         add_used();
-        self.memory.store(field(head, INFLIGHT), 0_u8);
+        self.memory.store_field(head, INFLIGHT, 0_u8);
         self.used = self.used.wrapping_add(1);
         self.memory.store(USED_IDX, self.used);
     }
